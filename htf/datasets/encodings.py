@@ -1,0 +1,56 @@
+"""From grey images to what a factorization reads: integer indices, or a vector per pixel."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def quantize(images: Tensor, levels: int = 2, maximum: int = 255) -> Tensor:
+    """Round pixels to `levels` grey levels.
+
+    Parameters
+    ----------
+    images : Tensor
+        (n, height, width), integers from 0 to `maximum`.
+    levels : int
+        Dimension of each mode, at least 2.
+    maximum : int
+
+    Returns
+    -------
+    Tensor
+        (n, height * width) uint8 or int64 indices, row by row.
+    """
+    if levels < 2:
+        raise ValueError(f"levels is {levels}; expected at least 2")
+    if images.dtype.is_floating_point:
+        raise TypeError(f"images has dtype {images.dtype}; expected integers from 0 to {maximum}")
+    values = torch.round(images.float() / maximum * (levels - 1))
+    return values.to(torch.uint8 if levels <= 256 else torch.int64).flatten(1)
+
+
+def _unit(images: Tensor, maximum: int) -> Tensor:
+    return images.flatten(1).float() / maximum
+
+
+def affine(images: Tensor, maximum: int = 255) -> Tensor:
+    """Encode a pixel x in [0, 1] as (1, x): (n, pixels, 2) float32."""
+    x = _unit(images, maximum)
+    return torch.stack([torch.ones_like(x), x], dim=2)
+
+
+def trigonometric(images: Tensor, maximum: int = 255) -> Tensor:
+    """Encode a pixel x in [0, 1] as (cos πx/2, sin πx/2): (n, pixels, 2) float32."""
+    angle = _unit(images, maximum) * (math.pi / 2)
+    return torch.stack([angle.cos(), angle.sin()], dim=2)
+
+
+def one_hot(indices: Tensor, levels: int) -> Tensor:
+    """Encode indices as unit vectors: (n, order, levels) float32."""
+    if int(indices.max()) >= levels:
+        raise IndexError(f"indices reach {int(indices.max())}; levels is {levels}")
+    return F.one_hot(indices.long(), levels).float()

@@ -1,0 +1,93 @@
+"""Randomized twins of a data set: the same sizes and class proportions, without the structure.
+
+After Zhang, Bengio, Hardt, Recht & Vinyals, "Understanding deep learning requires rethinking generalization" (2017),
+section 2.  Each twin is a function of the data and a seed, and keeps train and test apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from htf.datasets.images import ImageData
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A randomization of a data set.
+
+    Attributes
+    ----------
+    name : str
+    changes_images : bool
+        Whether images depend on the seed; if not, fits to several twins share their inputs.
+    transform : callable
+        From data and a generator to data.
+    """
+
+    name: str
+    changes_images: bool
+    transform: Callable[[ImageData, Generator], ImageData]
+
+    def __call__(self, data: ImageData, seed: int) -> ImageData:
+        """The twin of `data`; the same for the same seed."""
+        return self.transform(data, Generator().manual_seed(seed))
+
+
+def _shuffled(labels: Tensor, generator: Generator) -> Tensor:
+    return labels[torch.randperm(len(labels), generator=generator)]
+
+
+def _original(data: ImageData, generator: Generator) -> ImageData:
+    return data
+
+
+def _random_labels(data: ImageData, generator: Generator) -> ImageData:
+    return replace(
+        data,
+        train_labels=_shuffled(data.train_labels, generator),
+        test_labels=_shuffled(data.test_labels, generator),
+    )
+
+
+def _random_images(data: ImageData, generator: Generator) -> ImageData:
+    def noise(images: Tensor) -> Tensor:
+        return torch.randint(0, data.maximum + 1, images.shape, generator=generator, dtype=torch.uint8)
+
+    return replace(data, train_images=noise(data.train_images), test_images=noise(data.test_images))
+
+
+def _shuffled_pixels(data: ImageData, generator: Generator) -> ImageData:
+    height, width = data.image_size
+    order = torch.randperm(height * width, generator=generator)
+
+    def permute(images: Tensor) -> Tensor:
+        return images.flatten(1)[:, order].view_as(images)
+
+    return replace(data, train_images=permute(data.train_images), test_images=permute(data.test_images))
+
+
+def _random_pixels(data: ImageData, generator: Generator) -> ImageData:
+    def permute(images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        order = torch.rand(flat.shape, generator=generator).argsort(1)
+        return flat.gather(1, order).view_as(images)
+
+    return replace(data, train_images=permute(data.train_images), test_images=permute(data.test_images))
+
+
+TWINS: dict[str, Twin] = {
+    twin.name: twin
+    for twin in (
+        Twin("original", False, _original),
+        Twin("random_labels", False, _random_labels),
+        Twin("random_images", True, _random_images),
+        Twin("shuffled_pixels", True, _shuffled_pixels),
+        Twin("random_pixels", True, _random_pixels),
+    )
+}
+"""Twins by name: labels permuted; images of independent uniform pixels; the pixels of all images shuffled by one
+permutation, and those of each image by its own."""

@@ -1,0 +1,443 @@
+"""What is computed for given inputs: distinct rows of every node, where they are gathered from, at what cost.
+
+A plan is made once per batch of a data set and serves every step on it, for every network with the same
+tree, dimensions and pattern of equal widths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from htf.engine.layout import Layout
+from htf.engine.sharing import Distinct, buckets, distinct_tuples
+
+# A node with this many leaves and no inner children is summed in the log domain by one matrix product.
+LOG_DOMAIN_ARITY = 12
+# Past this many one-hot columns per mode, log factors are looked up and summed instead of multiplied.
+LOOKUP_COLUMNS = 16
+
+
+@dataclass(frozen=True)
+class Gather:
+    """Rows taken from the tables of the children in one slot, and the way back for gradients.
+
+    `order` sorts the taken positions by source row and `starts` says where each source row begins in it,
+    so that the gradient is a sum over consecutive runs: no scattered writes.
+    """
+
+    sources: tuple[int, ...]
+    index: Tensor
+    order: Tensor
+    starts: Tensor
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.index, self.order, self.starts))
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Leaves-only nodes over discrete inputs: centred one-hot codes, (nodes, rows, columns).
+
+    `code` picks from the stacked tables' rows the differences to each mode's first value; `fixed` are rows
+    that every sample shares (modes that take one value only), `fixed_node` their nodes.
+    """
+
+    code: Tensor
+    value_rows: Tensor  # (nodes, columns) rows of the leaf tables, per code column
+    base_rows: Tensor  # (nodes, columns) the row each difference refers to
+    mean_rows: Tensor  # rows whose logarithms are averaged into the constant, ...
+    mean_weights: Tensor  # ... with these weights ...
+    mean_node: Tensor  # ... for these nodes
+    sources: tuple[int, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        return self.code.numel() * self.code.element_size()
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Leaves-only nodes with many values a mode: rows of the leaf tables, (nodes * rows, modes)."""
+
+    index: Tensor
+    sources: tuple[int, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        return self.index.numel() * self.index.element_size()
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Children that lie behind one another, per sample, in one table: a view, nothing to gather."""
+
+    source: int
+
+    n_bytes = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Nodes of one level that are computed together.
+
+    Attributes
+    ----------
+    nodes : tuple of int
+    arity : int
+    rows : int
+        Rows computed for each node.
+    shared : bool
+        Whether a row is a distinct value (gathered by the parents) or a sample.
+    inputs : tuple of Gather, or OneHot, Lookup or Aligned
+    block : int
+        Block of the layout that holds the nodes' matrices.
+    positions : Tensor or None
+        The nodes' positions in that block; None for all of them in order.
+    release : tuple of int
+        Tables that no later step reads.
+    """
+
+    nodes: tuple[int, ...]
+    arity: int
+    rows: int
+    shared: bool
+    inputs: tuple[Gather, ...] | OneHot | Lookup | Aligned
+    block: int
+    positions: Tensor | None
+    release: tuple[int, ...] = ()
+
+    @property
+    def n_bytes(self) -> int:
+        inputs = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
+        return sum(i.n_bytes for i in inputs)
+
+
+@dataclass
+class _Table:
+    """Where the rows of each node lie in one table of activations."""
+
+    nodes: tuple[int, ...]
+    rows: int
+    shared: bool
+    position: dict[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.position = {node: k for k, node in enumerate(self.nodes)}
+
+
+class Plan:
+    """The computation of a network's outputs on one batch of inputs, decided before anything runs.
+
+    Parameters
+    ----------
+    layout : Layout
+        Shapes of the network's matrices.
+    indices : Tensor, optional
+        (batch, order) integers, the discrete inputs.  Without them the plan is for encoded vectors and
+        nothing is shared.
+    batch : int, optional
+        Samples of an encoded batch.
+    runs : int
+        Independent fits, for the printed costs.
+    dtype : torch.dtype
+        Of the network, for one-hot codes and the printed costs.
+
+    Notes
+    -----
+    Print a plan to see its steps, multiplications and peak memory.  O(batch N) integer operations to make.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        indices: Tensor | None = None,
+        *,
+        batch: int | None = None,
+        runs: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.layout, self.runs, self.dtype = layout, runs, dtype
+        self.discrete = indices is not None
+        if indices is not None:
+            self.batch, device = indices.shape[0], indices.device
+        elif batch is not None:
+            self.batch, device = batch, torch.device("cpu")
+        else:
+            raise ValueError("neither indices nor batch is given; a plan needs one of them")
+        self.device = device
+        leaf_blocks = [block for block in layout.blocks if block.level == 0]
+        self._tables = [
+            _Table(block.nodes, block.rows if self.discrete else self.batch, self.discrete)
+            for block in leaf_blocks
+        ]
+        self._table_of = {n: t for t, table in enumerate(self._tables) for n in table.nodes}
+        self.steps = self._with_releases(self._make_steps(indices))
+
+    # -- making ---------------------------------------------------------------------------------------
+
+    def _make_steps(self, indices: Tensor | None) -> list[Step]:
+        tree, order = self.layout.tree, self.layout.tree.order
+        ids: dict[int, Tensor] = {}
+        counts: dict[int, int] = {}
+        if indices is not None:
+            by_mode = indices.long().T.contiguous()
+            ids = {mode: by_mode[mode] for mode in range(order)}
+            counts = {mode: self.layout.dims[mode] for mode in range(order)}
+        steps: list[Step] = []
+        for b, block in enumerate(self.layout.blocks):
+            by_arity: dict[int, list[int]] = {}
+            for node in block.nodes:
+                if node >= order:
+                    by_arity.setdefault(len(tree.children(node)), []).append(node)
+            for arity, nodes in by_arity.items():
+                children = [[tree.children(node)[k] for node in nodes] for k in range(arity)]
+                if not self.discrete:
+                    parts, found = [(list(range(len(nodes))), self.batch)], None
+                elif nodes == [tree.root]:
+                    # The output is wanted for every sample, repeated or not.
+                    parts, found = [([0], self.batch)], None
+                else:
+                    found = distinct_tuples(
+                        [torch.stack([ids[c] for c in slot]) for slot in children],
+                        [torch.tensor([counts[c] for c in slot], device=self.device) for slot in children],
+                    )
+                    parts = buckets(found.counts.tolist(), self.batch)
+                for positions, rows in parts:
+                    some = [nodes[k] for k in positions]
+                    shared = rows != self.batch
+                    steps.append(
+                        self._step(b, some, positions, rows, found if shared else None, ids)
+                    )
+                    for k, node in zip(positions, some, strict=True):
+                        if not self.discrete:
+                            continue
+                        if shared and found is not None:
+                            ids[node], counts[node] = found.ids[k], int(found.counts[k])
+                        else:
+                            ids[node] = torch.arange(self.batch, device=self.device)
+                            counts[node] = self.batch
+                    self._table_of |= dict.fromkeys(some, len(self._tables))
+                    self._tables.append(_Table(tuple(some), rows, shared))
+        return steps
+
+    def _step(
+        self,
+        block: int,
+        nodes: list[int],
+        positions: list[int],
+        rows: int,
+        found: Distinct | None,
+        ids: dict[int, Tensor],
+    ) -> Step:
+        children = [self.layout.tree.children(node) for node in nodes]
+        samples = None if found is None else found.first[positions, :rows]
+        inputs: tuple[Gather, ...] | OneHot | Lookup | Aligned
+        if (source := self._aligned(children, found)) is not None:
+            inputs = Aligned(source)
+        elif self._log_domain(children):
+            inputs = self._leaf_products(children, rows, samples, ids)
+        else:
+            inputs = tuple(
+                self._gather([c[slot] for c in children], rows, samples, ids)
+                for slot in range(len(children[0]))
+            )
+        members = self.layout.blocks[block].nodes
+        at = [members.index(n) for n in nodes] if len(nodes) < len(members) else None
+        return Step(
+            tuple(nodes),
+            len(children[0]),
+            rows,
+            found is not None,
+            inputs,
+            block,
+            None if at is None else torch.tensor(at, device=self.device),
+        )
+
+    def _aligned(self, children: list[tuple[int, ...]], found: Distinct | None) -> int | None:
+        """The one table that holds just these children, per sample and in this order, if there is one."""
+        flat = tuple(c for group in children for c in group)
+        source = self._table_of[flat[0]]
+        table = self._tables[source]
+        return source if found is None and not table.shared and table.nodes == flat else None
+
+    def _log_domain(self, children: list[tuple[int, ...]]) -> bool:
+        leaves_only = all(c < self.layout.tree.order for group in children for c in group)
+        return self.discrete and leaves_only and len(children[0]) >= LOG_DOMAIN_ARITY
+
+    def _row(self, nodes: list[int]) -> tuple[tuple[int, ...], Tensor]:
+        """The tables that hold `nodes`, and the first row of each node in them end to end."""
+        sources = tuple(sorted({self._table_of[n] for n in nodes}))
+        start, offset = {}, 0
+        for s in sources:
+            start[s] = offset
+            offset += len(self._tables[s].nodes) * self._tables[s].rows
+        first = [
+            start[self._table_of[n]] + self._tables[self._table_of[n]].position[n] * self._tables[self._table_of[n]].rows
+            for n in nodes
+        ]
+        return sources, torch.tensor(first, device=self.device)
+
+    def _gather(
+        self, nodes: list[int], rows: int, samples: Tensor | None, ids: dict[int, Tensor]
+    ) -> Gather:
+        sources, first = self._row(nodes)
+        if self.discrete:
+            value = torch.stack([ids[n] for n in nodes])
+            if samples is not None:
+                value = value.gather(1, samples)
+        else:
+            value = torch.arange(rows, device=self.device)
+        index = (first[:, None] + value).flatten()
+        total = sum(len(self._tables[s].nodes) * self._tables[s].rows for s in sources)
+        counts = torch.bincount(index, minlength=total)
+        starts = counts.cumsum(0) - counts
+        order = index.argsort(stable=True)
+        return Gather(sources, index.int(), order.int(), starts.int())
+
+    def _leaf_products(
+        self,
+        children: list[tuple[int, ...]],
+        rows: int,
+        samples: Tensor | None,
+        ids: dict[int, Tensor],
+    ) -> OneHot | Lookup:
+        flat = [c for group in children for c in group]
+        sources, first = self._row(flat)
+        nodes, arity = len(children), len(children[0])
+        value = torch.stack([ids[c] for c in flat])
+        if samples is not None:
+            value = value.gather(1, samples.repeat_interleave(arity, 0))
+        columns = sum(self.layout.dims[c] - 1 for c in flat)
+        if columns > LOOKUP_COLUMNS * len(flat):
+            index = (first[:, None] + value).view(nodes, arity, rows).transpose(1, 2)
+            return Lookup(index.reshape(nodes * rows, arity).int(), sources)
+        return self._one_hot(flat, value.view(nodes, arity, rows), first.view(nodes, arity), sources)
+
+    def _one_hot(
+        self, flat: list[int], value: Tensor, first: Tensor, sources: tuple[int, ...]
+    ) -> OneHot:
+        """Centred codes: column (mode, k >= 1) holds [x = k] - 1/n, so log factors sum with little rounding.
+
+        Modes that take one value in the whole batch need no column; their logarithm joins the constant.
+        """
+        nodes, arity, rows = value.shape
+        dims = torch.tensor([self.layout.dims[c] for c in flat], device=self.device).view(nodes, arity)
+        varies = (value != value[:, :, :1]).any(2)
+        per_node = (varies * (dims - 1)).sum(1)
+        width = int(per_node.max())
+        code = torch.zeros(nodes, width, rows, dtype=self.dtype, device=self.device)
+        value_rows = torch.zeros(nodes, width, dtype=torch.int64, device=self.device)
+        base_rows = torch.zeros_like(value_rows)
+        for k in range(1, int(dims.max())):
+            use = varies & (dims > k)
+            before = (varies * (dims - 1).clamp(max=k - 1)).sum(1, keepdim=True)
+            column = before + use.cumsum(1) - 1
+            node, slot = use.nonzero(as_tuple=True)
+            at = column[node, slot]
+            code[node, at] = (value[node, slot] == k).to(self.dtype) - 1 / dims[node, slot, None].to(self.dtype)
+            value_rows[node, at] = first[node, slot] + k
+            base_rows[node, at] = first[node, slot]
+        reps = torch.where(varies, dims, 1).flatten()
+        owner = torch.arange(nodes * arity, device=self.device).repeat_interleave(reps)
+        within = torch.arange(len(owner), device=self.device) - (reps.cumsum(0) - reps)[owner]
+        start = torch.where(varies, first, first + value[:, :, 0]).flatten()
+        return OneHot(
+            code.transpose(1, 2),
+            value_rows,
+            base_rows,
+            start[owner] + within,
+            (1 / reps.to(self.dtype))[owner],
+            owner // arity,
+            sources,
+        )
+
+    def _with_releases(self, steps: list[Step]) -> tuple[Step, ...]:
+        last: dict[int, int] = {}
+        for k, step in enumerate(steps):
+            for source in _sources(step):
+                last[source] = k
+        done: list[list[int]] = [[] for _ in steps]
+        for source, k in last.items():
+            done[k].append(source)
+        return tuple(
+            Step(s.nodes, s.arity, s.rows, s.shared, s.inputs, s.block, s.positions, tuple(r))
+            for s, r in zip(steps, done, strict=True)
+        )
+
+    # -- telling --------------------------------------------------------------------------------------
+
+    def serves(self, layout: Layout) -> bool:
+        """Whether a network of this layout can run the plan: same tree, dims and blocks of equal shapes."""
+        return (
+            self.layout.tree == layout.tree
+            and self.layout.dims == layout.dims
+            and [b.nodes for b in self.layout.blocks] == [b.nodes for b in layout.blocks]
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that the plan itself holds."""
+        return sum(step.n_bytes for step in self.steps)
+
+    @property
+    def multiplications(self) -> int:
+        """Scalar multiplications of one forward pass over all runs."""
+        return sum(self._cost(step)[0] for step in self.steps)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory at the peak of a forward and backward pass: the plan, and all that the pass keeps."""
+        return self.n_bytes + sum(self._cost(step)[1] for step in self.steps)
+
+    def _cost(self, step: Step) -> tuple[int, int]:
+        block = self.layout.blocks[step.block]
+        rows = len(step.nodes) * step.rows * self.runs
+        itemsize = torch.empty((), dtype=self.dtype).element_size()
+        mix = block.rows * block.columns
+        if isinstance(step.inputs, OneHot):
+            product, kept = step.inputs.code.shape[2] * block.rows, 3 * block.rows
+        elif isinstance(step.inputs, Lookup):
+            product, kept = step.arity * block.rows, 3 * block.rows
+        elif isinstance(step.inputs, Aligned):
+            product, kept = (step.arity - 1) * block.rows, (step.arity - 1) * block.rows
+        else:
+            product, kept = (step.arity - 1) * block.rows, (2 * step.arity - 1) * block.rows
+        return rows * (product + mix), rows * (kept + 2 * block.columns) * itemsize
+
+    def __str__(self) -> str:
+        tree = self.layout.tree
+        lines = [
+            f"Plan for {self.batch:,} samples of order {tree.order}, {self.runs} runs, "
+            + ("discrete inputs" if self.discrete else "encoded inputs"),
+            f"{'level':>5} {'nodes':>6} {'arity':>5} {'rows a node':>12} {'of samples':>10}  inputs",
+        ]
+        for step in self.steps:
+            name = "gathered" if isinstance(step.inputs, tuple) else type(step.inputs).__name__.lower()
+            lines.append(
+                f"{tree.level(step.nodes[0]):>5} {len(step.nodes):>6} {step.arity:>5} {step.rows:>12,} "
+                f"{step.rows / max(self.batch, 1):>10.1%}  {name}"
+            )
+        lines.append(
+            f"{self.multiplications:,} multiplications forward, "
+            f"{self.peak_bytes / 2**20:,.1f} MiB at the peak of a training step"
+        )
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Plan(batch={self.batch}, steps={len(self.steps)}, multiplications={self.multiplications})"
+
+    def __len__(self) -> int:
+        return self.batch
+
+
+def _sources(step: Step) -> Sequence[int]:
+    if isinstance(step.inputs, Aligned):
+        return (step.inputs.source,)
+    if isinstance(step.inputs, tuple):
+        return tuple(s for gather in step.inputs for s in gather.sources)
+    return step.inputs.sources

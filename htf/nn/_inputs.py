@@ -1,0 +1,51 @@
+"""Checks of what a network is given: integer indices or encoded vectors, nothing in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_indices(indices: Tensor, dims: Sequence[int]) -> Tensor:
+    """Return (batch, order) integer indices, or raise."""
+    if indices.ndim != 2:
+        raise ValueError(f"indices has shape {tuple(indices.shape)}; expected (batch, order)")
+    if indices.dtype.is_floating_point or indices.dtype.is_complex:
+        raise TypeError(
+            f"indices has dtype {indices.dtype}; expected integers. Encoded vectors have shape (batch, order, dim)"
+        )
+    if indices.shape[1] != len(dims):
+        raise ValueError(f"indices has {indices.shape[1]} columns; the network has order {len(dims)}")
+    if len(indices):
+        indices = indices.long()
+        low, high = indices.amin(0), indices.amax(0)
+        bad = ((low < 0) | (high >= torch.tensor(dims, device=indices.device))).nonzero()
+        if len(bad):
+            mode = int(bad[0])
+            raise IndexError(
+                f"indices of mode {mode} range from {int(low[mode])} to {int(high[mode])}; "
+                f"its dimension is {dims[mode]}"
+            )
+    return indices
+
+
+def check_encoded(vectors: Tensor, dims: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return (batch, order, max dim) encoded vectors, or raise."""
+    if vectors.ndim != 3:
+        raise ValueError(f"vectors has shape {tuple(vectors.shape)}; expected (batch, order, dim)")
+    if not vectors.dtype.is_floating_point:
+        raise TypeError(
+            f"vectors has dtype {vectors.dtype}; encoded vectors are floats. Integer indices have shape (batch, order)"
+        )
+    if vectors.shape[1] != len(dims):
+        raise ValueError(f"vectors has {vectors.shape[1]} modes; the network has order {len(dims)}")
+    if vectors.shape[2] != max(dims):
+        raise ValueError(f"vectors has dimension {vectors.shape[2]}; the largest mode has {max(dims)}")
+    if vectors.dtype != dtype:
+        raise TypeError(f"vectors has dtype {vectors.dtype}; the network has {dtype}")
+    if not bool(vectors.isfinite().all()):
+        bad = int((~vectors.isfinite()).sum())
+        raise ValueError(f"vectors has {bad} entries that are NaN or infinite")
+    return vectors

@@ -1,0 +1,174 @@
+"""What CP and HT networks share: inputs to plans, plans to outputs, runs, seeds."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from htf.engine import Layout, Plan, contract
+from htf.nn._inputs import check_encoded, check_indices
+from htf.nn.init import Initializer, resolve
+from htf.tree import DimensionTree
+
+Seed = int | Generator | Sequence[int] | None
+
+
+class TreeNetwork(nn.Module):
+    """A ConvAC on a dimension tree, several independent ones at once; use `CPNetwork` or `HTNetwork`.
+
+    Attributes
+    ----------
+    tree : DimensionTree
+    dims : tuple of int
+        Dimension of each mode.
+    runs : int
+        Independent fits held by the module.
+    outputs : int
+        Outputs of each run.
+    """
+
+    tree: DimensionTree
+    dims: tuple[int, ...]
+    runs: int
+    outputs: int
+    _layout: Layout
+    _channels: int  # "runs" as the engine sees them
+
+    @abstractmethod
+    def _leaf_matrices(self) -> list[Tensor]:
+        """Per leaf block, (nodes, dim, engine runs, width)."""
+
+    @abstractmethod
+    def _inner_matrices(self) -> list[Tensor | None]:
+        """Per inner block, (nodes or 1, engine runs, rows, columns)."""
+
+    @abstractmethod
+    def _read_out(self, values: Tensor) -> Tensor:
+        """From the engine's (batch, engine runs, columns) to (batch, runs, outputs)."""
+
+    @property
+    def order(self) -> int:
+        """Number of modes."""
+        return self.tree.order
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def plan(self, indices: Tensor) -> Plan:
+        """Decide once how to compute the outputs on a batch of discrete inputs.
+
+        Parameters
+        ----------
+        indices : Tensor
+            (batch, order) integers, ``0 <= indices[:, i] < dims[i]``.
+
+        Returns
+        -------
+        Plan
+            Pass it in place of the indices, to this network or to any of the same tree, dimensions and pattern of
+            equal widths.  ``print(plan)`` shows its steps, multiplications and peak memory.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            Where indices are out of range, not integers, or not of shape (batch, order).
+        """
+        indices = check_indices(indices, self.dims)
+        if indices.device != self.device:
+            raise ValueError(f"indices is on {indices.device}; the network is on {self.device}")
+        return Plan(self._layout, indices, runs=self._channels, dtype=self.dtype)
+
+    def forward(self, inputs: Tensor | Plan) -> Tensor:
+        """Outputs of every run.
+
+        Parameters
+        ----------
+        inputs : Tensor or Plan
+            Integer indices (batch, order), encoded vectors (batch, order, dim) of the network's dtype, or the plan of
+            a batch of indices.  Where dimensions differ, encoded vectors have the largest, and a mode reads its
+            first entries.
+
+        Returns
+        -------
+        Tensor
+            (batch, runs), or (batch, runs, outputs) if the network has several outputs.
+        """
+        if isinstance(inputs, Plan):
+            if not inputs.serves(self._layout):
+                raise ValueError("inputs is a plan of a network with another tree, dimensions or pattern of widths")
+            plan, leaves = inputs, self._leaf_matrices()
+        elif inputs.ndim == 3 or inputs.dtype.is_floating_point:
+            vectors = check_encoded(inputs, self.dims, self.dtype)
+            plan = Plan(self._layout, batch=len(vectors), runs=self._channels, dtype=self.dtype)
+            leaves = self._apply_leaves(vectors)
+        else:
+            plan, leaves = self.plan(inputs), self._leaf_matrices()
+        values = self._read_out(contract(plan, leaves, self._inner_matrices()))
+        return values.squeeze(-1) if self.outputs == 1 else values
+
+    def _apply_leaves(self, vectors: Tensor) -> list[Tensor]:
+        blocks = [block for block in self._layout.blocks if block.level == 0]
+        applied = []
+        for block, matrices in zip(blocks, self._leaf_matrices(), strict=True):
+            x = vectors[:, list(block.nodes), : block.rows].transpose(0, 1)
+            applied.append(torch.matmul(x, matrices.flatten(2)).unflatten(2, matrices.shape[2:]))
+        return applied
+
+    def _check_run(self, run: int) -> int:
+        if not 0 <= run < self.runs:
+            raise IndexError(f"run is {run}; the network has runs 0 to {self.runs - 1}")
+        return run
+
+    def _all_entries(self, run: int) -> Tensor:
+        """Every entry of the tensor of one run, by the network itself on all index tuples."""
+        grid = torch.cartesian_prod(*(torch.arange(d, device=self.device) for d in self.dims))
+        values = self(grid)[:, self._check_run(run)]
+        return values.unflatten(0, self.dims)
+
+
+def per_run(name: str, value: object, runs: int | None) -> tuple[list[object], int]:
+    """Spread an argument that is one value, or a sequence with one value per run."""
+    if isinstance(value, Sequence) or hasattr(value, "tolist"):
+        values = list(value)  # type: ignore[call-overload]
+        if not values:
+            raise ValueError(f"{name} is empty; expected at least one value")
+        if runs is not None and runs != len(values):
+            raise ValueError(f"{name} has {len(values)} values, one per run; runs is {runs}")
+        return values, len(values)
+    runs = 1 if runs is None else runs
+    if runs < 1:
+        raise ValueError(f"runs is {runs}; expected at least 1")
+    return [value] * runs, runs
+
+
+def generators(seed: Seed, runs: int) -> Iterator[Generator | None]:
+    """One generator per run; a single one is drawn from run after run."""
+    if isinstance(seed, Generator) or seed is None:
+        return iter([seed] * runs)
+    if isinstance(seed, int):
+        return iter([Generator().manual_seed(seed)] * runs)
+    seeds = list(seed)
+    if len(seeds) != runs:
+        raise ValueError(f"seed has {len(seeds)} values; the network has {runs} runs")
+    return iter([Generator().manual_seed(int(s)) for s in seeds])
+
+
+def draw(init: str | Initializer, layout: Layout, generator: Generator | None) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """Starting matrices of one run: (nodes, matrices) per block of its own layout."""
+    initializer = resolve(init)
+    for block in layout.blocks:
+        matrices = initializer(layout, block, generator)
+        expected = (len(block.nodes), block.rows, block.columns)
+        if tuple(matrices.shape) != expected:
+            raise ValueError(f"init returned shape {tuple(matrices.shape)}; expected {expected}")
+        yield block.nodes, matrices

@@ -1,0 +1,176 @@
+"""CP factorization as a network: a convolutional arithmetic circuit with one hidden layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorly as tl
+import torch
+from tensorly.cp_tensor import CPTensor
+from torch import Tensor, nn
+
+from htf.engine.layout import Layout, check_dims
+from htf.nn._network import Seed, TreeNetwork, draw, generators, per_run
+from htf.nn.init import Initializer
+from htf.tree import DimensionTree
+
+
+class CPNetwork(TreeNetwork):
+    r"""CP factorization :math:`\sum_{r=1}^R \bigotimes_{n=1}^N w_r^n`, any number of fits at once.
+
+    It is the hierarchical factorization on the tree of depth one.  Runs may have different ranks: their components lie
+    side by side, and no run pays for the rank of another.
+
+    Parameters
+    ----------
+    dims : sequence of int
+        Dimension of each mode.
+    rank : int or sequence of int
+        Components R; a sequence gives one rank per run.
+    runs : int, optional
+        Independent fits; 1, or the length of `rank`.
+    outputs : int
+        Outputs of each run.  With more than one, every component has a weight per output, a further factor of shape
+        (outputs, R); with one, weights are 1 and the component's scale lies in its vectors.
+    init : str or callable
+        "scale_preserving" (default; divided by R so that outputs begin near 1), "gaussian", "balanced", or see
+        `htf.nn.init`.
+    seed : int, torch.Generator or sequence of int, optional
+        One per run makes a run start as it would alone.  None draws from torch's global generator.
+    dtype, device : optional
+        Of the parameters.
+
+    Attributes
+    ----------
+    factors : ParameterList
+        Per group of modes with equal dimensions, (modes, dim, components of all runs).
+    readout : Parameter or None
+        (components of all runs, outputs) if there are several outputs.
+    ranks : tuple of int
+        Components of each run.
+
+    Notes
+    -----
+    On discrete inputs, a forward pass is one product of a (batch, Σ(dims - 1)) code with the differences of log
+    factors, a backward pass another: 2 · batch · Σ(dims - 1) · Σ ranks multiplications each.
+
+    References
+    ----------
+    .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        rank: int | Sequence[int],
+        *,
+        runs: int | None = None,
+        outputs: int = 1,
+        init: str | Initializer = "scale_preserving",
+        seed: Seed = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        ranks, self.runs = per_run("rank", rank, runs)
+        for value in ranks:
+            if isinstance(value, bool) or int(value) != value:  # type: ignore[call-overload]
+                raise TypeError(f"rank is {value!r}; expected an integer")
+            if value < 1:  # type: ignore[operator]
+                raise ValueError(f"rank is {value}; expected at least 1")
+        self.ranks = tuple(int(r) for r in ranks)  # type: ignore[call-overload]
+        self.tree = DimensionTree.balanced(len(dims), arity=max(len(dims), 2))
+        self.dims, self.outputs = check_dims(dims, len(dims)), outputs
+        self._layout = Layout.build(self.tree, self.dims, 1)
+        self._channels = sum(self.ranks)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        blocks = [b for b in self._layout.blocks if b.level == 0]
+        self.factors = nn.ParameterList(
+            torch.empty(len(b.nodes), b.rows, self._channels, dtype=dtype, device=device) for b in blocks
+        )
+        self.readout = (
+            nn.Parameter(torch.empty(self._channels, outputs, dtype=dtype, device=device)) if outputs > 1 else None
+        )
+        self.reset_parameters(init, seed)
+
+    @torch.no_grad()
+    def reset_parameters(self, init: str | Initializer = "scale_preserving", seed: Seed = None) -> None:
+        """Start again; arguments as in the constructor."""
+        for run, generator in enumerate(generators(seed, self.runs)):
+            layout = Layout.build(self.tree, self.dims, self.ranks[run], self.outputs)
+            own = self._components(run)
+            drawn = {nodes: matrices.to(self.dtype) for nodes, matrices in draw(init, layout, generator)}
+            root = drawn.pop((self.tree.root,))
+            # The component's weight, a matrix of its own in the HT network, is spread over its vectors.
+            spread = root[0, :, 0].abs() ** (1 / self.order) if init == "scale_preserving" else None
+            for factor, matrices in zip(self.factors, drawn.values(), strict=True):
+                scaled = matrices * spread if spread is not None and self.readout is None else matrices
+                factor[..., own] = scaled.to(self.device)
+            if self.readout is not None:
+                self.readout[own] = root[0].to(self.device)
+
+    def _components(self, run: int) -> slice:
+        start = sum(self.ranks[:run])
+        return slice(start, start + self.ranks[self._check_run(run)])
+
+    def factor(self, mode: int, run: int = 0) -> Tensor:
+        """The factor matrix of `mode` in one run, (dim, rank): a view of the parameters."""
+        block, position = self._layout.place[mode]
+        return self.factors[block][position, :, self._components(run)]
+
+    def parameters_for(self, run: int) -> dict[int, Tensor]:
+        """The factor matrices of one run, by mode; the read-out, if any, under the number `order`."""
+        own = {mode: self.factor(mode, run) for mode in range(self.order)}
+        if self.readout is not None:
+            own[self.order] = self.readout[self._components(run)].T
+        return own
+
+    def n_parameters(self, run: int = 0) -> int:
+        """Number of entries of the factors of one run."""
+        extra = self.outputs if self.outputs > 1 else 0
+        return self.ranks[self._check_run(run)] * (sum(self.dims) + extra)
+
+    def to_tensor(self, run: int = 0) -> CPTensor:
+        """The tensor of one run in TensorLy's CP format; gradients flow.
+
+        With several outputs they are the last mode.  TensorLy's backend must be "pytorch" to compute with it.
+        """
+        factors = list(self.parameters_for(run).values())
+        with tl.backend_context("pytorch", local_threadsafe=True):
+            return CPTensor((factors[0].new_ones(self.ranks[run]), factors))
+
+    def component_norms(self, run: int = 0) -> Tensor:
+        """Norms of the components of one run, (rank,): products of their vectors' norms.
+
+        They are summed as logarithms; a norm beyond the dtype's range shows as 0 or inf.
+        """
+        logs = [matrix.norm(dim=0).log() for matrix in self.parameters_for(run).values()]
+        return torch.stack(logs).sum(0).exp()
+
+    def local_component_norms(self, run: int = 0) -> dict[int, Tensor]:
+        """Norms of the local components: the tree of CP has one inner node, whose local components are the components."""
+        return {self.tree.root: self.component_norms(run)}
+
+    def _leaf_matrices(self) -> list[Tensor]:
+        # Each component is a run of width one to the engine.
+        return [factor.unsqueeze(-1) for factor in self.factors]
+
+    def _inner_matrices(self) -> list[Tensor | None]:
+        return [None]
+
+    def _read_out(self, values: Tensor) -> Tensor:
+        components = values.squeeze(-1)
+        if self.readout is None and all(r == 1 for r in self.ranks):
+            return components.unsqueeze(-1)
+        run_of = torch.repeat_interleave(
+            torch.arange(self.runs, device=values.device), torch.tensor(self.ranks, device=values.device)
+        )
+        member = nn.functional.one_hot(run_of, self.runs).to(values.dtype)
+        if self.readout is None:
+            return (components @ member).unsqueeze(-1)
+        weights = member.unsqueeze(-1) * self.readout.unsqueeze(1)
+        return (components @ weights.flatten(1)).unflatten(1, (self.runs, self.outputs))
+
+    def extra_repr(self) -> str:
+        dims = sorted(set(self.dims))
+        return f"order={self.order}, dims={dims}, ranks={list(self.ranks)}, outputs={self.outputs}"

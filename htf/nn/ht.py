@@ -1,0 +1,186 @@
+"""Hierarchical tensor factorization as a network (a convolutional arithmetic circuit)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from htf.engine.layout import Layout
+from htf.nn._network import Seed, TreeNetwork, draw, generators, per_run
+from htf.nn.init import Initializer
+from htf.tree import DimensionTree
+
+
+class HTNetwork(TreeNetwork):
+    r"""Hierarchical tensor factorization on any dimension tree.
+
+    Node :math:`\nu` holds a matrix :math:`W^{(\nu)}`, of shape (mode dimension, width of the parent) at a leaf and
+    (own width, width of the parent) inside.  A leaf maps its input linearly; an inner node multiplies its children's
+    outputs entry by entry and applies its matrix:
+
+    .. math:: \mathcal{W}^{(\nu, r)} = \sum_{r'} W^{(\nu)}_{r', r} \bigotimes_{c \in C(\nu)} \mathcal{W}^{(c, r')} .
+
+    Outputs on one-hot inputs are the entries of the tensor.
+
+    Parameters
+    ----------
+    tree : DimensionTree
+    dims : int or sequence of int
+        Dimension of each mode.
+    width : int, mapping, or a sequence of them
+        Width of the inner nodes: one for all, or a mapping from node to width (``tree.by_level`` makes one from a
+        width per level).  A sequence gives one per run; narrower runs are kept exactly as narrow by zeros that no
+        gradient reaches.
+    runs : int, optional
+        Independent fits; 1, or the length of `width`.
+    outputs : int
+        Outputs of each run: columns of the root's matrix.
+    shared : bool
+        One matrix for all nodes of a level, as in a convolution; requires equal dims.
+    init : str or callable
+        "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`.
+    seed : int, torch.Generator or sequence of int, optional
+        One per run makes a run start as it would alone.  None draws from torch's global generator.
+    dtype, device : optional
+        Of the parameters.
+
+    Attributes
+    ----------
+    weights : ParameterList
+        Per block of alike nodes, (runs, nodes, rows, columns); see `matrix` for one node's.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument does not fit; the message names it.
+
+    Notes
+    -----
+    A forward pass takes O(rows · runs · R²) multiplications per node, rows being its distinct inputs in the batch.
+    Parameters: :math:`\sum_\nu` rows × columns per run.
+
+    References
+    ----------
+    .. [1] N. Cohen, O. Sharir, A. Shashua, "On the expressive power of deep learning: a tensor analysis", COLT 2016.
+    .. [2] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
+       convolutional neural networks", ICML 2022, equation (3).
+    """
+
+    def __init__(
+        self,
+        tree: DimensionTree,
+        dims: int | Sequence[int],
+        width: int | Mapping[int, int] | Sequence[int | Mapping[int, int]],
+        *,
+        runs: int | None = None,
+        outputs: int = 1,
+        shared: bool = False,
+        init: str | Initializer = "scale_preserving",
+        seed: Seed = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        widths, self.runs = per_run("width", width, runs)
+        layouts = [Layout.build(tree, dims, w, outputs) for w in widths]  # type: ignore[arg-type]
+        first = layouts[0]
+        widest = tuple(max(column) for column in zip(*(each.widths for each in layouts), strict=True))
+        self._layout = Layout(tree, first.dims, widest, outputs)
+        self._run_layouts = layouts
+        self._channels = self.runs
+        self.tree, self.dims, self.outputs, self.shared = tree, first.dims, outputs, shared
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        self.weights = nn.ParameterList(
+            torch.zeros(
+                self.runs, 1 if shared else len(b.nodes), b.rows, b.columns, dtype=dtype, device=device
+            )
+            for b in self._layout.blocks
+        )
+        self.reset_parameters(init, seed)
+
+    @torch.no_grad()
+    def reset_parameters(self, init: str | Initializer = "scale_preserving", seed: Seed = None) -> None:
+        """Start again; arguments as in the constructor."""
+        for weight in self.weights:
+            weight.zero_()
+        for run, (layout, generator) in enumerate(
+            zip(self._run_layouts, generators(seed, self.runs), strict=True)
+        ):
+            for nodes, matrices in draw(init, layout, generator):
+                values = matrices.to(self.dtype)
+                for node, value in zip(nodes[:1] if self.shared else nodes, values, strict=False):
+                    rows, columns = layout.shape(node)
+                    self._stored(node, run)[:rows, :columns] = value.to(self.device)
+
+    def matrix(self, node: int, run: int = 0) -> Tensor:
+        """The matrix W of `node` in one run, (rows, columns): a view of the parameters."""
+        rows, columns = self._run_layouts[self._check_run(run)].shape(node)
+        return self._stored(node, run)[:rows, :columns]
+
+    def _stored(self, node: int, run: int) -> Tensor:
+        block, position = self._layout.place[node]
+        return self.weights[block][run, 0 if self.shared else position]
+
+    def parameters_for(self, run: int) -> dict[int, Tensor]:
+        """The matrices of one run, by node: views of the parameters, without the zeros of wider runs."""
+        return {node: self.matrix(node, run) for node in range(self.tree.n_nodes)}
+
+    @property
+    def widths(self) -> list[dict[int, int]]:
+        """Width of each inner node, one mapping per run."""
+        return [dict(zip(self.tree.inner_nodes, each.widths, strict=True)) for each in self._run_layouts]
+
+    def n_parameters(self, run: int = 0) -> int:
+        """Number of entries of the matrices of one run."""
+        layout = self._run_layouts[self._check_run(run)]
+        if self.shared:
+            return sum(block.rows * block.columns for block in layout.blocks)
+        return layout.n_parameters
+
+    def to_tensor(self, run: int = 0) -> Tensor:
+        """The tensor of one run, dense: shape `dims`, or `dims` + (outputs,).
+
+        It is the network's own output on every index tuple, so each distinct subtree is computed once and
+        gradients flow.  O(size of the tensor) memory: meant for small ones.
+        """
+        return self._all_entries(run)
+
+    def local_component_norms(self, run: int = 0) -> dict[int, Tensor]:
+        r"""Norms :math:`\sigma^{(\nu, r)}` of the local components of one run.
+
+        Returns
+        -------
+        dict
+            From each inner node :math:`\nu` to a tensor of its width: the norm of row r of its matrix times the
+            norms of columns r of its children's (Razin et al. 2022, definition 2).
+        """
+        norms = {}
+        for node in self.tree.inner_nodes:
+            product = self.matrix(node, run).norm(dim=1)
+            for child in self.tree.children(node):
+                product = product * self.matrix(child, run).norm(dim=0)
+            norms[node] = product
+        return norms
+
+    def _leaf_matrices(self) -> list[Tensor]:
+        return [
+            weight.expand(-1, len(block.nodes), -1, -1).permute(1, 2, 0, 3)
+            for block, weight in zip(self._layout.blocks, self.weights, strict=True)
+            if block.level == 0
+        ]
+
+    def _inner_matrices(self) -> list[Tensor | None]:
+        return [
+            weight.transpose(0, 1)
+            for block, weight in zip(self._layout.blocks, self.weights, strict=True)
+            if block.level
+        ]
+
+    def _read_out(self, values: Tensor) -> Tensor:
+        return values
+
+    def extra_repr(self) -> str:
+        widths = sorted({w for each in self._run_layouts for w in each.widths})
+        return f"{self.tree!r}, widths={widths}, runs={self.runs}, outputs={self.outputs}, shared={self.shared}"

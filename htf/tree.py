@@ -1,0 +1,485 @@
+"""Dimension trees: which modes of a tensor are joined, and in which order.
+
+A tree is pure structure: no tensors, no ranks, no weights.  Everything else in the library (networks,
+tensor formats, ranks, plots) is a reading of one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Nested = Any  # an int, or a tuple of Nested: recursive aliases are not expressible for mypy here
+
+
+class DimensionTree:
+    """A tree over the modes ``0 .. order-1`` of a tensor.
+
+    Nodes are numbered: node ``i < order`` is the leaf of mode ``i``; the inner nodes follow, level by
+    level, and the root is the last.  Trees are immutable, hashable and equal when they join the same
+    modes in the same order.
+
+    Parameters
+    ----------
+    order : int
+        Number of modes (leaves), at least 1.
+    children : sequence of sequences of int
+        The children of node ``order``, ``order + 1``, ...; every inner node has at least two, and each
+        node but the root is the child of exactly one other.  Any numbering in which children come before
+        their parents is accepted and brought to the canonical one.
+
+    Raises
+    ------
+    ValueError
+        If a mode is missing or repeated, a node has fewer than two children, or there is not exactly
+        one root.
+
+    See Also
+    --------
+    DimensionTree.balanced, DimensionTree.grid, DimensionTree.interleaved, DimensionTree.linear,
+    DimensionTree.from_nested
+
+    References
+    ----------
+    .. [1] W. Hackbusch and S. Kühn, "A new scheme for the tensor representation", J. Fourier Anal.
+       Appl. 15 (2009).
+    .. [2] L. Grasedyck, "Hierarchical singular value decomposition of tensors", SIAM J. Matrix Anal.
+       Appl. 31 (2010).
+
+    Examples
+    --------
+    >>> tree = DimensionTree.balanced(4)
+    >>> tree.children(tree.root)
+    (4, 5)
+    >>> tree.modes(5)
+    (2, 3)
+    """
+
+    __slots__ = ("__dict__", "_children", "_order")
+
+    def __init__(self, order: int, children: Sequence[Sequence[int]]) -> None:
+        order = _positive("order", order)
+        inner = tuple(tuple(int(c) for c in node) for node in children)
+        _validate(order, inner)
+        self._order = order
+        self._children = _canonical(order, inner)
+
+    # -- constructors ---------------------------------------------------------------------------------
+
+    @classmethod
+    def balanced(cls, order: int, arity: int = 2) -> DimensionTree:
+        """Join ``arity`` neighbours at every level (the papers' "checkerboard" pattern).
+
+        Where the number of nodes on a level is not a multiple of `arity`, the last group is smaller.
+
+        Parameters
+        ----------
+        order : int
+            Number of modes.
+        arity : int
+            Children of a node, at least 2.  ``arity >= order`` gives the depth-one tree of CP.
+        """
+        arity = _at_least_two("arity", arity)
+        return cls._from_levels(
+            order, lambda nodes: [nodes[i : i + arity] for i in range(0, len(nodes), arity)]
+        )
+
+    @classmethod
+    def interleaved(cls, order: int, arity: int = 2) -> DimensionTree:
+        """Join far modes first: mode ``i`` with ``i + order/2`` (the papers' "half" pattern).
+
+        Parameters
+        ----------
+        order : int
+            Number of modes.
+        arity : int
+            Children of a node, at least 2: nodes ``i``, ``i + s``, ``i + 2s``, ... are joined, where
+            ``s`` is the number of groups on the level.
+        """
+        arity = _at_least_two("arity", arity)
+
+        def strided(nodes: list[int]) -> list[list[int]]:
+            stride = -(-len(nodes) // arity)
+            return [nodes[i::stride] for i in range(stride)]
+
+        return cls._from_levels(order, strided)
+
+    @classmethod
+    def linear(cls, order: int) -> DimensionTree:
+        """The tree of the tensor train: mode 2 joins (0, 1), mode 3 joins (0, 1, 2), and so on."""
+        order = _positive("order", order)
+        children: list[tuple[int, ...]] = []
+        left = 0
+        for mode in range(1, order):
+            children.append((left, mode))
+            left = order + mode - 1
+        return cls(order, children)
+
+    @classmethod
+    def grid(
+        cls,
+        height: int,
+        width: int,
+        window: int | tuple[int, int] | Sequence[int | tuple[int, int]] = 2,
+    ) -> DimensionTree:
+        """Join square patches of an image, as two-dimensional pooling does.
+
+        Modes are pixels in row-major order.  Sizes need not be powers of the window: windows that reach
+        over the edge are cut, and a window of a single node passes it on to the next level.
+
+        Parameters
+        ----------
+        height, width : int
+            Pixels in a column and in a row.
+        window : int, (int, int) or sequence of them
+            Window of every level, square or (rows, columns); a list gives one window per level, from the
+            pixels up, and its last entry serves for all further levels.
+        """
+        height, width = _positive("height", height), _positive("width", width)
+        windows = list(window) if isinstance(window, list) else [window]
+        if not windows:
+            raise ValueError("window is an empty list; expected at least one window")
+        pairs = [_window(w) for w in windows]
+        rows, columns, level = height, width, 0
+
+        def patches(nodes: list[int]) -> list[list[int]]:
+            nonlocal rows, columns, level
+            down, across = pairs[min(level, len(pairs) - 1)]
+            if level >= len(pairs) and (rows <= 1 or down == 1) and (columns <= 1 or across == 1):
+                raise ValueError(
+                    f"window {windows[-1]!r} repeated never joins the remaining {rows} x {columns} nodes"
+                )
+            groups = [
+                [
+                    nodes[i * columns + j]
+                    for i in range(top, min(top + down, rows))
+                    for j in range(left, min(left + across, columns))
+                ]
+                for top in range(0, rows, down)
+                for left in range(0, columns, across)
+            ]
+            rows, columns, level = -(-rows // down), -(-columns // across), level + 1
+            return groups
+
+        return cls._from_levels(height * width, patches)
+
+    @classmethod
+    def from_nested(cls, nested: Nested) -> DimensionTree:
+        """A tree written as nested tuples, for example ``((0, 1), (2, 3))``.
+
+        Parameters
+        ----------
+        nested : nested tuples (or lists) of int
+            The modes, each once; a tuple is a node.
+        """
+        leaves: list[int] = []
+        groups: list[list[Any]] = []  # the children of each tuple, in order of closing
+        root: list[Any] = []
+        stack: list[tuple[Any, list[Any]]] = [(nested, root)]
+        # Explicit stack: a linear tree of order 1,024 is deeper than Python's recursion allows.
+        while stack:
+            item, parent = stack.pop()
+            if isinstance(item, (tuple, list)):
+                own: list[Any] = []
+                groups.append(own)
+                parent.append(own)
+                stack.extend((child, own) for child in reversed(item))
+            elif isinstance(item, int) and not isinstance(item, bool):
+                leaves.append(item)
+                parent.append(item)
+            else:
+                raise TypeError(f"nested holds {item!r}; expected integers and tuples of them")
+        order = len(leaves)
+        # A tuple is opened before the ones inside it, so the reversed opening order is bottom-up.
+        number = {id(own): order + k for k, own in enumerate(reversed(groups))}
+        children = [
+            [number[id(c)] if isinstance(c, list) else c for c in own] for own in reversed(groups)
+        ]
+        return cls(order, children)
+
+    @classmethod
+    def _from_levels(cls, order: int, join: Any) -> DimensionTree:
+        order = _positive("order", order)
+        nodes, children = list(range(order)), []
+        while len(nodes) > 1:
+            joined = []
+            for group in join(nodes):
+                if len(group) == 1:
+                    joined.append(group[0])
+                else:
+                    joined.append(order + len(children))
+                    children.append(tuple(group))
+            nodes = joined
+        return cls(order, children)
+
+    # -- structure ------------------------------------------------------------------------------------
+
+    @property
+    def order(self) -> int:
+        """Number of modes."""
+        return self._order
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes, leaves and root included."""
+        return self._order + len(self._children)
+
+    @property
+    def root(self) -> int:
+        """The node of all modes."""
+        return self.n_nodes - 1
+
+    @property
+    def leaves(self) -> range:
+        """The leaves; leaf ``i`` is the node of mode ``i``."""
+        return range(self._order)
+
+    @property
+    def inner_nodes(self) -> range:
+        """The nodes that have children, level by level, the root last."""
+        return range(self._order, self.n_nodes)
+
+    def children(self, node: int) -> tuple[int, ...]:
+        """The children of `node`, in order; empty for a leaf."""
+        node = self._check(node)
+        return () if node < self._order else self._children[node - self._order]
+
+    def parent(self, node: int) -> int | None:
+        """The parent of `node`, or None for the root."""
+        return self._parents[self._check(node)]
+
+    def modes(self, node: int) -> tuple[int, ...]:
+        """The modes below `node`, in the order of its leaves."""
+        return self._modes[self._check(node)]
+
+    def level(self, node: int) -> int:
+        """The height of `node`: 0 for a leaf, otherwise one more than its highest child."""
+        return self._heights[self._check(node)]
+
+    @cached_property
+    def levels(self) -> tuple[tuple[int, ...], ...]:
+        """The nodes of each level, from the leaves up to the root."""
+        levels: list[list[int]] = [[] for _ in range(self.depth + 1)]
+        for node in range(self.n_nodes):
+            levels[self._heights[node]].append(node)
+        return tuple(tuple(level) for level in levels)
+
+    @property
+    def depth(self) -> int:
+        """The level of the root; 1 for CP."""
+        return self._heights[self.root]
+
+    def matricization(self, node: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The matricization that belongs to the edge above `node`.
+
+        Returns
+        -------
+        rows, columns : tuple of int
+            The modes below `node`, and all the others, both ascending.
+        """
+        rows = set(self.modes(node))
+        return tuple(sorted(rows)), tuple(m for m in range(self._order) if m not in rows)
+
+    @property
+    def edges(self) -> Iterator[int]:
+        """Every node but the root: each stands for the edge to its parent."""
+        return iter(range(self.n_nodes - 1))
+
+    def by_level(self, values: Sequence[int]) -> dict[int, int]:
+        """Spread one value per level of inner nodes over the nodes, for widths that differ by level.
+
+        Parameters
+        ----------
+        values : sequence of int
+            ``depth`` values, for level 1 (just above the leaves) up to the root.
+
+        Returns
+        -------
+        dict
+            From each inner node to the value of its level.
+        """
+        if len(values) != self.depth:
+            raise ValueError(f"values has {len(values)} entries; the tree has {self.depth} inner levels")
+        return {node: values[self.level(node) - 1] for node in self.inner_nodes}
+
+    @property
+    def nested(self) -> Nested:
+        """The tree as nested tuples; the inverse of `from_nested`."""
+        built: list[Nested] = list(range(self._order))
+        for group in self._children:
+            built.append(tuple(built[c] for c in group))
+        return built[-1]
+
+    # -- showing --------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        arities = sorted({len(group) for group in self._children})
+        return f"DimensionTree(order={self._order}, depth={self.depth}, arities={arities})"
+
+    def __str__(self) -> str:
+        return self.format()
+
+    def format(self, labels: Mapping[int, object] | None = None, max_lines: int = 80) -> str:
+        """The tree as indented text, root first.
+
+        Parameters
+        ----------
+        labels : mapping, optional
+            Text to put behind a node (its rank, for example).
+        max_lines : int
+            Where the whole tree would take more, only the upper levels are shown.
+        """
+        shown = self.depth
+        while shown > 1 and sum(len(level) for level in self.levels[self.depth - shown :]) > max_lines:
+            shown -= 1
+        lowest = self.depth - shown
+        lines: list[str] = []
+        stack: list[tuple[int, str, str]] = [(self.root, "", "")]
+        while stack and len(lines) < max_lines:
+            node, lead, below = stack.pop()
+            label = f"  {labels[node]}" if labels and node in labels else ""
+            lines.append(f"{lead}{_span(self.modes(node))}{label}")
+            group = self.children(node) if self.level(node) > lowest else ()
+            for k in reversed(range(len(group))):
+                last = k == len(group) - 1
+                stack.append((group[k], below + ("└─ " if last else "├─ "), below + ("   " if last else "│  ")))
+        if stack or lowest:
+            lines.append(f"… ({self.n_nodes - len(lines)} more nodes)")
+        return "\n".join(lines)
+
+    def draw(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
+        """Draw the tree; see `htf.plotting.draw_tree` for the options."""
+        from htf.plotting import draw_tree
+
+        return draw_tree(self, ax=ax, **kwargs)
+
+    # -- identity -------------------------------------------------------------------------------------
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DimensionTree):
+            return NotImplemented
+        return self._order == other._order and self._children == other._children
+
+    def __hash__(self) -> int:
+        return hash((self._order, self._children))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DimensionTree, (self._order, self._children)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in DimensionTree.__slots__ and hasattr(self, name):
+            raise AttributeError(f"DimensionTree is immutable; cannot set {name}")
+        object.__setattr__(self, name, value)
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        """Iterate by level, from the leaves up."""
+        return iter(self.levels)
+
+    def __len__(self) -> int:
+        return self.n_nodes
+
+    def _check(self, node: int) -> int:
+        if not 0 <= node < self.n_nodes:
+            raise IndexError(f"node {node} is not in the tree; expected 0 to {self.n_nodes - 1}")
+        return int(node)
+
+    @cached_property
+    def _parents(self) -> tuple[int | None, ...]:
+        parents: list[int | None] = [None] * self.n_nodes
+        for node, group in enumerate(self._children, self._order):
+            for child in group:
+                parents[child] = node
+        return tuple(parents)
+
+    @cached_property
+    def _modes(self) -> tuple[tuple[int, ...], ...]:
+        modes: list[tuple[int, ...]] = [(mode,) for mode in range(self._order)]
+        for group in self._children:
+            modes.append(tuple(mode for child in group for mode in modes[child]))
+        return tuple(modes)
+
+    @cached_property
+    def _heights(self) -> tuple[int, ...]:
+        return tuple(_heights(self._order, self._children))
+
+
+def _heights(order: int, children: Sequence[Sequence[int]]) -> list[int]:
+    heights = [0] * order
+    for group in children:
+        heights.append(1 + max(heights[c] for c in group))
+    return heights
+
+
+def _validate(order: int, children: tuple[tuple[int, ...], ...]) -> None:
+    seen: dict[int, int] = {}
+    for node, group in enumerate(children, order):
+        if len(group) < 2:
+            raise ValueError(f"children of node {node} are {group}; an inner node joins at least two")
+        for child in group:
+            if not 0 <= child < order + len(children):
+                raise ValueError(
+                    f"node {node} has child {child}, which is not among the modes 0 to {order - 1} "
+                    "or the nodes above them"
+                )
+            if child >= node:
+                raise ValueError(f"node {node} has child {child}; children come before their parent")
+            if child in seen:
+                what = f"mode {child}" if child < order else f"node {child}"
+                raise ValueError(f"{what} is repeated: it is a child of node {seen[child]} and of {node}")
+            seen[child] = node
+    root = order + len(children) - 1
+    missing = [node for node in range(root) if node not in seen]
+    if missing:
+        what = "mode" if missing[0] < order else "node"
+        raise ValueError(f"{what} {missing[0]} is not joined to the tree ({len(missing)} such nodes)")
+
+
+def _canonical(order: int, children: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """Renumber the inner nodes by height, and within a level in the order in which a walk meets them."""
+    heights = _heights(order, children)
+    met: dict[int, int] = {}
+    stack = [order + len(children) - 1]
+    while stack:
+        node = stack.pop()
+        met[node] = len(met)
+        if node >= order:
+            stack.extend(reversed(children[node - order]))
+    inner = sorted(range(order, order + len(children)), key=lambda node: (heights[node], met[node]))
+    number = {node: order + k for k, node in enumerate(inner)} | {mode: mode for mode in range(order)}
+    return tuple(tuple(number[c] for c in children[node - order]) for node in inner)
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or int(value) != value:
+        raise TypeError(f"{name} is {value!r}; expected an integer")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; expected at least 1")
+    return int(value)
+
+
+def _at_least_two(name: str, value: int) -> int:
+    if _positive(name, value) < 2:
+        raise ValueError(f"{name} is {value}; expected at least 2")
+    return int(value)
+
+
+def _window(window: Any) -> tuple[int, int]:
+    pair = (window, window) if isinstance(window, int) else tuple(window)
+    if len(pair) != 2:
+        raise ValueError(f"window is {window!r}; expected an integer or a pair (rows, columns)")
+    down, across = _positive("window", pair[0]), _positive("window", pair[1])
+    if down * across < 2:
+        raise ValueError(f"window is {window!r}; a window of one node joins nothing")
+    return down, across
+
+
+def _span(modes: Sequence[int]) -> str:
+    if len(modes) <= 6:
+        return "{" + ", ".join(map(str, modes)) + "}"
+    return "{" + f"{modes[0]}, {modes[1]}, …, {modes[-1]}" + f"}} ({len(modes)} modes)"
+
+
