@@ -1,8 +1,9 @@
 """Tensor factorizations as networks: CP and hierarchical tensor modelling on TensorLy and PyTorch."""
 
-from htf import nn
-from htf.tree import DimensionTree
-
+# Set before the imports below: results record it.
 __version__ = "0.1.0"
 
-__all__ = ["DimensionTree", "nn"]
+from htf import datasets, nn, probes, training
+from htf.tree import DimensionTree
+
+__all__ = ["DimensionTree", "datasets", "nn", "probes", "training"]

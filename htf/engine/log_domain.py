@@ -7,6 +7,7 @@ to that factor is the product of all the others, as it must be.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from htf.engine.plan import Lookup, OneHot
 
 
-def one_hot_product(table: Tensor, inputs: OneHot) -> tuple[Tensor, Tensor]:
+def one_hot_product(table: Tensor, inputs: OneHot, *, carry: bool) -> tuple[Tensor, Tensor | None]:
     """Products of leaf rows by centred one-hot codes.
 
     Parameters
@@ -26,66 +27,73 @@ def one_hot_product(table: Tensor, inputs: OneHot) -> tuple[Tensor, Tensor]:
         (table rows, runs, width), the leaf matrices end to end.
     inputs : OneHot
         Codes of shape (nodes, rows, columns).
+    carry : bool
+        Return values of the size of 1 and their scale apart.
 
     Returns
     -------
     value, log_scale : Tensor
-        (nodes * rows, runs, width), and (nodes * rows, runs) to be carried.
+        (nodes * rows, runs, width), and (nodes * rows, runs) or None.
     """
-    flat = table.flatten(1)
-    nodes = inputs.code.shape[0]
-    code = inputs.code.to(flat.dtype)
-    weights = inputs.mean_weights.to(flat.dtype)
+    code, mean = inputs.code.to(table.dtype), inputs.mean.to(table.dtype)
 
-    def total(x: Tensor, exact: bool = False) -> Tensor:
+    def total(x: Tensor) -> Tensor:
         """Sum of per-row quantities over the factors that each sample meets."""
-        terms = x.index_select(0, inputs.mean_rows) * weights[:, None]
-        # The constant is a sum over all modes: double precision keeps it as exact as one term.
-        terms = terms.double() if exact else terms
-        constant = terms.new_zeros(nodes, x.shape[1]).index_add(0, inputs.mean_node, terms).to(x.dtype)
-        difference = x[inputs.value_rows] - x[inputs.base_rows]
-        return torch.baddbmm(constant[:, None], code, difference).flatten(0, 1)
+        shared = (mean @ x).unsqueeze(1)
+        difference = x.index_select(0, inputs.values.flatten()) - x.index_select(0, inputs.bases.flatten())
+        return torch.baddbmm(shared, code, difference.unflatten(0, inputs.values.shape)).flatten(0, 1)
 
-    value, log_scale = _signed_exp(flat, total, table.shape[1:])
-    return value, log_scale
+    return _signed_exp(table, total, carry)
 
 
-def lookup_product(table: Tensor, inputs: Lookup) -> tuple[Tensor, Tensor]:
+def lookup_product(table: Tensor, inputs: Lookup, *, carry: bool) -> tuple[Tensor, Tensor | None]:
     """Products of leaf rows that are looked up and summed, for modes with many values.
 
     Parameters and returns as in `one_hot_product`, with row numbers (nodes * rows, modes) for codes.
     """
 
-    def total(x: Tensor, exact: bool = False) -> Tensor:
+    def total(x: Tensor) -> Tensor:
         return embedding_bag(inputs.index, x, mode="sum")
 
-    return _signed_exp(table.flatten(1), total, table.shape[1:])
+    return _signed_exp(table, total, carry)
 
 
-def _signed_exp(flat: Tensor, total, shape: torch.Size) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-    zero = flat == 0
-    any_zero = bool(zero.any())
-    magnitude = flat.abs().masked_fill(zero, 1) if any_zero else flat.abs()
-    logs = total(magnitude.log(), exact=True).unflatten(1, shape)
-    with torch.no_grad():
-        log_scale = logs.amax(-1)
-        log_scale = torch.where(log_scale.isfinite(), log_scale, torch.zeros_like(log_scale))
-    value = (logs - log_scale.unsqueeze(-1)).exp().flatten(1)
-    with torch.no_grad():
-        negative = flat < 0
-        # Most fits start positive and stay so: count signs only for the columns that have any.
-        columns = negative.any(0).nonzero().squeeze(1)
-        sign = None
-        if len(columns):
-            met = total(negative[:, columns].to(flat.dtype)).round()
-            sign = torch.ones_like(value)
-            sign[:, columns] = 1 - 2 * (met % 2)
-    if sign is not None:
-        value = value * sign
-    if any_zero:
+def _signed_exp(
+    table: Tensor, total: Callable[[Tensor], Tensor], carry: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Products as exponentials of summed logarithms, with signs and zeros put back."""
+    flat, shape = table.flatten(1), table.shape[1:]
+    # Most fits start positive and stay so; one reduction tells.
+    positive = bool(flat.detach().min() > 0)
+    zero = None if positive else flat == 0
+    magnitude = flat if positive else flat.abs().masked_fill(flat == 0, 1)
+    logs = total(magnitude.log())
+    log_scale = None
+    if carry:
         with torch.no_grad():
-            met = total(zero.to(flat.dtype)).round()
-        # The zero factors themselves: their sum is zero, and carries the gradient where just one is met.
-        lone = total(torch.where(zero, flat, torch.zeros_like(flat)))
-        value = torch.where(met == 0, value, torch.where(met == 1, value * lone, torch.zeros_like(value)))
+            log_scale = logs.unflatten(1, shape).amax(-1)
+            log_scale = torch.where(log_scale.isfinite(), log_scale, torch.zeros_like(log_scale))
+        logs = (logs.unflatten(1, shape) - log_scale.unsqueeze(-1)).flatten(1)
+    value = logs.exp()
+    if zero is not None:
+        value = value * _signs(flat, total, value)
+        if bool(zero.any()):
+            with torch.no_grad():
+                met = total(zero.to(flat.dtype)).round()
+            # The zero factors themselves: their sum is zero, and carries the gradient where just one is met.
+            lone = total(torch.where(zero, flat, torch.zeros_like(flat)))
+            none = torch.zeros_like(value)
+            value = torch.where(met == 0, value, torch.where(met == 1, value * lone, none))
     return value.unflatten(1, shape), log_scale
+
+
+@torch.no_grad()
+def _signs(flat: Tensor, total: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """Parity of the negative factors met, counted only for the columns that have any."""
+    negative = flat < 0
+    columns = negative.any(0).nonzero().squeeze(1)
+    signs = torch.ones_like(like)
+    if len(columns):
+        met = total(negative[:, columns].to(flat.dtype)).round()
+        signs[:, columns] = 1 - 2 * (met % 2)
+    return signs

@@ -6,7 +6,6 @@ tree, dimensions and pattern of equal widths.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,10 +22,11 @@ LOOKUP_COLUMNS = 16
 
 @dataclass(frozen=True)
 class Gather:
-    """Rows taken from the tables of the children in one slot, and the way back for gradients.
+    """Rows taken from the tables of the children, slot by slot, and the way back for gradients.
 
-    `order` sorts the taken positions by source row and `starts` says where each source row begins in it,
-    so that the gradient is a sum over consecutive runs: no scattered writes.
+    `index` holds (arity, nodes * rows) numbers of rows of the sources laid end to end.  `order` sorts the taken
+    positions by source row and `starts` says where each source row begins in it, so that the gradient is a sum over
+    consecutive runs: no scattered writes.
     """
 
     sources: tuple[int, ...]
@@ -41,23 +41,22 @@ class Gather:
 
 @dataclass(frozen=True)
 class OneHot:
-    """Leaves-only nodes over discrete inputs: centred one-hot codes, (nodes, rows, columns).
+    """Leaves-only nodes over discrete inputs, by centred one-hot codes.
 
-    `code` picks from the stacked tables' rows the differences to each mode's first value; `fixed` are rows
-    that every sample shares (modes that take one value only), `fixed_node` their nodes.
+    `code`, (nodes, rows, columns), multiplies the differences between the rows `values` and `bases`, (nodes, columns),
+    of the leaf tables; `mean`, (nodes, table rows), gives what all samples share: the average over each mode's values,
+    or the one value of a mode that does not vary.
     """
 
     code: Tensor
-    value_rows: Tensor  # (nodes, columns) rows of the leaf tables, per code column
-    base_rows: Tensor  # (nodes, columns) the row each difference refers to
-    mean_rows: Tensor  # rows whose logarithms are averaged into the constant, ...
-    mean_weights: Tensor  # ... with these weights ...
-    mean_node: Tensor  # ... for these nodes
+    values: Tensor
+    bases: Tensor
+    mean: Tensor
     sources: tuple[int, ...]
 
     @property
     def n_bytes(self) -> int:
-        return self.code.numel() * self.code.element_size()
+        return sum(t.numel() * t.element_size() for t in (self.code, self.values, self.bases, self.mean))
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Step:
         Rows computed for each node.
     shared : bool
         Whether a row is a distinct value (gathered by the parents) or a sample.
-    inputs : tuple of Gather, or OneHot, Lookup or Aligned
+    inputs : Gather, OneHot, Lookup or Aligned
     block : int
         Block of the layout that holds the nodes' matrices.
     positions : Tensor or None
@@ -106,15 +105,19 @@ class Step:
     arity: int
     rows: int
     shared: bool
-    inputs: tuple[Gather, ...] | OneHot | Lookup | Aligned
+    inputs: Gather | OneHot | Lookup | Aligned
     block: int
     positions: Tensor | None
     release: tuple[int, ...] = ()
 
     @property
     def n_bytes(self) -> int:
-        inputs = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
-        return sum(i.n_bytes for i in inputs)
+        return self.inputs.n_bytes
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The tables that the step reads."""
+        return (self.inputs.source,) if isinstance(self.inputs, Aligned) else self.inputs.sources
 
 
 @dataclass
@@ -236,16 +239,13 @@ class Plan:
     ) -> Step:
         children = [self.layout.tree.children(node) for node in nodes]
         samples = None if found is None else found.first[positions, :rows]
-        inputs: tuple[Gather, ...] | OneHot | Lookup | Aligned
+        inputs: Gather | OneHot | Lookup | Aligned
         if (source := self._aligned(children, found)) is not None:
             inputs = Aligned(source)
         elif self._log_domain(children):
             inputs = self._leaf_products(children, rows, samples, ids)
         else:
-            inputs = tuple(
-                self._gather([c[slot] for c in children], rows, samples, ids)
-                for slot in range(len(children[0]))
-            )
+            inputs = self._gather(children, rows, samples, ids)
         members = self.layout.blocks[block].nodes
         at = [members.index(n) for n in nodes] if len(nodes) < len(members) else None
         return Step(
@@ -283,20 +283,21 @@ class Plan:
         return sources, torch.tensor(first, device=self.device)
 
     def _gather(
-        self, nodes: list[int], rows: int, samples: Tensor | None, ids: dict[int, Tensor]
+        self, children: list[tuple[int, ...]], rows: int, samples: Tensor | None, ids: dict[int, Tensor]
     ) -> Gather:
-        sources, first = self._row(nodes)
+        slots = [child for slot in zip(*children, strict=True) for child in slot]
+        sources, first = self._row(slots)
         if self.discrete:
-            value = torch.stack([ids[n] for n in nodes])
+            value = torch.stack([ids[n] for n in slots])
             if samples is not None:
-                value = value.gather(1, samples)
+                value = value.gather(1, samples.repeat(len(children[0]), 1))
         else:
             value = torch.arange(rows, device=self.device)
-        index = (first[:, None] + value).flatten()
+        index = (first[:, None] + value).view(len(children[0]), -1)
         total = sum(len(self._tables[s].nodes) * self._tables[s].rows for s in sources)
-        counts = torch.bincount(index, minlength=total)
+        counts = torch.bincount(index.flatten(), minlength=total)
         starts = counts.cumsum(0) - counts
-        order = index.argsort(stable=True)
+        order = index.flatten().argsort(stable=True)
         return Gather(sources, index.int(), order.int(), starts.int())
 
     def _leaf_products(
@@ -342,24 +343,19 @@ class Plan:
             code[node, at] = (value[node, slot] == k).to(self.dtype) - 1 / dims[node, slot, None].to(self.dtype)
             value_rows[node, at] = first[node, slot] + k
             base_rows[node, at] = first[node, slot]
-        reps = torch.where(varies, dims, 1).flatten()
-        owner = torch.arange(nodes * arity, device=self.device).repeat_interleave(reps)
-        within = torch.arange(len(owner), device=self.device) - (reps.cumsum(0) - reps)[owner]
-        start = torch.where(varies, first, first + value[:, :, 0]).flatten()
-        return OneHot(
-            code.transpose(1, 2),
-            value_rows,
-            base_rows,
-            start[owner] + within,
-            (1 / reps.to(self.dtype))[owner],
-            owner // arity,
-            sources,
-        )
+        table_rows = sum(len(self._tables[s].nodes) * self._tables[s].rows for s in sources)
+        mean = torch.zeros(nodes, table_rows, dtype=self.dtype, device=self.device)
+        for k in range(int(dims.max())):
+            node, slot = (varies & (dims > k)).nonzero(as_tuple=True)
+            mean[node, first[node, slot] + k] = 1 / dims[node, slot].to(self.dtype)
+        node, slot = (~varies).nonzero(as_tuple=True)
+        mean[node, first[node, slot] + value[node, slot, 0]] = 1
+        return OneHot(code.transpose(1, 2), value_rows, base_rows, mean, sources)
 
     def _with_releases(self, steps: list[Step]) -> tuple[Step, ...]:
         last: dict[int, int] = {}
         for k, step in enumerate(steps):
-            for source in _sources(step):
+            for source in step.sources:
                 last[source] = k
         done: list[list[int]] = [[] for _ in steps]
         for source, k in last.items():
@@ -404,9 +400,9 @@ class Plan:
         elif isinstance(step.inputs, Lookup):
             product, kept = step.arity * block.rows, 3 * block.rows
         elif isinstance(step.inputs, Aligned):
-            product, kept = (step.arity - 1) * block.rows, (step.arity - 1) * block.rows
+            product, kept = (step.arity - 1) * block.rows, block.rows
         else:
-            product, kept = (step.arity - 1) * block.rows, (2 * step.arity - 1) * block.rows
+            product, kept = (step.arity - 1) * block.rows, (step.arity + 1) * block.rows
         return rows * (product + mix), rows * (kept + 2 * block.columns) * itemsize
 
     def __str__(self) -> str:
@@ -417,7 +413,7 @@ class Plan:
             f"{'level':>5} {'nodes':>6} {'arity':>5} {'rows a node':>12} {'of samples':>10}  inputs",
         ]
         for step in self.steps:
-            name = "gathered" if isinstance(step.inputs, tuple) else type(step.inputs).__name__.lower()
+            name = type(step.inputs).__name__.lower()
             lines.append(
                 f"{tree.level(step.nodes[0]):>5} {len(step.nodes):>6} {step.arity:>5} {step.rows:>12,} "
                 f"{step.rows / max(self.batch, 1):>10.1%}  {name}"
@@ -434,10 +430,3 @@ class Plan:
     def __len__(self) -> int:
         return self.batch
 
-
-def _sources(step: Step) -> Sequence[int]:
-    if isinstance(step.inputs, Aligned):
-        return (step.inputs.source,)
-    if isinstance(step.inputs, tuple):
-        return tuple(s for gather in step.inputs for s in gather.sources)
-    return step.inputs.sources

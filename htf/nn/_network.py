@@ -49,6 +49,25 @@ class TreeNetwork(nn.Module):
     def _read_out(self, values: Tensor) -> Tensor:
         """From the engine's (batch, engine runs, columns) to (batch, runs, outputs)."""
 
+    @abstractmethod
+    def spread(self, values: Tensor) -> list[Tensor]:
+        """One value per run, shaped to multiply each parameter.
+
+        Parameters
+        ----------
+        values : Tensor
+            (runs,).
+
+        Returns
+        -------
+        list of Tensor
+            In the order of `parameters`, each broadcastable to its parameter.
+        """
+
+    @abstractmethod
+    def rescale_(self, factors: Tensor) -> None:
+        """Multiply the tensor of each run by a positive factor, (runs,), in place."""
+
     @property
     def order(self) -> int:
         """Number of modes."""

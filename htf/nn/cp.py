@@ -162,14 +162,25 @@ class CPNetwork(TreeNetwork):
         components = values.squeeze(-1)
         if self.readout is None and all(r == 1 for r in self.ranks):
             return components.unsqueeze(-1)
-        run_of = torch.repeat_interleave(
-            torch.arange(self.runs, device=values.device), torch.tensor(self.ranks, device=values.device)
-        )
-        member = nn.functional.one_hot(run_of, self.runs).to(values.dtype)
-        if self.readout is None:
-            return (components @ member).unsqueeze(-1)
-        weights = member.unsqueeze(-1) * self.readout.unsqueeze(1)
-        return (components @ weights.flatten(1)).unflatten(1, (self.runs, self.outputs))
+        # Added, not multiplied by a 0/1 matrix: an overflow in one run must stay its own.
+        parts = components.T if self.readout is None else components.T.unsqueeze(2) * self.readout.unsqueeze(1)
+        sums = parts.new_zeros(self.runs, *parts.shape[1:]).index_add(0, self._run_of(), parts)
+        sums = sums.transpose(0, 1)
+        return sums.unsqueeze(-1) if self.readout is None else sums
+
+    def _run_of(self) -> Tensor:
+        """The run of each component."""
+        runs = torch.arange(self.runs, device=self.device)
+        return torch.repeat_interleave(runs, torch.tensor(self.ranks, device=self.device))
+
+    def spread(self, values: Tensor) -> list[Tensor]:
+        own = values[self._run_of()]
+        return [own for _ in self.factors] + ([own.unsqueeze(1)] if self.readout is not None else [])
+
+    @torch.no_grad()
+    def rescale_(self, factors: Tensor) -> None:
+        for factor, by in zip(self.factors, self.spread(factors ** (1 / self.order)), strict=False):
+            factor.mul_(by)
 
     def extra_repr(self) -> str:
         dims = sorted(set(self.dims))

@@ -181,6 +181,13 @@ class HTNetwork(TreeNetwork):
     def _read_out(self, values: Tensor) -> Tensor:
         return values
 
+    def spread(self, values: Tensor) -> list[Tensor]:
+        return [values.view(-1, 1, 1, 1) for _ in self.weights]
+
+    @torch.no_grad()
+    def rescale_(self, factors: Tensor) -> None:
+        self.weights[-1].mul_(factors.view(-1, 1, 1, 1))
+
     def extra_repr(self) -> str:
         widths = sorted({w for each in self._run_layouts for w in each.widths})
         return f"{self.tree!r}, widths={widths}, runs={self.runs}, outputs={self.outputs}, shared={self.shared}"

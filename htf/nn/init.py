@@ -67,20 +67,23 @@ def balanced(scale: float = 1e-2) -> Initializer:
     return init
 
 
-def scale_preserving(noise: float = 0.5) -> Initializer:
-    """Start near the average of R equal rank-one terms: outputs near 1 at any order and depth.
+def scale_preserving(noise: float = 1.0, mixing: float = 0.1) -> Initializer:
+    """Start near the average of R rank-one terms: outputs near 1 at any order, depth and width.
 
-    Leaf entries are 1 plus noise, inner matrices the identity, the root averages.  The network then begins as a CP
-    factorization whose rank is its width, and as wide a network as one likes begins at the same output.
+    Leaf entries are 1 plus noise, inner matrices the identity plus noise, the root averages.  The network then begins
+    close to a CP factorization whose rank is its width.
 
     Parameters
     ----------
     noise : float
         Standard deviation of the logarithm of a rank-one term, to first order: leaf entries have standard deviation
         ``noise / sqrt(order)``.
+    mixing : float
+        Standard deviation of a row of an inner matrix's noise: entries have ``mixing / sqrt(rows)``.
     """
-    if not noise >= 0:
-        raise ValueError(f"noise is {noise}; expected at least 0")
+    for name, value in (("noise", noise), ("mixing", mixing)):
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}; expected at least 0")
 
     def init(layout: Layout, block: Block, generator: Generator | None) -> Tensor:
         if block.level == 0:
@@ -91,7 +94,7 @@ def scale_preserving(noise: float = 0.5) -> Initializer:
         eye = torch.zeros(block.rows, block.columns, dtype=torch.float64)
         longer = torch.arange(max(block.rows, block.columns))
         eye[longer % block.rows, longer % block.columns] = 1
-        return (eye / eye.sum(0)).expand(len(block.nodes), -1, -1).clone()
+        return eye / eye.sum(0) + mixing / math.sqrt(block.rows) * _normal(block, generator)
 
     return init
 

@@ -1,0 +1,108 @@
+"""Taking rows and multiplying them, with gradients that neither scatter nor divide."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from htf.engine.plan import Gather
+
+
+def take(table: Tensor, gather: Gather) -> Tensor:
+    """Rows of a (rows, runs, width) table: (arity, taken rows, runs, width)."""
+    rows = _Take.apply(table.flatten(1), gather.index.flatten(), gather.order, gather.starts)
+    return rows.view(*gather.index.shape, *table.shape[1:])
+
+
+def product(factors: Tensor) -> Tensor:
+    """Product over axis 0; the gradient of a factor is the product of the others, zeros or not."""
+    if len(factors) == 1:
+        return factors[0]
+    return _Product.apply(factors)
+
+
+class _Take(torch.autograd.Function):
+    """Rows of a table; the gradient sums runs of sorted positions instead of scattering."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(table: Tensor, index: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+        return table.index_select(0, index)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        _, index, order, starts = inputs
+        ctx.save_for_backward(index, order, starts)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        index, order, starts = ctx.saved_tensors
+        return _SumInto.apply(grad.contiguous(), index, order, starts), None, None, None
+
+
+class _SumInto(torch.autograd.Function):
+    """The transpose of `_Take`: row j of the result is the sum of the rows that were taken from row j."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rows: Tensor, index: Tensor, order: Tensor, starts: Tensor) -> Tensor:
+        return embedding_bag(order, rows, starts, mode="sum")
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        _, index, order, starts = inputs
+        ctx.save_for_backward(index, order, starts)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        index, order, starts = ctx.saved_tensors
+        return _Take.apply(grad.contiguous(), index, order, starts), None, None, None
+
+
+class _Product(torch.autograd.Function):
+    """Product over axis 0 by halves; keeps the factors and no intermediate."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(factors: Tensor) -> Tensor:
+        return _fold(factors)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return _times_others(ctx.saved_tensors[0], grad)
+
+
+def _times_others(factors: Tensor, grad: Tensor) -> Tensor:
+    """For each factor, `grad` times the product of the other factors."""
+    count = len(factors)
+    if count == 1:
+        return grad.unsqueeze(0)
+    half = count // 2
+    if count % 2:
+        rest, last = factors[:-1], factors[-1]
+        return torch.cat([_times_others(rest, grad * last), (_fold(rest) * grad).unsqueeze(0)])
+    first, second = factors[:half], factors[half:]
+    pairs = grad.unsqueeze(0) if half == 1 else _times_others(first * second, grad)
+    if torch.is_grad_enabled():
+        return torch.cat([second * pairs, first * pairs])
+    # Nothing will differentiate this: write in place, and save a copy of all factors.
+    result = torch.empty_like(factors)
+    torch.mul(second, pairs, out=result[:half])
+    torch.mul(first, pairs, out=result[half:])
+    return result
+
+
+def _fold(factors: Tensor) -> Tensor:
+    while (count := len(factors)) > 1:
+        half = count // 2
+        pairs = factors[:half] * factors[half : 2 * half]
+        factors = torch.cat([pairs, factors[-1:]]) if count % 2 else pairs
+    return factors[0]

@@ -1,0 +1,200 @@
+"""The result of a rank-fit probe: records of fits, as a table, a figure and a folder of plain files."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from htf.training.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SETTINGS_FILE = "settings.json"
+FITS_FOLDER = "fits"
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """One fit.
+
+    Attributes
+    ----------
+    format : {"cp", "ht"}
+    rank : int
+        CP rank, or the width of every inner node.
+    positive : int
+        The class with target 1.
+    twin : str
+    seed : int
+    n_parameters : int
+    train, test : float
+        Mean squared errors at the end, on all samples; test samples' errors are clipped.
+    train_history, test_history : list of float
+        Per epoch; train errors are means over the epoch's batches, before each step.
+    returns : list of int
+        Epochs after which the fit went back to an earlier state.
+    collapsed : bool
+        Whether it ended no better than the constant function.
+    """
+
+    format: str
+    rank: int
+    positive: int
+    twin: str
+    seed: int
+    n_parameters: int
+    train: float
+    test: float
+    train_history: list[float]
+    test_history: list[float]
+    returns: list[int]
+    collapsed: bool
+
+
+@dataclass
+class RankFit:
+    """Errors against rank, for a data set and its randomized twins.
+
+    Attributes
+    ----------
+    settings : dict
+        All that determines the result, with versions and device.
+    records : list of FitRecord
+    variance : dict
+        From each positive class to the variance of its train targets: the error of the best constant.
+    seconds : float
+        Time spent training.
+    complete : bool
+        Whether every fit asked for is there.
+    """
+
+    settings: dict[str, Any]
+    records: list[FitRecord] = field(default_factory=list)
+    variance: dict[int, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    complete: bool = True
+
+    def select(self, **keys: Any) -> list[FitRecord]:
+        """The records whose fields have these values, for example ``format="cp", rank=3``."""
+        return [r for r in self.records if all(getattr(r, k) == v for k, v in keys.items())]
+
+    def values(self, name: str) -> list[Any]:
+        """The distinct values of a field of the records, in order of first occurrence."""
+        return list(dict.fromkeys(getattr(r, name) for r in self.records))
+
+    def mean(self, error: str, **keys: Any) -> tuple[float, float]:
+        """Mean and standard deviation of "train" or "test" errors over the selected records."""
+        found = [getattr(r, error) for r in self.select(**keys)]
+        if not found:
+            raise KeyError(f"no record has {keys}")
+        return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0
+
+    @property
+    def mean_variance(self) -> float:
+        """Variance of the train targets, averaged over the classes."""
+        return statistics.fmean(self.variance.values())
+
+    def table(self) -> str:
+        """Errors as text: a row per format and rank, train and test per twin, averaged over classes and seeds."""
+        twins = self.values("twin")
+        head = f"{'format':<7}{'rank':>5}{'parameters':>12}" + "".join(f"  {twin:>17}" for twin in twins)
+        lines = [head, " " * 24 + "".join(f"  {'train    test':>17}" for _ in twins)]
+        for form in self.values("format"):
+            for rank in sorted({r.rank for r in self.select(format=form)}):
+                row = self.select(format=form, rank=rank)
+                cells = []
+                for twin in twins:
+                    if any(r.twin == twin for r in row):
+                        keys = {"format": form, "rank": rank, "twin": twin}
+                        cells.append(f"  {self.mean('train', **keys)[0]:>9.4f} {self.mean('test', **keys)[0]:>7.4f}")
+                    else:
+                        cells.append(f"  {'—':>17}")
+                lines.append(f"{form:<7}{rank:>5}{row[0].n_parameters:>12,}" + "".join(cells))
+        lines.append(f"mean squared errors; variance of the targets {self.mean_variance:.4f}")
+        lines += self._remarks()
+        return "\n".join(lines)
+
+    def _remarks(self) -> Iterable[str]:
+        returned = [r for r in self.records if r.returns]
+        if returned:
+            times = sum(len(r.returns) for r in returned)
+            yield f"{len(returned)} of {len(self.records)} fits went back to an earlier epoch ({times} times in all)"
+        collapsed = [r for r in self.records if r.collapsed]
+        if collapsed:
+            names = ", ".join(f"{r.format} {r.rank} {r.twin}" for r in collapsed[:5])
+            yield f"{len(collapsed)} fits ended no better than a constant: {names}"
+        if not self.complete:
+            yield "not complete: run again with the same settings to go on"
+
+    def plot(self) -> Figure:
+        """The papers' figure: error against rank; see `htf.plotting.plot_rank_fit`."""
+        from htf.plotting import plot_rank_fit
+
+        return plot_rank_fit(self)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the result to a folder of JSON files; `load` reads it."""
+        folder = Path(folder)
+        write_json(folder / SETTINGS_FILE, self.settings)
+        write_json(
+            folder / FITS_FOLDER / "all.json",
+            job_content(self.records, self.variance, self.seconds),
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RankFit:
+        """Read a result from the folder of a run, finished or not.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds no run.
+        ValueError
+            If a file is damaged; the message names it.
+        """
+        folder = Path(folder)
+        if not (folder / SETTINGS_FILE).is_file():
+            raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: it is not the folder of a run")
+        settings = read_json(folder / SETTINGS_FILE)
+        result = cls(settings)
+        for path in sorted((folder / FITS_FOLDER).glob("*.json")):
+            result.add(read_json(path))
+        result.sort()
+        wanted = settings.get("n_fits")
+        result.complete = wanted is None or len(result.records) == wanted
+        return result
+
+    def add(self, content: dict[str, Any]) -> None:
+        """Add the records of one job's file."""
+        self.records += [FitRecord(**record) for record in content["records"]]
+        self.variance |= {int(c): v for c, v in content["variance"].items()}
+        self.seconds += content["seconds"]
+
+    def sort(self) -> None:
+        """Order the records as the settings list them."""
+        keys: list[tuple[str, Callable[[FitRecord], Any]]] = [
+            ("formats", lambda r: r.format),
+            ("twins", lambda r: r.twin),
+        ]
+
+        def position(record: FitRecord) -> tuple[Any, ...]:
+            listed = [
+                self.settings.get(name, []).index(get(record)) if get(record) in self.settings.get(name, []) else 0
+                for name, get in keys
+            ]
+            return (*listed, record.rank, record.positive, record.seed)
+
+        self.records.sort(key=position)
+
+
+def job_content(records: list[FitRecord], variance: dict[int, float], seconds: float) -> dict[str, Any]:
+    """What the file of one job holds."""
+    return {
+        "records": [asdict(r) for r in records],
+        "variance": {str(c): v for c, v in variance.items()},
+        "seconds": seconds,
+    }

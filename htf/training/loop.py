@@ -1,0 +1,248 @@
+"""The fit loop for many runs at once: epochs over fixed batches, steps back from collapse, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from htf.engine import Plan
+from htf.nn._network import TreeNetwork
+from htf.training.files import read_tensors, write_tensors
+from htf.training.optimizer import RelativeAdam, center_outputs
+
+Batch = tuple[Plan, Tensor]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a fit is trained.
+
+    Attributes
+    ----------
+    epochs : int
+    batch_size : int or None
+        Samples of a batch; None takes 1,000, or a twelfth of a smaller data set.
+    step : float
+        See `RelativeAdam`.
+    warmup : float
+        Share of all steps during which the step rises linearly; then it falls as a cosine to zero.
+    betas : (float, float)
+        Of Adam.
+    tolerance : float
+        A run whose mean error over an epoch exceeds its best by this share of the targets' variance goes back to the
+        parameters of its best epoch, and on with half the step.
+    """
+
+    epochs: int = 60
+    batch_size: int | None = None
+    step: float = 1.0
+    warmup: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.99)
+    tolerance: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs is {self.epochs}; expected at least 1")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; expected at least 1")
+        if not self.step > 0:
+            raise ValueError(f"step is {self.step}; expected above 0")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}; expected from 0 to below 1")
+
+    def batch_of(self, samples: int) -> int:
+        """The batch size for a data set of `samples`."""
+        return self.batch_size or min(1000, math.ceil(samples / 12))
+
+    def share(self, step: int, steps: int) -> float:
+        """Size of step number `step` of `steps`, relative to the full one."""
+        rise = max(round(self.warmup * steps), 1)
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
+
+
+class Fit:
+    """Least-squares fits of all runs of a network to its targets, batch by batch, resumable at any epoch.
+
+    Parameters
+    ----------
+    network : CPNetwork or HTNetwork
+    train, test : sequence of (Plan, Tensor)
+        Batches with their targets, (batch, runs).  The batches are fixed; their order is drawn anew each epoch.
+    settings : FitSettings
+    seed : int
+        Of the order of batches.
+    clip : float
+        Bound on a test sample's squared error, as in the papers: a rare pixel pattern can meet a huge output.
+    checkpoint : Path, optional
+        File to save the state to, and to resume from if it is there.
+    about : dict
+        What the fit is; a checkpoint with another description is refused.
+
+    Attributes
+    ----------
+    train_errors, test_errors : list of list of float
+        Mean squared error per epoch and run; train errors are means over the epoch's batches, before each step.
+    returns : list of (int, int)
+        (epoch, run) of each return to an earlier epoch.
+    """
+
+    def __init__(
+        self,
+        network: TreeNetwork,
+        train: Sequence[Batch],
+        test: Sequence[Batch],
+        settings: FitSettings,
+        *,
+        seed: int = 0,
+        clip: float = 1.0,
+        checkpoint: Path | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        self.network, self.train, self.test, self.settings = network, train, test, settings
+        self.seed, self.clip, self.checkpoint = seed, clip, checkpoint
+        # Through JSON's eyes: tuples come back as lists.
+        self._about = {"fit": about or {}, "settings": {**asdict(settings), "betas": list(settings.betas)}}
+        self.epoch = 0
+        self.seconds = 0.0
+        self.train_errors: list[list[float]] = []
+        self.test_errors: list[list[float]] = []
+        self.returns: list[tuple[int, int]] = []
+        targets = torch.cat([y for _, y in train])
+        self._allowance = settings.tolerance * targets.var(0, correction=0)
+        self._best_error = torch.full_like(self._allowance, math.inf)
+        resumed = checkpoint is not None and checkpoint.exists()
+        if not resumed:
+            center_outputs(network, *train[0])
+        self.optimizer = RelativeAdam(network, settings.step, settings.betas)
+        self._best = [p.detach().clone() for p in network.parameters()]
+        if resumed:
+            self._resume()
+
+    def run(self, on_epoch: Callable[[Fit], None] | None = None, save_every: float = 20.0) -> None:
+        """Train to the last epoch.
+
+        Parameters
+        ----------
+        on_epoch : callable, optional
+            Called after each epoch.
+        save_every : float
+            Seconds between checkpoints.  One is also saved on an interrupt, before it is raised again.
+        """
+        saved = time.monotonic()
+        try:
+            while self.epoch < self.settings.epochs:
+                self._one_epoch()
+                if self.checkpoint is not None and time.monotonic() - saved > save_every:
+                    self.save()
+                    saved = time.monotonic()
+                if on_epoch is not None:
+                    on_epoch(self)
+        except KeyboardInterrupt:
+            # In the middle of an epoch the state is not that of any epoch: the last saved one stands.
+            if self._at_epoch_end and self.checkpoint is not None:
+                self.save()
+            raise
+
+    def errors(self, batches: Sequence[Batch], clip: float | None = None) -> list[float]:
+        """Mean squared error of every run on some batches, each sample's clipped at `clip`."""
+        total, samples = torch.zeros_like(self._allowance), 0
+        with torch.no_grad():
+            for plan, y in batches:
+                squares = (self.network(plan) - y).square()
+                if clip is not None:
+                    # An overflow is an error like any other beyond the bound.
+                    squares = squares.nan_to_num(nan=clip, posinf=clip).clamp(max=clip)
+                total += squares.sum(0)
+                samples += len(y)
+        return (total / samples).tolist()
+
+    _at_epoch_end = True
+
+    def _one_epoch(self) -> None:
+        start = time.perf_counter()
+        self._at_epoch_end = False
+        generator = Generator().manual_seed((self.seed << 20) + self.epoch)
+        order = torch.randperm(len(self.train), generator=generator).tolist()
+        total, samples = torch.zeros_like(self._allowance), 0
+        steps = self.settings.epochs * len(order)
+        for k, number in enumerate(order):
+            plan, y = self.train[number]
+            self.optimizer.set_share(self.settings.share(self.epoch * len(order) + k, steps))
+            errors = (self.network(plan) - y).square().mean(0)
+            self.optimizer.zero_grad()
+            errors.sum().backward()
+            self.optimizer.step()
+            total += errors.detach() * len(y)
+            samples += len(y)
+        error = total / samples
+        self._step_back_or_keep(error)
+        self.epoch += 1
+        self.train_errors.append(error.tolist())
+        self.test_errors.append(self.errors(self.test, self.clip))
+        self.seconds += time.perf_counter() - start
+        self._at_epoch_end = True
+
+    @torch.no_grad()
+    def _step_back_or_keep(self, error: Tensor) -> None:
+        lost = ~(error <= self._best_error + self._allowance)  # NaN is lost too
+        better = error < self._best_error
+        self._best_error = torch.where(better, error, self._best_error)
+        keep, back = self.network.spread(better), self.network.spread(lost)
+        for parameter, best, k, b in zip(self.network.parameters(), self._best, keep, back, strict=True):
+            best.copy_(torch.where(k, parameter, best))
+            parameter.copy_(torch.where(b, best, parameter))
+        if bool(lost.any()):
+            self.optimizer.slow_down(lost)
+            self.returns += [(self.epoch, run) for run in lost.nonzero().squeeze(1).tolist()]
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        assert self.checkpoint is not None
+        tensors = {f"network/{name}": p for name, p in self.network.named_parameters()}
+        tensors |= {f"best/{k}": best for k, best in enumerate(self._best)}
+        tensors |= {f"optimizer/{name}": t for name, t in self.optimizer.tensors().items()}
+        tensors["best_error"] = self._best_error
+        state = {
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "train_errors": self.train_errors,
+            "test_errors": self.test_errors,
+            "returns": self.returns,
+            "rates": self.optimizer.rates,
+        }
+        write_tensors(self.checkpoint, tensors, {**self._about, "state": state})
+
+    @torch.no_grad()
+    def _resume(self) -> None:
+        assert self.checkpoint is not None
+        tensors, about = read_tensors(self.checkpoint)
+        for part, mine in self._about.items():
+            theirs = about.get(part, {})
+            differing = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+            if differing:
+                key = differing[0]
+                raise ValueError(
+                    f"{self.checkpoint} was written with {key} = {theirs.get(key)!r}; "
+                    f"this fit has {mine.get(key)!r}"
+                )
+        for name, parameter in self.network.named_parameters():
+            parameter.copy_(tensors[f"network/{name}"])
+        for k, best in enumerate(self._best):
+            best.copy_(tensors[f"best/{k}"])
+        self._best_error.copy_(tensors["best_error"])
+        state = about["state"]
+        prefix = "optimizer/"
+        optimizer = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        self.optimizer.load_tensors(optimizer, state["rates"])
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.train_errors, self.test_errors = state["train_errors"], state["test_errors"]
+        self.returns = [(epoch, run) for epoch, run in state["returns"]]
