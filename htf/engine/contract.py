@@ -20,6 +20,8 @@ from htf.engine.plan import Aligned, Lookup, OneHot, Plan, Step
 
 # Factors multiplied between two normalizations; 8 factors of 1e-4 still fit in float32.
 FACTORS_IN_RANGE = 8
+# Magnitude below which a row counts as zeros: in range for every float type but float16.
+SMALLEST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,9 @@ def _normalize(rows: _Activations) -> _Activations:
     with torch.no_grad():
         # A product with a constant vector sums short rows several times faster than a reduction does.
         width = rows.value.shape[-1]
-        size = rows.value.abs() @ rows.value.new_full((width,), 1 / width)
-        # Rows of zeros stay; overflowed ones are left to show in the output.
-        size = torch.where((size > 0) & size.isfinite(), size, torch.ones_like(size))
+        size = rows.value.abs() @ rows.value.new_full((width,), 1 / width) if width > 1 else rows.value.abs().squeeze(-1)
+        # Rows of zeros stay zeros, overflowed ones stay infinite.
+        size.clamp_(SMALLEST, 1 / SMALLEST)
         log_scale = size.log()
         if rows.log_scale is not None:
             log_scale += rows.log_scale

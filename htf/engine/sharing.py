@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 
+# A bucket costs some fifty kernel launches, forward and back; about as long as this many rows take.
+ROWS_WORTH_A_BUCKET = 4096
+
+
 @dataclass(frozen=True)
 class Distinct:
     """The distinct joint values of several nodes.
@@ -98,7 +102,8 @@ def buckets(counts: list[int], batch: int) -> list[tuple[list[int], int]]:
     Returns
     -------
     list of (positions, rows)
-        ``rows == batch`` for the nodes computed per sample.  Padding is at most twofold in a bucket.
+        ``rows == batch`` for the nodes computed per sample.  Padding is at most twofold in a bucket, or a few
+        thousand rows.
     """
     ascending = sorted(range(len(counts)), key=lambda k: counts[k])
     dense = sorted(k for k in ascending if 4 * counts[k] > 3 * batch)
@@ -107,8 +112,7 @@ def buckets(counts: list[int], batch: int) -> list[tuple[list[int], int]]:
     while shared:
         rows = counts[shared[-1]]
         cut = next(i for i, k in enumerate(shared) if 2 * counts[k] >= rows)
-        # A bucket costs a few kernel launches: not worth it for a handful of rows.
-        if sum(rows - counts[k] for k in shared[:cut]) < 1024:
+        if sum(rows - counts[k] for k in shared[:cut]) < ROWS_WORTH_A_BUCKET:
             cut = 0
         result.append((sorted(shared[cut:]), rows))
         shared = shared[:cut]

@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import product
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy
 import tensorly
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from htf.datasets import TWINS, ImageData, load, one_vs_all, quantize
-from htf.engine import Plan
-from htf.nn import CPNetwork, HTNetwork
-from htf.nn._network import TreeNetwork
-from htf.probes.result import FITS_FOLDER, SETTINGS_FILE, FitRecord, RankFit, job_content
+from htf.datasets import TWINS, ImageData, load
+from htf.probes.jobs import Inputs, make_jobs
+from htf.probes.result import SETTINGS_FILE, RankFit
+from htf.probes.schedule import run_jobs
 from htf.training.files import read_json, write_json
-from htf.training.loop import Fit, FitSettings
-from htf.tree import DimensionTree
+from htf.training.loop import FitSettings
 
 FORMATS = ("cp", "ht")
 DEFAULT_TWINS = ("original", "random_labels", "random_images")
-# Fits of one network, at most: beyond, activations leave the cache and a checkpoint grows long.
-RUNS_TOGETHER = 64
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Fits that share inputs and are trained as one network."""
-
-    format: str
-    images: tuple[str, int]  # twin that determines the images, and its seed
-    fits: tuple[tuple[int, int, str, int], ...]  # (rank, class, twin, seed)
-
-    @property
-    def name(self) -> str:
-        ranks = sorted({rank for rank, *_ in self.fits})
-        span = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
-        twin, seed = self.images
-        first = self.fits[0]
-        return f"{self.format}_{span}_{twin}_{seed}_c{first[1]}_s{first[3]}_{len(self.fits)}"
 
 
 def rank_fit(
@@ -61,6 +37,7 @@ def rank_fit(
     device: str | torch.device = "cpu",
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
+    workers: int = 1,
     progress: bool | None = None,
 ) -> RankFit:
     """How low a rank fits a data set, and its randomized twins?
@@ -90,6 +67,9 @@ def rank_fit(
     out : str or Path, optional
         Folder for the run.  Finished fits are kept there, and a run that was stopped goes on where it was when called
         again with the same arguments.
+    workers : int
+        Processes that share the fits, each with one thread; 1 stays in this process.  With more, a script must call
+        this function below ``if __name__ == "__main__":``, as multiprocessing asks.
     progress : bool, optional
         Show a bar with the time left; by default where standard error is a terminal.
 
@@ -125,7 +105,9 @@ def rank_fit(
     unknown = [c for c in classes if c not in data.classes]
     if unknown:
         raise ValueError(f"class {unknown[0]} does not occur in {data.name}; its classes are {data.classes}")
-    jobs = list(_jobs(formats, ranks, classes, twins, seeds))
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; expected at least 1")
+    jobs = list(make_jobs(formats, ranks, classes, twins, seeds))
     device = torch.device(device)
     described = {
         "dataset": data.name,
@@ -144,140 +126,11 @@ def rank_fit(
     if folder is not None:
         _claim(folder, described, device)
     result = RankFit({**described, **_machine(device)})
-    inputs = _Inputs(data, levels, settings, device)
-    with tqdm(
-        total=sum(_cost(job, data) for job in jobs) * settings.epochs,
-        disable=None if progress is None else not progress,
-        bar_format="{l_bar}{bar}| {elapsed} so far, {remaining} left{postfix}",
-    ) as bar:
-        for job in jobs:
-            bar.set_postfix_str(f"{job.format} {job.name.split('_')[1]} {job.images[0]}")
-            result.add(_do(job, inputs, settings, folder, bar, _cost(job, data)))
+    inputs = Inputs(data, levels, settings, device)
+    for content in run_jobs(jobs, inputs, settings, folder, workers, progress):
+        result.add(content)
     result.sort()
     return result
-
-
-def _jobs(
-    formats: Sequence[str], ranks: list[int], classes: list[int], twins: Sequence[str], seeds: list[int]
-) -> Iterator[_Job]:
-    for form in formats:
-        by_images: dict[tuple[str, int], list[tuple[int, int, str, int]]] = {}
-        for rank, positive, twin, seed in product(ranks, classes, twins, seeds):
-            images = (twin, seed) if TWINS[twin].changes_images else ("original", 0)
-            by_images.setdefault(images, []).append((rank, positive, twin, seed))
-        for images, fits in by_images.items():
-            # Components of CP networks of any ranks lie side by side; HT networks of one width fit together exactly.
-            groups = [fits] if form == "cp" else [[f for f in fits if f[0] == rank] for rank in ranks]
-            for group in groups:
-                for start in range(0, len(group), RUNS_TOGETHER):
-                    yield _Job(form, images, tuple(group[start : start + RUNS_TOGETHER]))
-
-
-class _Inputs:
-    """Plans and twins, made once for all jobs with the same images."""
-
-    def __init__(self, data: ImageData, levels: int, settings: FitSettings, device: torch.device) -> None:
-        self.data, self.levels, self.device = data, levels, device
-        self.batch = settings.batch_of(len(data.train_labels))
-        self._key: tuple[Any, ...] | None = None
-        self._plans: tuple[list[Plan], list[Plan]] = ([], [])
-
-    def network(self, job: _Job) -> TreeNetwork:
-        height, width = self.data.image_size
-        # A fit's start depends on what it is, not on its company.
-        seeds = [hash_seed(seed, rank, positive) for rank, positive, _, seed in job.fits]
-        ranks = [rank for rank, *_ in job.fits]
-        if job.format == "cp":
-            return CPNetwork([self.levels] * (height * width), ranks, seed=seeds, device=self.device)
-        tree = DimensionTree.grid(height, width)
-        return HTNetwork(tree, self.levels, ranks[0], runs=len(ranks), seed=seeds, device=self.device)
-
-    def plans(self, job: _Job, network: TreeNetwork) -> tuple[list[Plan], list[Plan]]:
-        """Plans of the train and test batches."""
-        key = (job.format, job.images)
-        if key != self._key:
-            twin, seed = job.images
-            data = TWINS[twin](self.data, seed)
-            train = quantize(data.train_images, self.levels, data.maximum).to(self.device)
-            test = quantize(data.test_images, self.levels, data.maximum).to(self.device)
-            self._plans = (
-                [network.plan(part) for part in train.split(self.batch)],
-                [network.plan(part) for part in test.split(max(self.batch, 2000))],
-            )
-            self._key = key
-        return self._plans
-
-    def targets(self, job: _Job) -> tuple[Tensor, Tensor]:
-        """(samples, fits) targets of the train and test sets."""
-        columns = []
-        for _, positive, twin, seed in job.fits:
-            data = self.data if TWINS[twin].changes_images else TWINS[twin](self.data, seed)
-            columns.append((one_vs_all(data.train_labels, positive), one_vs_all(data.test_labels, positive)))
-        train, test = zip(*columns, strict=True)
-        return torch.stack(train, 1).to(self.device), torch.stack(test, 1).to(self.device)
-
-
-def _do(
-    job: _Job,
-    inputs: _Inputs,
-    settings: FitSettings,
-    folder: Path | None,
-    bar: tqdm[Any],
-    cost: float,
-) -> dict[str, Any]:
-    """Run one job, or take its result from the folder."""
-    done = None if folder is None else folder / FITS_FOLDER / f"{job.name}.json"
-    if done is not None and done.exists():
-        # Finished work counts as no work in the estimate of the time left.
-        bar.total -= cost * settings.epochs
-        bar.refresh()
-        return dict(read_json(done))
-    network = inputs.network(job)
-    train_plans, test_plans = inputs.plans(job, network)
-    train_targets, test_targets = inputs.targets(job)
-    train = _batches(train_plans, train_targets)
-    test = _batches(test_plans, test_targets)
-    checkpoint = None if done is None else done.with_suffix(".safetensors")
-    fit = Fit(
-        network, train, test, settings, seed=job.fits[0][3], checkpoint=checkpoint, about={"job": job.name}
-    )
-    bar.total -= cost * fit.epoch
-    fit.run(lambda _: bar.update(cost))
-    train_errors, test_errors = fit.errors(train), fit.errors(test, fit.clip)
-    variance = train_targets.var(0, correction=0).tolist()
-    records = [
-        FitRecord(
-            job.format,
-            *keys,
-            network.n_parameters(run),
-            train_errors[run],
-            test_errors[run],
-            [epoch[run] for epoch in fit.train_errors],
-            [epoch[run] for epoch in fit.test_errors],
-            [epoch for epoch, which in fit.returns if which == run],
-            not train_errors[run] < variance[run],
-        )
-        for run, keys in enumerate(job.fits)
-    ]
-    content = job_content(
-        records, {keys[1]: v for keys, v in zip(job.fits, variance, strict=True)}, fit.seconds
-    )
-    if done is not None and checkpoint is not None:
-        write_json(done, content)
-        checkpoint.unlink(missing_ok=True)
-    return content
-
-
-def _batches(plans: list[Plan], targets: Tensor) -> list[tuple[Plan, Tensor]]:
-    return list(zip(plans, targets.split([len(p) for p in plans]), strict=True))
-
-
-def _cost(job: _Job, data: ImageData) -> float:
-    """Relative cost of an epoch, for the estimate of the time left."""
-    height, width = data.image_size
-    channels = sum(rank for rank, *_ in job.fits)
-    weight = 0.4 * channels + 20 if job.format == "cp" else 2 * channels + 10 * len(job.fits) + 40
-    return weight * len(data.train_labels) * height * width / 1e9
 
 
 def _claim(folder: Path, described: dict[str, Any], device: torch.device) -> None:
@@ -309,11 +162,6 @@ def _machine(device: torch.device) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
-
-
-def hash_seed(seed: int, rank: int, positive: int) -> int:
-    """A seed for the start of one fit, the same in any company."""
-    return int(numpy.random.SeedSequence([seed, rank, positive]).generate_state(1)[0])
 
 
 def _known(name: str, values: Sequence[str], known: Iterable[str]) -> list[str]:

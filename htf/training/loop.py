@@ -36,8 +36,8 @@ class FitSettings:
     betas : (float, float)
         Of Adam.
     tolerance : float
-        A run whose mean error over an epoch exceeds its best by this share of the targets' variance goes back to the
-        parameters of its best epoch, and on with half the step.
+        A run whose mean error over an epoch exceeds its best by this share of the targets' variance goes back to where
+        its best epoch began, and on with half the step.
     """
 
     epochs: int = 60
@@ -123,7 +123,8 @@ class Fit:
         if not resumed:
             center_outputs(network, *train[0])
         self.optimizer = RelativeAdam(network, settings.step, settings.betas)
-        self._best = [p.detach().clone() for p in network.parameters()]
+        self._start = [p.detach().clone() for p in network.parameters()]  # of the present epoch
+        self._best = [p.clone() for p in self._start]  # of the best one
         if resumed:
             self._resume()
 
@@ -168,8 +169,10 @@ class Fit:
     _at_epoch_end = True
 
     def _one_epoch(self) -> None:
-        start = time.perf_counter()
+        began = time.perf_counter()
         self._at_epoch_end = False
+        for start, parameter in zip(self._start, self.network.parameters(), strict=True):
+            start.copy_(parameter.detach())
         generator = Generator().manual_seed((self.seed << 20) + self.epoch)
         order = torch.randperm(len(self.train), generator=generator).tolist()
         total, samples = torch.zeros_like(self._allowance), 0
@@ -188,7 +191,7 @@ class Fit:
         self.epoch += 1
         self.train_errors.append(error.tolist())
         self.test_errors.append(self.errors(self.test, self.clip))
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.perf_counter() - began
         self._at_epoch_end = True
 
     @torch.no_grad()
@@ -196,9 +199,11 @@ class Fit:
         lost = ~(error <= self._best_error + self._allowance)  # NaN is lost too
         better = error < self._best_error
         self._best_error = torch.where(better, error, self._best_error)
+        # The error was met between the epoch's start and its end: only the start is known to be as good.
         keep, back = self.network.spread(better), self.network.spread(lost)
-        for parameter, best, k, b in zip(self.network.parameters(), self._best, keep, back, strict=True):
-            best.copy_(torch.where(k, parameter, best))
+        states = zip(self.network.parameters(), self._start, self._best, keep, back, strict=True)
+        for parameter, start, best, k, b in states:
+            best.copy_(torch.where(k, start, best))
             parameter.copy_(torch.where(b, best, parameter))
         if bool(lost.any()):
             self.optimizer.slow_down(lost)

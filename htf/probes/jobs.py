@@ -1,0 +1,187 @@
+"""The jobs of a rank-fit probe: fits that share inputs, trained as one network and kept as one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from htf.datasets import TWINS, ImageData, one_vs_all, quantize
+from htf.engine import Plan
+from htf.nn import CPNetwork, HTNetwork
+from htf.nn._network import TreeNetwork
+from htf.probes.result import FITS_FOLDER, FitRecord, job_content
+from htf.training.files import read_json, write_json
+from htf.training.loop import Batch, Fit, FitSettings
+from htf.tree import DimensionTree
+
+# Fits of one network, at most: beyond, activations leave the cache and a checkpoint grows long.
+RUNS_TOGETHER = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """Fits that share inputs and are trained as one network."""
+
+    format: str
+    images: tuple[str, int]  # twin that determines the images, and its seed
+    fits: tuple[tuple[int, int, str, int], ...]  # (rank, class, twin, seed)
+
+    @property
+    def name(self) -> str:
+        ranks = sorted({rank for rank, *_ in self.fits})
+        span = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
+        twin, seed = self.images
+        _, positive, _, start = self.fits[0]
+        return f"{self.format}_{span}_{twin}{seed}_class{positive}_seed{start}_{len(self.fits)}fits"
+
+
+def make_jobs(
+    formats: Sequence[str], ranks: list[int], classes: list[int], twins: Sequence[str], seeds: list[int]
+) -> Iterator[Job]:
+    """Group the combinations of all arguments into jobs."""
+    for form in formats:
+        by_images: dict[tuple[str, int], list[tuple[int, int, str, int]]] = {}
+        for rank, positive, twin, seed in product(ranks, classes, twins, seeds):
+            images = (twin, seed) if TWINS[twin].changes_images else ("original", 0)
+            by_images.setdefault(images, []).append((rank, positive, twin, seed))
+        for images, fits in by_images.items():
+            # Components of CP networks of any ranks lie side by side; HT networks of one width fit together exactly.
+            groups = [fits] if form == "cp" else [[f for f in fits if f[0] == rank] for rank in ranks]
+            for group in groups:
+                for start in range(0, len(group), RUNS_TOGETHER):
+                    yield Job(form, images, tuple(group[start : start + RUNS_TOGETHER]))
+
+
+class Inputs:
+    """Plans and twins, made once for all jobs with the same images."""
+
+    def __init__(self, data: ImageData, levels: int, settings: FitSettings, device: torch.device) -> None:
+        self.data, self.levels, self.device = data, levels, device
+        self.batch = settings.batch_of(len(data.train_labels))
+        self._key: tuple[Any, ...] | None = None
+        self._plans: tuple[list[Plan], list[Plan]] = ([], [])
+
+    def network(self, job: Job) -> TreeNetwork:
+        height, width = self.data.image_size
+        # A fit's start depends on what it is, not on its company.
+        seeds = [start_seed(seed, rank, positive) for rank, positive, _, seed in job.fits]
+        ranks = [rank for rank, *_ in job.fits]
+        if job.format == "cp":
+            return CPNetwork([self.levels] * (height * width), ranks, seed=seeds, device=self.device)
+        tree = DimensionTree.grid(height, width)
+        return HTNetwork(tree, self.levels, ranks[0], runs=len(ranks), seed=seeds, device=self.device)
+
+    def plans(self, job: Job, network: TreeNetwork) -> tuple[list[Plan], list[Plan]]:
+        """Plans of the train and test batches."""
+        key = (job.format, job.images)
+        if key != self._key:
+            twin, seed = job.images
+            data = TWINS[twin](self.data, seed)
+            train = quantize(data.train_images, self.levels, data.maximum).to(self.device)
+            test = quantize(data.test_images, self.levels, data.maximum).to(self.device)
+            self._plans = (
+                [network.plan(part) for part in train.split(self.batch)],
+                [network.plan(part) for part in test.split(max(self.batch, 2000))],
+            )
+            self._key = key
+        return self._plans
+
+    def targets(self, job: Job) -> tuple[Tensor, Tensor]:
+        """(samples, fits) targets of the train and test sets."""
+        columns = []
+        for _, positive, twin, seed in job.fits:
+            data = self.data if TWINS[twin].changes_images else TWINS[twin](self.data, seed)
+            columns.append((one_vs_all(data.train_labels, positive), one_vs_all(data.test_labels, positive)))
+        train, test = zip(*columns, strict=True)
+        return torch.stack(train, 1).to(self.device), torch.stack(test, 1).to(self.device)
+
+
+def finished(job: Job, folder: Path | None) -> dict[str, Any] | None:
+    """The content of a job's file, if it is there."""
+    path = _file(job, folder)
+    return dict(read_json(path)) if path is not None and path.exists() else None
+
+
+def run_job(
+    job: Job,
+    inputs: Inputs,
+    settings: FitSettings,
+    folder: Path | None,
+    on_epochs: Callable[[int], None] = lambda epochs: None,
+) -> dict[str, Any]:
+    """Train one job, from its checkpoint if there is one, and write its file.
+
+    Parameters
+    ----------
+    job : Job
+    inputs : Inputs
+    settings : FitSettings
+    folder : Path or None
+        Of the run.
+    on_epochs : callable
+        Called with the number of epochs done since the last call.
+
+    Returns
+    -------
+    dict
+        See `job_content`.
+    """
+    network = inputs.network(job)
+    train_targets, test_targets = inputs.targets(job)
+    train_plans, test_plans = inputs.plans(job, network)
+    train, test = _batches(train_plans, train_targets), _batches(test_plans, test_targets)
+    done = _file(job, folder)
+    checkpoint = None if done is None else done.with_suffix(".safetensors")
+    fit = Fit(network, train, test, settings, seed=job.fits[0][3], checkpoint=checkpoint, about={"job": job.name})
+    on_epochs(fit.epoch)
+    fit.run(lambda _: on_epochs(1))
+    train_errors, test_errors = fit.errors(train), fit.errors(test, fit.clip)
+    variance = train_targets.var(0, correction=0).tolist()
+    records = [
+        FitRecord(
+            job.format,
+            *keys,
+            network.n_parameters(run),
+            train_errors[run],
+            test_errors[run],
+            [epoch[run] for epoch in fit.train_errors],
+            [epoch[run] for epoch in fit.test_errors],
+            [epoch for epoch, which in fit.returns if which == run],
+            not train_errors[run] < variance[run],
+        )
+        for run, keys in enumerate(job.fits)
+    ]
+    by_class = {keys[1]: v for keys, v in zip(job.fits, variance, strict=True)}
+    content = job_content(records, by_class, fit.seconds)
+    if done is not None and checkpoint is not None:
+        write_json(done, content)
+        checkpoint.unlink(missing_ok=True)
+    return content
+
+
+def _file(job: Job, folder: Path | None) -> Path | None:
+    return None if folder is None else folder / FITS_FOLDER / f"{job.name}.json"
+
+
+def _batches(plans: list[Plan], targets: Tensor) -> list[Batch]:
+    return list(zip(plans, targets.split([len(p) for p in plans]), strict=True))
+
+
+def cost(job: Job, data: ImageData) -> float:
+    """Relative cost of an epoch, for the estimate of the time left."""
+    height, width = data.image_size
+    channels = sum(rank for rank, *_ in job.fits)
+    weight = 0.4 * channels + 20 if job.format == "cp" else 2 * channels + 10 * len(job.fits) + 40
+    return weight * len(data.train_labels) * height * width / 1e9
+
+
+def start_seed(seed: int, rank: int, positive: int) -> int:
+    """A seed for the start of one fit, the same in any company."""
+    return int(numpy.random.SeedSequence([seed, rank, positive]).generate_state(1)[0])
