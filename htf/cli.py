@@ -38,9 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     wide = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
 
-    probe = commands.add_parser(
-        "probe", help="how low a rank fits a data set, against its randomized twins", **wide
-    )
+    probe = commands.add_parser("probe", help="how low a rank fits a data set, against its randomized twins", **wide)
     probe.add_argument("dataset", nargs="?", default="digits", metavar="DATASET", help=f"one of {', '.join(NAMES)}")
     defaults = FitSettings()
     probe.add_argument("--format", nargs="+", default=list(FORMATS), metavar="F", help=f"from {', '.join(FORMATS)}")
@@ -51,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--levels", type=int, default=2, help="grey levels of a pixel")
     probe.add_argument("--epochs", type=int, default=defaults.epochs, help="passes over the data")
     probe.add_argument("--batch-size", type=int, default=None, help="samples of a batch; by default up to 1000")
-    probe.add_argument("--step", type=float, default=defaults.step, help="change of the log output in one step, at most")
+    probe.add_argument(
+        "--step", type=float, default=defaults.step, help="change of the log output in one step, at most"
+    )
     probe.add_argument("--holdout", action="store_true", help="test on a sixth of the train set, to choose settings")
     probe.add_argument("--device", default="cpu", help="where to train: cpu, cuda, cuda:1")
     probe.add_argument("--workers", type=int, default=None, help="processes; by default one a core, or 1 on a GPU")

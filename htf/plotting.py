@@ -115,7 +115,15 @@ def draw_tree(
     if labels is None:
         labels = {mode: mode for mode in tree.leaves} if tree.order <= 64 else {}
     for node, text in labels.items():
-        ax.annotate(str(text), (across[node], tree.level(node)), (0, -9), textcoords="offset points", ha="center", va="top", fontsize="x-small")
+        ax.annotate(
+            str(text),
+            (across[node], tree.level(node)),
+            (0, -9),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize="x-small",
+        )
     ax.set_axis_off()
     ax.margins(0.05, 0.15)
     return ax

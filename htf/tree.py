@@ -84,9 +84,7 @@ class DimensionTree:
             Children of a node, at least 2.  ``arity >= order`` gives the depth-one tree of CP.
         """
         arity = _at_least_two("arity", arity)
-        return cls._from_levels(
-            order, lambda nodes: [nodes[i : i + arity] for i in range(0, len(nodes), arity)]
-        )
+        return cls._from_levels(order, lambda nodes: [nodes[i : i + arity] for i in range(0, len(nodes), arity)])
 
     @classmethod
     def interleaved(cls, order: int, arity: int = 2) -> DimensionTree:
@@ -150,9 +148,7 @@ class DimensionTree:
             nonlocal rows, columns, level
             down, across = pairs[min(level, len(pairs) - 1)]
             if level >= len(pairs) and (rows <= 1 or down == 1) and (columns <= 1 or across == 1):
-                raise ValueError(
-                    f"window {windows[-1]!r} repeated never joins the remaining {rows} x {columns} nodes"
-                )
+                raise ValueError(f"window {windows[-1]!r} repeated never joins the remaining {rows} x {columns} nodes")
             groups = [
                 [
                     nodes[i * columns + j]
@@ -196,9 +192,7 @@ class DimensionTree:
         order = len(leaves)
         # A tuple is opened before the ones inside it, so the reversed opening order is bottom-up.
         number = {id(own): order + k for k, own in enumerate(reversed(groups))}
-        children = [
-            [number[id(c)] if isinstance(c, list) else c for c in own] for own in reversed(groups)
-        ]
+        children = [[number[id(c)] if isinstance(c, list) else c for c in own] for own in reversed(groups)]
         return cls(order, children)
 
     @classmethod
@@ -481,5 +475,3 @@ def _span(modes: Sequence[int]) -> str:
     if len(modes) <= 6:
         return "{" + ", ".join(map(str, modes)) + "}"
     return "{" + f"{modes[0]}, {modes[1]}, …, {modes[-1]}" + f"}} ({len(modes)} modes)"
-
-

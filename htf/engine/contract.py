@@ -53,9 +53,7 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
     -----
     O(rows x runs x width (arity + width)) operations per node, `Plan.multiplications` in all.
     """
-    tables: dict[int, _Activations] = {
-        t: _Activations(leaf.flatten(0, 1), None) for t, leaf in enumerate(leaves)
-    }
+    tables: dict[int, _Activations] = {t: _Activations(leaf.flatten(0, 1), None) for t, leaf in enumerate(leaves)}
     n_leaf_blocks = len(leaves)
     root = plan.layout.tree.root
     out = None
@@ -133,9 +131,11 @@ def _normalize(rows: _Activations) -> _Activations:
     with torch.no_grad():
         # A product with a constant vector sums short rows several times faster than a reduction does.
         width = rows.value.shape[-1]
-        size = rows.value.abs() @ rows.value.new_full((width,), 1 / width) if width > 1 else rows.value.abs().squeeze(-1)
-        # Rows of zeros stay zeros, overflowed ones stay infinite.
-        size.clamp_(SMALLEST, 1 / SMALLEST)
+        size = (
+            rows.value.abs() @ rows.value.new_full((width,), 1 / width) if width > 1 else rows.value.abs().squeeze(-1)
+        )
+        # A row of zeros keeps its scale: its gradient may be all that matters of it.
+        size.masked_fill_(size < SMALLEST, 1)
         log_scale = size.log()
         if rows.log_scale is not None:
             log_scale += rows.log_scale
@@ -152,4 +152,3 @@ def _joined(sources: tuple[int, ...], tables: dict[int, _Activations]) -> _Activ
         return _Activations(value, None)
     scales = [torch.zeros_like(p.value[..., 0]) if p.log_scale is None else p.log_scale for p in parts]
     return _Activations(value, torch.cat(scales).detach())
-

@@ -42,12 +42,15 @@ class Layout:
         Width R of each inner node, in the tree's order.
     outputs : int
         Columns of the root's matrix.
+    root_adds : bool
+        Whether the root, without a matrix of its own, adds its components, as in CP.
     """
 
     tree: DimensionTree
     dims: tuple[int, ...]
     widths: tuple[int, ...]
     outputs: int = 1
+    root_adds: bool = False
 
     @classmethod
     def build(
@@ -56,6 +59,7 @@ class Layout:
         dims: int | Sequence[int],
         width: int | Mapping[int, int],
         outputs: int = 1,
+        root_adds: bool = False,
     ) -> Layout:
         """Check and spread the arguments of a network's constructor."""
         if tree.order < 2:
@@ -67,7 +71,7 @@ class Layout:
             widths = tuple(_size(f"width of node {node}", width[node]) for node in tree.inner_nodes)
         else:
             widths = (_size("width", width),) * len(tree.inner_nodes)
-        return cls(tree, check_dims(dims, tree.order), widths, _size("outputs", outputs))
+        return cls(tree, check_dims(dims, tree.order), widths, _size("outputs", outputs), root_adds)
 
     def shape(self, node: int) -> tuple[int, int]:
         """Shape of the matrix of `node`."""

@@ -58,9 +58,7 @@ def lookup_product(table: Tensor, inputs: Lookup, *, carry: bool) -> tuple[Tenso
     return _signed_exp(table, total, carry)
 
 
-def _signed_exp(
-    table: Tensor, total: Callable[[Tensor], Tensor], carry: bool
-) -> tuple[Tensor, Tensor | None]:
+def _signed_exp(table: Tensor, total: Callable[[Tensor], Tensor], carry: bool) -> tuple[Tensor, Tensor | None]:
     """Products as exponentials of summed logarithms, with signs and zeros put back."""
     flat, shape = table.flatten(1), table.shape[1:]
     # Most fits start positive and stay so; one reduction tells.

@@ -175,8 +175,7 @@ class Plan:
         self.device = device
         leaf_blocks = [block for block in layout.blocks if block.level == 0]
         self._tables = [
-            _Table(block.nodes, block.rows if self.discrete else self.batch, self.discrete)
-            for block in leaf_blocks
+            _Table(block.nodes, block.rows if self.discrete else self.batch, self.discrete) for block in leaf_blocks
         ]
         self._table_of = {n: t for t, table in enumerate(self._tables) for n in table.nodes}
         self.steps = self._with_releases(self._make_steps(indices))
@@ -213,9 +212,7 @@ class Plan:
                 for positions, rows in parts:
                     some = [nodes[k] for k in positions]
                     shared = rows != self.batch
-                    steps.append(
-                        self._step(b, some, positions, rows, found if shared else None, ids)
-                    )
+                    steps.append(self._step(b, some, positions, rows, found if shared else None, ids))
                     for k, node in zip(positions, some, strict=True):
                         if not self.discrete:
                             continue
@@ -277,7 +274,8 @@ class Plan:
             start[s] = offset
             offset += len(self._tables[s].nodes) * self._tables[s].rows
         first = [
-            start[self._table_of[n]] + self._tables[self._table_of[n]].position[n] * self._tables[self._table_of[n]].rows
+            start[self._table_of[n]]
+            + self._tables[self._table_of[n]].position[n] * self._tables[self._table_of[n]].rows
             for n in nodes
         ]
         return sources, torch.tensor(first, device=self.device)
@@ -319,9 +317,7 @@ class Plan:
             return Lookup(index.reshape(nodes * rows, arity).int(), sources)
         return self._one_hot(flat, value.view(nodes, arity, rows), first.view(nodes, arity), sources)
 
-    def _one_hot(
-        self, flat: list[int], value: Tensor, first: Tensor, sources: tuple[int, ...]
-    ) -> OneHot:
+    def _one_hot(self, flat: list[int], value: Tensor, first: Tensor, sources: tuple[int, ...]) -> OneHot:
         """Centred codes: column (mode, k >= 1) holds [x = k] - 1/n, so log factors sum with little rounding.
 
         Modes that take one value in the whole batch need no column; their logarithm joins the constant.
@@ -429,4 +425,3 @@ class Plan:
 
     def __len__(self) -> int:
         return self.batch
-

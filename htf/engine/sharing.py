@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 # A bucket costs some fifty kernel launches, forward and back; about as long as this many rows take.
 ROWS_WORTH_A_BUCKET = 4096
 

@@ -103,6 +103,8 @@ class TreeNetwork(nn.Module):
             Where indices are out of range, not integers, or not of shape (batch, order).
         """
         indices = check_indices(indices, self.dims)
+        if not len(indices):
+            raise ValueError("indices has no samples to plan for")
         if indices.device != self.device:
             raise ValueError(f"indices is on {indices.device}; the network is on {self.device}")
         return Plan(self._layout, indices, runs=self._channels, dtype=self.dtype)
@@ -126,6 +128,9 @@ class TreeNetwork(nn.Module):
             if not inputs.serves(self._layout):
                 raise ValueError("inputs is a plan of a network with another tree, dimensions or pattern of widths")
             plan, leaves = inputs, self._leaf_matrices()
+        elif len(inputs) == 0 and inputs.ndim in (2, 3):
+            empty = (0, self.runs) if self.outputs == 1 else (0, self.runs, self.outputs)
+            return torch.zeros(empty, dtype=self.dtype, device=self.device)
         elif inputs.ndim == 3 or inputs.dtype.is_floating_point:
             vectors = check_encoded(inputs, self.dims, self.dtype)
             plan = Plan(self._layout, batch=len(vectors), runs=self._channels, dtype=self.dtype)
@@ -182,10 +187,14 @@ def generators(seed: Seed, runs: int) -> Iterator[Generator | None]:
     return iter([Generator().manual_seed(int(s)) for s in seeds])
 
 
-def draw(init: str | Initializer, layout: Layout, generator: Generator | None) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+def draw(
+    init: str | Initializer, layout: Layout, generator: Generator | None
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """Starting matrices of one run: (nodes, matrices) per block of its own layout."""
     initializer = resolve(init)
     for block in layout.blocks:
+        if layout.root_adds and block.level:
+            continue
         matrices = initializer(layout, block, generator)
         expected = (len(block.nodes), block.rows, block.columns)
         if tuple(matrices.shape) != expected:

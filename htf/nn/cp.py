@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import tensorly as tl
 import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor, nn
@@ -33,8 +32,7 @@ class CPNetwork(TreeNetwork):
         Outputs of each run.  With more than one, every component has a weight per output, a further factor of shape
         (outputs, R); with one, weights are 1 and the component's scale lies in its vectors.
     init : str or callable
-        "scale_preserving" (default; divided by R so that outputs begin near 1), "gaussian", "balanced", or see
-        `htf.nn.init`.
+        "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`.
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
@@ -97,17 +95,16 @@ class CPNetwork(TreeNetwork):
     def reset_parameters(self, init: str | Initializer = "scale_preserving", seed: Seed = None) -> None:
         """Start again; arguments as in the constructor."""
         for run, generator in enumerate(generators(seed, self.runs)):
-            layout = Layout.build(self.tree, self.dims, self.ranks[run], self.outputs)
+            adds = self.readout is None
+            layout = Layout.build(self.tree, self.dims, self.ranks[run], self.outputs, root_adds=adds)
             own = self._components(run)
-            drawn = {nodes: matrices.to(self.dtype) for nodes, matrices in draw(init, layout, generator)}
-            root = drawn.pop((self.tree.root,))
-            # The component's weight, a matrix of its own in the HT network, is spread over its vectors.
-            spread = root[0, :, 0].abs() ** (1 / self.order) if init == "scale_preserving" else None
-            for factor, matrices in zip(self.factors, drawn.values(), strict=True):
-                scaled = matrices * spread if spread is not None and self.readout is None else matrices
-                factor[..., own] = scaled.to(self.device)
-            if self.readout is not None:
-                self.readout[own] = root[0].to(self.device)
+            for (first, *_), matrices in draw(init, layout, generator):
+                values = matrices.to(self.dtype).to(self.device)
+                if first == self.tree.root:
+                    assert self.readout is not None
+                    self.readout[own] = values[0]
+                else:
+                    self.factors[self._layout.place[first][0]][..., own] = values
 
     def _components(self, run: int) -> slice:
         start = sum(self.ranks[:run])
@@ -136,8 +133,7 @@ class CPNetwork(TreeNetwork):
         With several outputs they are the last mode.  TensorLy's backend must be "pytorch" to compute with it.
         """
         factors = list(self.parameters_for(run).values())
-        with tl.backend_context("pytorch", local_threadsafe=True):
-            return CPTensor((factors[0].new_ones(self.ranks[run]), factors))
+        return CPTensor((factors[0].new_ones(self.ranks[run]), factors))
 
     def component_norms(self, run: int = 0) -> Tensor:
         """Norms of the components of one run, (rank,): products of their vectors' norms.
@@ -175,11 +171,13 @@ class CPNetwork(TreeNetwork):
 
     def spread(self, values: Tensor) -> list[Tensor]:
         own = values[self._run_of()]
-        return [own for _ in self.factors] + ([own.unsqueeze(1)] if self.readout is not None else [])
+        # A module's own parameters come before those of its lists.
+        return ([] if self.readout is None else [own.unsqueeze(1)]) + [own for _ in self.factors]
 
     @torch.no_grad()
     def rescale_(self, factors: Tensor) -> None:
-        for factor, by in zip(self.factors, self.spread(factors ** (1 / self.order)), strict=False):
+        by = (factors ** (1 / self.order))[self._run_of()]
+        for factor in self.factors:
             factor.mul_(by)
 
     def extra_repr(self) -> str:

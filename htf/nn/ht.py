@@ -88,14 +88,14 @@ class HTNetwork(TreeNetwork):
         first = layouts[0]
         widest = tuple(max(column) for column in zip(*(each.widths for each in layouts), strict=True))
         self._layout = Layout(tree, first.dims, widest, outputs)
+        if shared:
+            _check_shareable(tree, first, widest)
         self._run_layouts = layouts
         self._channels = self.runs
         self.tree, self.dims, self.outputs, self.shared = tree, first.dims, outputs, shared
         dtype = torch.get_default_dtype() if dtype is None else dtype
         self.weights = nn.ParameterList(
-            torch.zeros(
-                self.runs, 1 if shared else len(b.nodes), b.rows, b.columns, dtype=dtype, device=device
-            )
+            torch.zeros(self.runs, 1 if shared else len(b.nodes), b.rows, b.columns, dtype=dtype, device=device)
             for b in self._layout.blocks
         )
         self.reset_parameters(init, seed)
@@ -105,9 +105,7 @@ class HTNetwork(TreeNetwork):
         """Start again; arguments as in the constructor."""
         for weight in self.weights:
             weight.zero_()
-        for run, (layout, generator) in enumerate(
-            zip(self._run_layouts, generators(seed, self.runs), strict=True)
-        ):
+        for run, (layout, generator) in enumerate(zip(self._run_layouts, generators(seed, self.runs), strict=True)):
             for nodes, matrices in draw(init, layout, generator):
                 values = matrices.to(self.dtype)
                 for node, value in zip(nodes[:1] if self.shared else nodes, values, strict=False):
@@ -191,3 +189,12 @@ class HTNetwork(TreeNetwork):
     def extra_repr(self) -> str:
         widths = sorted({w for each in self._run_layouts for w in each.widths})
         return f"{self.tree!r}, widths={widths}, runs={self.runs}, outputs={self.outputs}, shared={self.shared}"
+
+
+def _check_shareable(tree: DimensionTree, layout: Layout, widest: tuple[int, ...]) -> None:
+    """One matrix serves a level only if all its nodes' matrices have one shape."""
+    layout = Layout(tree, layout.dims, widest, layout.outputs)
+    for level, nodes in enumerate(tree):
+        shapes = sorted({layout.shape(node) for node in nodes})
+        if len(shapes) > 1:
+            raise ValueError(f"shared is True, but matrices on level {level} have shapes {shapes[0]} and {shapes[1]}")

@@ -87,7 +87,9 @@ def scale_preserving(noise: float = 1.0, mixing: float = 0.1) -> Initializer:
 
     def init(layout: Layout, block: Block, generator: Generator | None) -> Tensor:
         if block.level == 0:
-            return 1 + noise / math.sqrt(layout.tree.order) * _normal(block, generator)
+            leaves = 1 + noise / math.sqrt(layout.tree.order) * _normal(block, generator)
+            # Without a root matrix to average the components, their vectors do.
+            return leaves * block.columns ** (-1 / layout.tree.order) if layout.root_adds else leaves
         if block.nodes == (layout.tree.root,):
             return torch.full((1, block.rows, block.columns), 1 / block.rows, dtype=torch.float64)
         # Where widths differ, channels are folded onto (or copied to) the parent's in turn.
@@ -116,9 +118,7 @@ def resolve(init: str | Initializer) -> Initializer:
 
 
 def _normal(block: Block, generator: Generator | None) -> Tensor:
-    return torch.randn(
-        len(block.nodes), block.rows, block.columns, generator=generator, dtype=torch.float64
-    )
+    return torch.randn(len(block.nodes), block.rows, block.columns, generator=generator, dtype=torch.float64)
 
 
 def _balanced_norm(layout: Layout, node: int, scale: float) -> float:

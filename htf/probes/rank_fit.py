@@ -174,5 +174,3 @@ def _known(name: str, values: Sequence[str], known: Iterable[str]) -> list[str]:
         if value not in known:
             raise ValueError(f"{name} is {value!r}; known are {', '.join(known)}")
     return list(values)
-
-

@@ -236,8 +236,7 @@ class Fit:
             if differing:
                 key = differing[0]
                 raise ValueError(
-                    f"{self.checkpoint} was written with {key} = {theirs.get(key)!r}; "
-                    f"this fit has {mine.get(key)!r}"
+                    f"{self.checkpoint} was written with {key} = {theirs.get(key)!r}; this fit has {mine.get(key)!r}"
                 )
         for name, parameter in self.network.named_parameters():
             parameter.copy_(tensors[f"network/{name}"])

@@ -1,0 +1,45 @@
+# Every target sets up what it needs in a virtual environment of its own; Python 3.11 or later is all that must be there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: probe test lint docs bench wheel clean
+
+probe: $(VENV)/.core
+	$(BIN)/htf probe digits --ranks 1:8 --out runs/digits
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 -q
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.core
+	$(BIN)/python benchmarks/probe_speed.py $(BENCH)
+
+wheel: $(VENV)/.core
+	$(INSTALL) build
+	$(BIN)/python -m build --wheel
+
+clean:
+	rm -rf $(VENV) docs/_build dist build .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is older than Python 3.11; name another with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) torch==2.13.0
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: $(VENV)/.core
+	$(INSTALL) --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from htf.datasets import TWINS, affine, load, one_hot, quantize, trigonometric
+
+
+def test_quantize_rounds_to_levels():
+    images = torch.tensor([[[0, 127], [128, 255]]], dtype=torch.uint8)
+    assert quantize(images).tolist() == [[0, 0, 1, 1]]
+    assert quantize(images, 3).tolist() == [[0, 1, 1, 2]]
+    assert quantize(images, 256).tolist() == [[0, 127, 128, 255]]
+
+
+def test_encodings():
+    images = torch.tensor([[[0, 255]]], dtype=torch.uint8)
+    torch.testing.assert_close(affine(images), torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]))
+    torch.testing.assert_close(trigonometric(images), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), atol=1e-6, rtol=0)
+    assert one_hot(torch.tensor([[0, 2]]), 3).tolist() == [[[1, 0, 0], [0, 0, 1]]]
+
+
+def test_bad_encodings():
+    with pytest.raises(ValueError, match="levels is 1"):
+        quantize(torch.zeros(1, 2, 2, dtype=torch.uint8), 1)
+    with pytest.raises(TypeError, match=r"images has dtype torch\.float32"):
+        quantize(torch.zeros(1, 2, 2))
+    with pytest.raises(IndexError, match="indices reach 2; levels is 2"):
+        one_hot(torch.tensor([[0, 2]]), 2)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_twins_are_seeded_and_keep_sizes_and_proportions(name):
+    data = load()
+    twin, again, other = (TWINS[name](data, seed) for seed in (1, 1, 2))
+    for part in ("train", "test"):
+        labels, images = (getattr(twin, f"{part}_{what}") for what in ("labels", "images"))
+        assert images.shape == getattr(data, f"{part}_images").shape
+        assert torch.equal(labels.sort().values, getattr(data, f"{part}_labels").sort().values)
+        assert torch.equal(labels, getattr(again, f"{part}_labels"))
+        assert torch.equal(images, getattr(again, f"{part}_images"))
+    same = torch.equal(twin.train_labels, other.train_labels) and torch.equal(twin.train_images, other.train_images)
+    assert same == (name == "original")
+    assert TWINS[name].changes_images == (not torch.equal(twin.train_images, data.train_images))
+
+
+def test_random_labels_are_not_the_labels():
+    data = load()
+    agreement = (TWINS["random_labels"](data, 0).train_labels == data.train_labels).float().mean()
+    assert 0.05 < float(agreement) < 0.15
+
+
+def test_shuffled_pixels_use_one_permutation_and_random_pixels_one_an_image():
+    data = load()
+    before = data.train_images.flatten(1)
+    shuffled = TWINS["shuffled_pixels"](data, 0).train_images.flatten(1)
+    means = before.float().mean(0).sort().values
+    torch.testing.assert_close(shuffled.float().mean(0).sort().values, means)
+    scattered = TWINS["random_pixels"](data, 0).train_images.flatten(1)
+    assert torch.equal(scattered.sort(1).values, before.sort(1).values)
+    assert float(scattered.float().mean(0).std()) < 0.1 * float(means.std())
+
+
+def test_random_images_use_all_greys_evenly():
+    images = TWINS["random_images"](load(), 0).train_images
+    counts = torch.bincount(images.flatten().long(), minlength=17).float()
+    assert len(counts) == 17
+    assert float((counts / counts.mean() - 1).abs().max()) < 0.1

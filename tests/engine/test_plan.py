@@ -1,0 +1,103 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from htf import DimensionTree
+from htf.engine.sharing import buckets, distinct_tuples
+from htf.nn import CPNetwork, HTNetwork
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 60), st.sampled_from([2, 7, 2**31, 2**40]), st.integers(0, 9))
+def test_distinct_tuples_number_what_unique_finds(nodes, arity, batch, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.tensor([0, size // 2, size - 1])
+    slots = [values[torch.randint(0, 3, (nodes, batch), generator=generator)] for _ in range(arity)]
+    found = distinct_tuples(slots, [torch.full((nodes,), size)] * arity)
+    for node in range(nodes):
+        tuples = torch.stack([slot[node] for slot in slots], 1)
+        unique = torch.unique(tuples, dim=0)
+        assert int(found.counts[node]) == len(unique)
+        ids, first = found.ids[node], found.first[node]
+        assert int(ids.max()) < len(unique)
+        # A sample and the representative of its number have the same tuple.
+        assert torch.equal(tuples[first[ids]], tuples)
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=50))
+def test_buckets_hold_every_node_once_with_rows_enough(counts):
+    found = buckets(counts, 100)
+    assert sorted(k for positions, _ in found for k in positions) == list(range(len(counts)))
+    for positions, rows in found:
+        assert all(counts[k] <= rows for k in positions)
+        assert positions == sorted(positions)
+
+
+def test_low_levels_of_binary_images_collapse():
+    network = HTNetwork(DimensionTree.grid(16, 16), 2, 4, runs=3, seed=0)
+    indices = torch.randint(0, 2, (2000, 256), generator=torch.Generator().manual_seed(0))
+    plan = network.plan(indices)
+    # Four binary pixels take 16 values; sixteen of them are all different in 2,000 random images.
+    assert plan.steps[0].rows == 16
+    assert plan.steps[1].rows == 2000
+    unshared = 2000 * 3 * sum(3 * 4 + (4 * 4 if n != network.tree.root else 4) for n in network.tree.inner_nodes)
+    assert plan.multiplications < 0.3 * unshared
+
+
+def test_pair_nodes_of_a_small_completion_problem_are_shared():
+    network = HTNetwork(DimensionTree.balanced(4), 8, 5, seed=0)
+    plan = network.plan(torch.randint(0, 8, (2048, 4), generator=torch.Generator().manual_seed(0)))
+    assert [step.rows for step in plan.steps] == [64, 2048]
+
+
+def test_costs_are_counted_exactly_for_a_small_plan():
+    network = CPNetwork([2] * 20, [1, 2], seed=0)
+    plan = network.plan(torch.randint(0, 2, (50, 20), generator=torch.Generator().manual_seed(0)))
+    # 50 samples, 20 columns of codes, 3 components, and the identity of each component at the root.
+    assert plan.multiplications == 50 * 3 * (20 + 1)
+
+
+def test_modes_of_one_value_cost_nothing():
+    network = CPNetwork([2] * 20, 1, seed=0)
+    indices = torch.randint(0, 2, (50, 20), generator=torch.Generator().manual_seed(0))
+    indices[:, 5:15] = 1
+    assert network.plan(indices).multiplications == 50 * (10 + 1)
+
+
+def test_prints_steps_costs_and_memory():
+    network = HTNetwork(DimensionTree.grid(4, 4), 2, 4, seed=0)
+    text = str(network.plan(torch.zeros(10, 16, dtype=torch.int64)))
+    assert "10 samples of order 16" in text
+    assert "multiplications forward" in text
+    assert "MiB at the peak" in text
+
+
+def test_measured_memory_is_near_the_plan():
+    network = HTNetwork(DimensionTree.grid(16, 16), 2, 16, seed=0)
+    indices = torch.randint(0, 2, (4000, 256), generator=torch.Generator().manual_seed(0))
+    plan = network.plan(indices)
+    kept = 0
+
+    def count(tensor):
+        nonlocal kept
+        kept += tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        network(plan)
+    # Storages saved by several operations are counted each time; views share.
+    assert plan.peak_bytes / 3 < kept < plan.peak_bytes * 6
+
+
+def test_a_plan_serves_other_widths_and_runs():
+    tree = DimensionTree.grid(4, 4)
+    indices = torch.randint(0, 2, (30, 16), generator=torch.Generator().manual_seed(0))
+    plan = HTNetwork(tree, 2, 4, seed=0).plan(indices)
+    other = HTNetwork(tree, 2, 3, runs=2, seed=0)
+    assert torch.equal(other(plan), other(indices))
+
+
+def test_nothing_to_plan_for():
+    with pytest.raises(ValueError, match="no samples"):
+        CPNetwork([2, 2], 1).plan(torch.zeros(0, 2, dtype=torch.int64))

@@ -1,0 +1,88 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from htf.cli import int_range, main
+from htf.probes import RankFit
+
+SHORT = ["--ranks", "1,2", "--format", "cp", "--twins", "original", "--workers", "1", "--epochs", "2"]
+
+
+def test_probe_prints_a_table_and_draws_a_figure(tmp_path, capsys):
+    assert main(["probe", "digits", *SHORT, "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "variance of the targets" in out
+    assert f"figure: {tmp_path / 'run' / 'rank_fit.png'}" in out
+    assert (tmp_path / "run" / "rank_fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_draws_again_from_the_saved_run(tmp_path, capsys):
+    main(["probe", *SHORT, "--out", str(tmp_path)])
+    first = capsys.readouterr().out.splitlines()
+    (tmp_path / "rank_fit.png").unlink()
+    assert main(["plot", str(tmp_path), "--figure", str(tmp_path / "again.png")]) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == first[:-1]
+    assert (tmp_path / "again.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["probe", "imagenet"], "known are digits, mnist, fashion_mnist"),
+        (["probe", "--format", "tt"], "format is 'tt'; known are cp, ht"),
+        (["probe", "--twins", "noise"], "known are original, random_labels, random_images"),
+        (["probe", "--ranks", "0:3"], "ranks holds 0"),
+        (["probe", "mnist", "--data-dir", "/nonexistent"], "data_dir /nonexistent does not hold"),
+        (["plot", "/nonexistent"], "not the folder of a run"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert message in err[-1]
+    assert err[-1].startswith("htf: ")
+
+
+@pytest.mark.parametrize("arguments", [["probe", "--ranks", "a"], ["probe", "--rank-list", "1"], ["fit"], []])
+def test_unknown_options_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+
+
+def test_every_option_has_a_help_line(capsys):
+    with pytest.raises(SystemExit):
+        main(["probe", "--help"])
+    text = capsys.readouterr().out
+    for option in ("--format", "--ranks", "--classes", "--twins", "--seeds", "--device", "--out", "--workers"):
+        assert option in text
+
+
+def test_ranges():
+    assert int_range("3") == [3]
+    assert int_range("1:4,8") == [1, 2, 3, 4, 8]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_interrupt_leaves_a_run_that_goes_on(tmp_path, workers):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "htf.cli", "probe", "--ranks", "1,2", "--twins", "original", "random_labels"]
+    command += ["--epochs", "400", "--format", "cp", "ht", "--workers", workers, "--out", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("fits/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    # As a terminal does: to the whole group.
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err.decode()
+    assert "the same command goes on from here" in err.decode()
+    partial = RankFit.load(folder)
+    assert not partial.complete
+    assert partial.records
