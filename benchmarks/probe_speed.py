@@ -204,10 +204,11 @@ def _seconds(call: Callable[[], None], times: int) -> float:
 
 
 def _tree_of(model: Any) -> tuple[htf.DimensionTree, dict[int, list[Tensor]]]:
-    """The tree of an imp_reg_htf model, and the matrices of each node; nodes with one child join their child's chain."""
+    """The tree of an imp_reg_htf model, and the matrices of each node; only children share their parent's entry."""
     levels = model.get_per_level_mode_tree_nodes()
     parameters = [list(layer) for layer in model.per_hidden_layer_parameter_lists] + [[model.output_layer_parameters]]
     nested: dict[tuple[int, ...], Any] = {(mode,): mode for (mode,) in levels[0]}
+    below: dict[int, tuple[int, ...]] = {}
     chain: dict[tuple[int, ...], list[Tensor]] = {modes: [] for modes in levels[0]}
     for level, matrices in zip(levels, parameters, strict=True):
         for modes, matrix in zip(level, matrices, strict=True):
@@ -233,7 +234,7 @@ def _importable(checkout: Path) -> Iterator[None]:
     """Import from a research checkout: old NumPy names put back, and its packages forgotten afterwards."""
     if not checkout.is_dir():
         raise SystemExit(f"{checkout} is not a checkout")
-    numpy.int = int  # type: ignore[attr-defined]
+    vars(numpy)["int"] = int
     sys.path.insert(0, str(checkout))
     before = set(sys.modules)
     try:

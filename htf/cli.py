@@ -36,9 +36,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("htf", description=__doc__)
     parser.add_argument("--version", action="version", version=f"htf {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    wide = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    formatter = argparse.ArgumentDefaultsHelpFormatter
 
-    probe = commands.add_parser("probe", help="how low a rank fits a data set, against its randomized twins", **wide)
+    probe = commands.add_parser(
+        "probe", help="how low a rank fits a data set, against its randomized twins", formatter_class=formatter
+    )
     probe.add_argument("dataset", nargs="?", default="digits", metavar="DATASET", help=f"one of {', '.join(NAMES)}")
     defaults = FitSettings()
     probe.add_argument("--format", nargs="+", default=list(FORMATS), metavar="F", help=f"from {', '.join(FORMATS)}")
@@ -58,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--data-dir", default=None, help="folder of the IDX files; otherwise HTF_DATA, or a download")
     probe.add_argument("--out", type=Path, default=None, help="folder of the run; by default runs/DATASET")
 
-    plot = commands.add_parser("plot", help="draw the figure of a run again, and print its table", **wide)
+    plot = commands.add_parser(
+        "plot", help="draw the figure of a run again, and print its table", formatter_class=formatter
+    )
     plot.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     plot.add_argument("--figure", type=Path, default=None, help=f"file to write; by default RUN/{FIGURE}")
     return parser

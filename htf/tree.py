@@ -198,7 +198,8 @@ class DimensionTree:
     @classmethod
     def _from_levels(cls, order: int, join: Any) -> DimensionTree:
         order = _positive("order", order)
-        nodes, children = list(range(order)), []
+        nodes = list(range(order))
+        children: list[tuple[int, ...]] = []
         while len(nodes) > 1:
             joined = []
             for group in join(nodes):

@@ -97,9 +97,7 @@ class FactorizationTestCase(ABC):
 
         expected = sum(curvature(dense(run)) for run in range(network.runs))
         found = sum(curvature(network(x)[:, run]) for run in range(network.runs))
-        for a, b in zip(
-            torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters), strict=True
-        ):
+        for a, b in zip(torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7 * float(b.abs().max() + 1))
 
     def test_runs_are_independent(self):

@@ -5,14 +5,15 @@ import htf
 
 
 def test_import_has_no_side_effects():
-    code = (
-        "import threading, tensorly as tl, torch\n"
-        "before = tl.get_backend(), torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_num_threads()\n"
-        "import htf\n"
-        "after = tl.get_backend(), torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_num_threads()\n"
-        "assert before == after\n"
-        "assert threading.active_count() == 1\n"
-    )
+    code = """
+import threading, tensorly, torch
+def state():
+    return tensorly.get_backend(), torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_num_threads()
+before = state()
+import htf
+assert state() == before
+assert threading.active_count() == 1
+"""
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 

@@ -10,7 +10,13 @@ def record(form, rank, twin, seed, train):
 
 
 def test_rank_fit_figure_shows_means_and_deviations():
-    records = [record(f, r, t, s, 0.1 / r + 0.01 * s) for f in ("cp", "ht") for r in (1, 2) for t in ("original",) for s in (0, 2)]
+    records = [
+        record(f, r, t, s, 0.1 / r + 0.01 * s)
+        for f in ("cp", "ht")
+        for r in (1, 2)
+        for t in ("original",)
+        for s in (0, 2)
+    ]
     result = RankFit({"dataset": "digits"}, records, {6: 0.09})
     figure = plot_rank_fit(result)
     assert [ax.get_xlabel() for ax in figure.axes] == ["CP rank", "HT rank (width of every node)"]

@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import one_hot as unit_vectors
 
 
 def quantize(images: Tensor, levels: int = 2, maximum: int = 255) -> Tensor:
@@ -53,4 +53,4 @@ def one_hot(indices: Tensor, levels: int) -> Tensor:
     """Encode indices as unit vectors: (n, order, levels) float32."""
     if int(indices.max()) >= levels:
         raise IndexError(f"indices reach {int(indices.max())}; levels is {levels}")
-    return F.one_hot(indices.long(), levels).float()
+    return unit_vectors(indices.long(), levels).float()

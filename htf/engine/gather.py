@@ -11,7 +11,9 @@ from htf.engine.plan import Gather
 
 def take(table: Tensor, gather: Gather) -> Tensor:
     """Rows of a (rows, runs, width) table: (arity, taken rows, runs, width)."""
-    rows = _Take.apply(table.flatten(1), gather.index.flatten(), gather.order, gather.starts)
+    rows = _Take.apply(  # type: ignore[no-untyped-call]
+        table.flatten(1), gather.index.flatten(), gather.order, gather.starts
+    )
     return rows.view(*gather.index.shape, *table.shape[1:])
 
 
@@ -19,7 +21,7 @@ def product(factors: Tensor) -> Tensor:
     """Product over axis 0; the gradient of a factor is the product of the others, zeros or not."""
     if len(factors) == 1:
         return factors[0]
-    return _Product.apply(factors)
+    return _Product.apply(factors)  # type: ignore[no-untyped-call]
 
 
 class _Take(torch.autograd.Function):
@@ -39,7 +41,7 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         index, order, starts = ctx.saved_tensors
-        return _SumInto.apply(grad.contiguous(), index, order, starts), None, None, None
+        return _SumInto.apply(grad.contiguous(), index, order, starts), None, None, None  # type: ignore[no-untyped-call]
 
 
 class _SumInto(torch.autograd.Function):
@@ -59,7 +61,7 @@ class _SumInto(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         index, order, starts = ctx.saved_tensors
-        return _Take.apply(grad.contiguous(), index, order, starts), None, None, None
+        return _Take.apply(grad.contiguous(), index, order, starts), None, None, None  # type: ignore[no-untyped-call]
 
 
 class _Product(torch.autograd.Function):

@@ -61,7 +61,7 @@ def distinct_tuples(children: list[Tensor], counts: list[Tensor]) -> Distinct:
 
 
 def _renumber(keys: Tensor, size: int) -> Distinct:
-    nodes, batch = keys.shape
+    batch = keys.shape[1]
     if size <= 4 * batch + 64:
         return _by_marking(keys, size)
     ordered, order = keys.sort(dim=1)

@@ -68,6 +68,10 @@ class TreeNetwork(nn.Module):
     def rescale_(self, factors: Tensor) -> None:
         """Multiply the tensor of each run by a positive factor, (runs,), in place."""
 
+    @abstractmethod
+    def n_parameters(self, run: int = 0) -> int:
+        """Number of entries of one run's matrices."""
+
     @property
     def order(self) -> int:
         """Number of modes."""

@@ -144,7 +144,7 @@ class CPNetwork(TreeNetwork):
         return torch.stack(logs).sum(0).exp()
 
     def local_component_norms(self, run: int = 0) -> dict[int, Tensor]:
-        """Norms of the local components: the tree of CP has one inner node, whose local components are the components."""
+        """Norms of the local components, which are the components: the tree of CP has one inner node."""
         return {self.tree.root: self.component_norms(run)}
 
     def _leaf_matrices(self) -> list[Tensor]:

@@ -42,8 +42,8 @@ def rank_fit(
 ) -> RankFit:
     """How low a rank fits a data set, and its randomized twins?
 
-    Every combination of format, rank, class, twin and seed is a least-squares fit of one-vs-all targets (1 for the class,
-    0 for the others) by a network that reads quantized pixels.  Fits with the same images are trained together.
+    Every combination of format, rank, class, twin and seed is a least-squares fit of one-vs-all targets (1 for the
+    class, 0 for the others) by a network that reads quantized pixels.  Fits with the same images are trained together.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def rank_fit(
 
     Notes
     -----
-    The number of parameters is 784 · levels · R for CP on MNIST; for HT it adds about 265 R² (`RankFit.table` shows both).
+    On MNIST, CP of rank R has 784 · levels · R parameters, and HT about 264 R² more (`RankFit.table` shows both).
 
     References
     ----------

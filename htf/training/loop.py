@@ -212,7 +212,7 @@ class Fit:
     def save(self) -> None:
         """Write the checkpoint."""
         assert self.checkpoint is not None
-        tensors = {f"network/{name}": p for name, p in self.network.named_parameters()}
+        tensors: dict[str, Tensor] = {f"network/{name}": p for name, p in self.network.named_parameters()}
         tensors |= {f"best/{k}": best for k, best in enumerate(self._best)}
         tensors |= {f"optimizer/{name}": t for name, t in self.optimizer.tensors().items()}
         tensors["best_error"] = self._best_error

@@ -1,13 +1,15 @@
 """Adam in units of the output: a step size that suits any order, depth and width.
 
-The output of a factorization is a product of very many matrices.  Adam moves every entry by about its learning rate, at
-first all in one direction, so that a rate harmless to one matrix multiplies the output by (1 + rate)^(number of
-matrices).  At order 784 and the usual 1e-3 the first steps carry the output to zero, where the gradient is zero too, and the
-fit stays there for good; wider networks sooner, since every row of a matrix adds to the move.  Here the step is given as a
-change of the logarithm of the output and divided among the matrices.
+The output of a factorization is a product of very many matrices.  Adam moves every entry by about its learning rate,
+at first all in one direction, so that a rate harmless to one matrix multiplies the output by (1 + rate)^(number of
+matrices).  At order 784 and the usual 1e-3 the first steps carry the output to zero, where the gradient is zero too,
+and the fit stays there for good; wider networks sooner, since every row of a matrix adds to the move.  Here the step is
+given as a change of the logarithm of the output and divided among the matrices.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +63,7 @@ class RelativeAdam(torch.optim.Adam):
                 self.state[parameter][name].masked_fill_(mask, 0)
 
     @torch.no_grad()
-    def step(self, closure=None):  # type: ignore[no-untyped-def, override]
+    def step(self, closure: Any = None) -> Any:
         """One step of every run."""
         if bool((self.run_steps == 1).all()):
             return super().step(closure)
@@ -97,8 +99,8 @@ class RelativeAdam(torch.optim.Adam):
 def center_outputs(network: TreeNetwork, inputs: Tensor | Plan, targets: Tensor) -> None:
     """Rescale each run so that its mean output on `inputs` is the mean of its targets, in place.
 
-    A fit that starts far above its targets spends its first steps shrinking, and overshoots.  Runs with a mean output or
-    target that is not positive are left as they are.
+    A fit that starts far above its targets spends its first steps shrinking, and overshoots.  Runs with a mean output
+    or target that is not positive are left as they are.
 
     Parameters
     ----------

@@ -6,8 +6,8 @@ import pooch
 import pytest
 import torch
 
-from htf.datasets import load, one_vs_all
 from htf.datasets import images as images_module
+from htf.datasets import load, one_vs_all
 
 
 def real(name):
@@ -68,7 +68,7 @@ def test_no_network(tmp_path, monkeypatch):
     monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path)
     # A closed port on this machine stands for a server out of reach.
     monkeypatch.setitem(images_module._URLS, "mnist", "http://127.0.0.1:9/")
-    with pytest.raises(ConnectionError, match="cannot download train-images-idx3-ubyte.gz of mnist.*HTF_DATA"):
+    with pytest.raises(ConnectionError, match=r"cannot download train-images-idx3-ubyte\.gz of mnist.*HTF_DATA"):
         load("mnist")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

@@ -9,7 +9,9 @@ from htf.nn import CPNetwork, HTNetwork
 
 
 @settings(deadline=None)
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 60), st.sampled_from([2, 7, 2**31, 2**40]), st.integers(0, 9))
+@given(
+    st.integers(1, 3), st.integers(1, 4), st.integers(1, 60), st.sampled_from([2, 7, 2**31, 2**40]), st.integers(0, 9)
+)
 def test_distinct_tuples_number_what_unique_finds(nodes, arity, batch, size, seed):
     generator = torch.Generator().manual_seed(seed)
     values = torch.tensor([0, size // 2, size - 1])

@@ -16,12 +16,16 @@ def test_gaussian_has_its_moments():
 
 @pytest.mark.parametrize("tree", [DimensionTree.balanced(8), DimensionTree.grid(3, 3), DimensionTree.linear(4)])
 def test_balanced_local_components_have_equal_norms(tree):
-    net = HTNetwork(tree, 3, tree.by_level(range(2, 2 + tree.depth)), init=init.balanced(0.01), seed=0, dtype=torch.float64)
+    net = HTNetwork(
+        tree, 3, tree.by_level(range(2, 2 + tree.depth)), init=init.balanced(0.01), seed=0, dtype=torch.float64
+    )
     for node in tree.inner_nodes:
         rows = net.matrix(node).norm(dim=1)
         for child in tree.children(node):
             torch.testing.assert_close(net.matrix(child).norm(dim=0), rows, rtol=1e-10, atol=0)
-    torch.testing.assert_close(net.matrix(tree.root).norm(dim=1), torch.full((tree.depth + 1,), 0.01, dtype=torch.float64))
+    torch.testing.assert_close(
+        net.matrix(tree.root).norm(dim=1), torch.full((tree.depth + 1,), 0.01, dtype=torch.float64)
+    )
 
 
 def test_balanced_cp_vectors_have_equal_norms():

@@ -349,7 +349,9 @@ class TestBadInput:
             self.net()(torch.zeros(5, 3, 2))
 
     def test_plan_of_another_network(self):
-        plan = HTNetwork(DimensionTree.from_nested((0, (1, 2))), (2, 3, 2), 2).plan(torch.zeros(5, 3, dtype=torch.int64))
+        plan = HTNetwork(DimensionTree.from_nested((0, (1, 2))), (2, 3, 2), 2).plan(
+            torch.zeros(5, 3, dtype=torch.int64)
+        )
         with pytest.raises(ValueError, match="plan of a network with another tree"):
             self.net()(plan)
 

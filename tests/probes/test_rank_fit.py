@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+
 from htf import DimensionTree
 from htf.datasets import load
 from htf.probes import RankFit, rank_fit
@@ -30,7 +31,9 @@ def result(data):
 def test_every_combination_is_there_once(result):
     keys = [(r.format, r.twin, r.rank, r.seed) for r in result.records]
     assert len(keys) == len(set(keys)) == 2 * 3 * 2 * 2
-    assert keys == sorted(keys, key=lambda k: (k[0], ["original", "random_labels", "random_images"].index(k[1]), *k[2:]))
+    assert keys == sorted(
+        keys, key=lambda k: (k[0], ["original", "random_labels", "random_images"].index(k[1]), *k[2:])
+    )
     assert all(len(r.train_history) == len(r.test_history) == 3 for r in result.records)
 
 
@@ -48,7 +51,9 @@ def test_parameters_are_counted(result):
 
 
 def test_a_fit_does_not_depend_on_its_company(result, data):
-    alone = rank_fit(data, formats=["cp"], ranks=[3], twins=["random_labels"], seeds=[1], settings=SHORT, progress=False)
+    alone = rank_fit(
+        data, formats=["cp"], ranks=[3], twins=["random_labels"], seeds=[1], settings=SHORT, progress=False
+    )
     together = result.select(format="cp", rank=3, twin="random_labels", seed=1)
     # Batches are visited in the order of the job's first seed; starts are the fit's own.
     assert alone.records[0].train == pytest.approx(together[0].train, rel=0.2)
@@ -128,7 +133,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
     (checkpoint,) = folder.glob("fits/*.safetensors")
     epoch = files.read_tensors(checkpoint)[1]["state"]["epoch"]
     assert 0 < epoch < 400
-    arguments = dict(formats=["cp"], twins=["original"], ranks=[2], settings=FitSettings(epochs=400), progress=False)
+    settings = FitSettings(epochs=400)
+    arguments = {"formats": ["cp"], "twins": ["original"], "ranks": [2], "settings": settings, "progress": False}
     resumed = rank_fit(load(), out=folder, **arguments)
     straight = rank_fit(load(), **arguments)
     assert resumed.records == straight.records
@@ -210,6 +216,8 @@ def test_values_survive_json(result, tmp_path):
 
 def test_collapse_is_reported(data):
     # Targets that no rank-one product of so few steps can meet.
-    result = rank_fit(data, formats=["cp"], ranks=[1], twins=["original"], settings=FitSettings(epochs=1, step=1e-6), progress=False)
+    result = rank_fit(
+        data, formats=["cp"], ranks=[1], twins=["original"], settings=FitSettings(epochs=1, step=1e-6), progress=False
+    )
     assert result.records[0].collapsed
     assert "ended no better than a constant: cp 1 original" in result.table()

@@ -46,14 +46,14 @@ def test_runs_train_as_they_would_alone():
     assert single.errors(batches)[0] == pytest.approx(both.errors(both.train)[1], rel=0.05)
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
 def stop_at(epoch):
     def check(running):
         if running.epoch == epoch:
-            raise Stop
+            raise StopError
 
     return check
 
@@ -64,7 +64,7 @@ def test_resumes_bit_identically(tmp_path, kind):
     straight.run()
     path = tmp_path / "state.safetensors"
     first = fit(make(kind), checkpoint=path)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         first.run(stop_at(7), save_every=0)
     second = fit(make(kind), checkpoint=path)
     assert second.epoch == 7
