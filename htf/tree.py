@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from htf._checks import positive
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -62,7 +64,7 @@ class DimensionTree:
     __slots__ = ("__dict__", "_children", "_order")
 
     def __init__(self, order: int, children: Sequence[Sequence[int]]) -> None:
-        order = _positive("order", order)
+        order = positive("order", order)
         inner = tuple(tuple(int(c) for c in node) for node in children)
         _validate(order, inner)
         self._order = order
@@ -109,7 +111,7 @@ class DimensionTree:
     @classmethod
     def linear(cls, order: int) -> DimensionTree:
         """The tree of the tensor train: mode 2 joins (0, 1), mode 3 joins (0, 1, 2), and so on."""
-        order = _positive("order", order)
+        order = positive("order", order)
         children: list[tuple[int, ...]] = []
         left = 0
         for mode in range(1, order):
@@ -137,7 +139,7 @@ class DimensionTree:
             Window of every level, square or (rows, columns); a list gives one window per level, from the
             pixels up, and its last entry serves for all further levels.
         """
-        height, width = _positive("height", height), _positive("width", width)
+        height, width = positive("height", height), positive("width", width)
         windows = list(window) if isinstance(window, list) else [window]
         if not windows:
             raise ValueError("window is an empty list; expected at least one window")
@@ -197,7 +199,7 @@ class DimensionTree:
 
     @classmethod
     def _from_levels(cls, order: int, join: Any) -> DimensionTree:
-        order = _positive("order", order)
+        order = positive("order", order)
         nodes = list(range(order))
         children: list[tuple[int, ...]] = []
         while len(nodes) > 1:
@@ -448,16 +450,8 @@ def _canonical(order: int, children: tuple[tuple[int, ...], ...]) -> tuple[tuple
     return tuple(tuple(number[c] for c in children[node - order]) for node in inner)
 
 
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or int(value) != value:
-        raise TypeError(f"{name} is {value!r}; expected an integer")
-    if value < 1:
-        raise ValueError(f"{name} is {value}; expected at least 1")
-    return int(value)
-
-
 def _at_least_two(name: str, value: int) -> int:
-    if _positive(name, value) < 2:
+    if positive(name, value) < 2:
         raise ValueError(f"{name} is {value}; expected at least 2")
     return int(value)
 
@@ -466,7 +460,7 @@ def _window(window: Any) -> tuple[int, int]:
     pair = (window, window) if isinstance(window, int) else tuple(window)
     if len(pair) != 2:
         raise ValueError(f"window is {window!r}; expected an integer or a pair (rows, columns)")
-    down, across = _positive("window", pair[0]), _positive("window", pair[1])
+    down, across = positive("window", pair[0]), positive("window", pair[1])
     if down * across < 2:
         raise ValueError(f"window is {window!r}; a window of one node joins nothing")
     return down, across

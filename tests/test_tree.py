@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
+from strategies import nested_trees
 
 from htf import DimensionTree
 
@@ -99,17 +99,7 @@ def test_equal_structure_is_equal_whatever_the_numbering():
     assert one != "tree"
 
 
-@st.composite
-def nested(draw):
-    nodes = list(draw(st.permutations(range(draw(st.integers(2, 12))))))
-    while len(nodes) > 1:
-        size = draw(st.integers(2, len(nodes)))
-        start = draw(st.integers(0, len(nodes) - size))
-        nodes[start : start + size] = [tuple(nodes[start : start + size])]
-    return nodes[0]
-
-
-@given(nested())
+@given(nested_trees())
 def test_laws_of_any_tree(structure):
     tree = DimensionTree.from_nested(structure)
     assert tree.nested == structure

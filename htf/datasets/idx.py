@@ -34,14 +34,18 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
     FileNotFoundError
         If there is none.
     """
-    path = Path(path)
+    return parse_idx(read_content(Path(path)), str(path))
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a file, decompressed if it is gzipped."""
     content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is a damaged gzip file ({error})") from error
-    return parse_idx(content, str(path))
+    if content[:2] != b"\x1f\x8b":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is a damaged gzip file ({error})") from error
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from htf.datasets.idx import parse_idx
+from htf.datasets.idx import parse_idx, read_content
 
 # MD5 of the uncompressed content, as published with the data sets: a file that was gzipped again still matches.
 _PARTS = (
@@ -186,12 +184,7 @@ def _find(folder: Path, name: str, part: str) -> Path:
 
 
 def _checked(path: Path, md5: str) -> NDArray[np.uint8]:
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is a damaged gzip file ({error})") from error
+    content = read_content(path)
     array = parse_idx(content, str(path))
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from htf.engine.gather import product, take
 from htf.engine.log_domain import lookup_product, one_hot_product
-from htf.engine.plan import Aligned, Lookup, OneHot, Plan, Step
+from htf.engine.plan import Plan
+from htf.engine.steps import Aligned, Lookup, OneHot, Step
 
 # Factors multiplied between two normalizations; 8 factors of 1e-4 still fit in float32.
 FACTORS_IN_RANGE = 8

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from htf.engine.plan import Gather
+from htf.engine.steps import Gather
 
 
 def take(table: Tensor, gather: Gather) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from htf._checks import positive
 from htf.tree import DimensionTree
 
 
@@ -68,10 +69,10 @@ class Layout:
             missing = [node for node in tree.inner_nodes if node not in width]
             if missing:
                 raise ValueError(f"width names no value for inner node {missing[0]} ({len(missing)} missing)")
-            widths = tuple(_size(f"width of node {node}", width[node]) for node in tree.inner_nodes)
+            widths = tuple(positive(f"width of node {node}", width[node]) for node in tree.inner_nodes)
         else:
-            widths = (_size("width", width),) * len(tree.inner_nodes)
-        return cls(tree, check_dims(dims, tree.order), widths, _size("outputs", outputs), root_adds)
+            widths = (positive("width", width),) * len(tree.inner_nodes)
+        return cls(tree, check_dims(dims, tree.order), widths, positive("outputs", outputs), root_adds)
 
     def shape(self, node: int) -> tuple[int, int]:
         """Shape of the matrix of `node`."""
@@ -104,16 +105,8 @@ class Layout:
 def check_dims(dims: int | Sequence[int], order: int) -> tuple[int, ...]:
     """Mode dimensions as a tuple, one integer standing for all modes."""
     if isinstance(dims, int):
-        return (_size("dims", dims),) * order
-    spread = tuple(_size(f"dims[{mode}]", dim) for mode, dim in enumerate(dims))
+        return (positive("dims", dims),) * order
+    spread = tuple(positive(f"dims[{mode}]", dim) for mode, dim in enumerate(dims))
     if len(spread) != order:
         raise ValueError(f"dims has {len(spread)} entries; the tree has {order} modes")
     return spread
-
-
-def _size(name: str, value: int) -> int:
-    if isinstance(value, bool) or int(value) != value:
-        raise TypeError(f"{name} is {value!r}; expected an integer")
-    if value < 1:
-        raise ValueError(f"{name} is {value}; expected at least 1")
-    return int(value)

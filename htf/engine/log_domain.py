@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 if TYPE_CHECKING:
-    from htf.engine.plan import Lookup, OneHot
+    from htf.engine.steps import Lookup, OneHot
 
 
 def one_hot_product(table: Tensor, inputs: OneHot, *, carry: bool) -> tuple[Tensor, Tensor | None]:

@@ -131,18 +131,29 @@ class TreeNetwork(nn.Module):
         if isinstance(inputs, Plan):
             if not inputs.serves(self._layout):
                 raise ValueError("inputs is a plan of a network with another tree, dimensions or pattern of widths")
+            if inputs.device != self.device:
+                raise ValueError(f"inputs is a plan on {inputs.device}; the network is on {self.device}")
             plan, leaves = inputs, self._leaf_matrices()
         elif len(inputs) == 0 and inputs.ndim in (2, 3):
             empty = (0, self.runs) if self.outputs == 1 else (0, self.runs, self.outputs)
             return torch.zeros(empty, dtype=self.dtype, device=self.device)
         elif inputs.ndim == 3 or inputs.dtype.is_floating_point:
             vectors = check_encoded(inputs, self.dims, self.dtype)
-            plan = Plan(self._layout, batch=len(vectors), runs=self._channels, dtype=self.dtype)
-            leaves = self._apply_leaves(vectors)
+            plan, leaves = self._encoded_plan(len(vectors)), self._apply_leaves(vectors)
         else:
             plan, leaves = self.plan(inputs), self._leaf_matrices()
         values = self._read_out(contract(plan, leaves, self._inner_matrices()))
         return values.squeeze(-1) if self.outputs == 1 else values
+
+    _last_encoded: Plan | None = None
+
+    def _encoded_plan(self, batch: int) -> Plan:
+        """The plan for a batch of encoded vectors; it depends on nothing but its size, so the last one is kept."""
+        last = self._last_encoded
+        if last is None or last.batch != batch or last.device != self.device or last.dtype != self.dtype:
+            last = Plan(self._layout, batch=batch, runs=self._channels, dtype=self.dtype, device=self.device)
+            self._last_encoded = last
+        return last
 
     def _apply_leaves(self, vectors: Tensor) -> list[Tensor]:
         blocks = [block for block in self._layout.blocks if block.level == 0]

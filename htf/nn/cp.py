@@ -8,6 +8,7 @@ import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor, nn
 
+from htf._checks import positive
 from htf.engine.layout import Layout, check_dims
 from htf.nn._network import Seed, TreeNetwork, draw, generators, per_run
 from htf.nn.init import Initializer
@@ -71,12 +72,7 @@ class CPNetwork(TreeNetwork):
     ) -> None:
         super().__init__()
         ranks, self.runs = per_run("rank", rank, runs)
-        for value in ranks:
-            if isinstance(value, bool) or int(value) != value:  # type: ignore[call-overload]
-                raise TypeError(f"rank is {value!r}; expected an integer")
-            if value < 1:  # type: ignore[operator]
-                raise ValueError(f"rank is {value}; expected at least 1")
-        self.ranks = tuple(int(r) for r in ranks)  # type: ignore[call-overload]
+        self.ranks = tuple(positive("rank", value) for value in ranks)
         self.tree = DimensionTree.balanced(len(dims), arity=max(len(dims), 2))
         self.dims, self.outputs = check_dims(dims, len(dims)), outputs
         self._layout = Layout.build(self.tree, self.dims, 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,16 @@ class RankFit:
             folder / FITS_FOLDER / "all.json",
             job_content(self.records, self.variance, self.seconds),
         )
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one line per fit, without the errors per epoch."""
+        names = [f.name for f in fields(FitRecord) if not f.name.endswith("history")]
+        with Path(path).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(names)
+            for record in self.records:
+                values = [getattr(record, name) for name in names]
+                writer.writerow([" ".join(map(str, v)) if isinstance(v, list) else v for v in values])
 
     @classmethod
     def load(cls, folder: str | Path) -> RankFit:

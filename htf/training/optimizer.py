@@ -49,6 +49,7 @@ class RelativeAdam(torch.optim.Adam):
         self._network = network
         self.rates = [float(group["lr"]) for group in self.param_groups]
         self.run_steps = torch.ones(network.runs, device=network.device, dtype=network.dtype)
+        self._slowed = False
 
     def set_share(self, share: float) -> None:
         """Multiply all steps by `share` of their full size (for schedules)."""
@@ -58,14 +59,15 @@ class RelativeAdam(torch.optim.Adam):
     def slow_down(self, runs: Tensor) -> None:
         """Halve the step of the runs marked in a (runs,) mask and forget their running means."""
         self.run_steps = torch.where(runs, self.run_steps / 2, self.run_steps)
+        self._slowed = True
         for parameter, mask in zip(self._network.parameters(), self._network.spread(runs), strict=True):
-            for name in ("exp_avg", "exp_avg_sq"):
+            for name in {"exp_avg", "exp_avg_sq"} & self.state[parameter].keys():  # none before the first step
                 self.state[parameter][name].masked_fill_(mask, 0)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """One step of every run."""
-        if bool((self.run_steps == 1).all()):
+        if not self._slowed:
             return super().step(closure)
         before = [p.detach().clone() for p in self._network.parameters()]
         loss = super().step(closure)
@@ -86,6 +88,7 @@ class RelativeAdam(torch.optim.Adam):
         """The inverse of `tensors`."""
         self.rates = list(rates)
         self.run_steps = named["run_steps"].to(self.run_steps)
+        self._slowed = bool((self.run_steps != 1).any())
         for group in self.param_groups:
             parameter = group["params"][0]
             self.state[parameter] = {

@@ -7,6 +7,7 @@ from dense import all_indices, dense_cp, dense_ht
 from factorization_cases import FactorizationTestCase
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import nested_trees
 
 import htf
 from htf import DimensionTree
@@ -94,19 +95,8 @@ class TestCPManyValues(CPCase):
         return CPNetwork([40, 40] + [1] * 10, 2, init=NOISE, seed=0, dtype=dtype)
 
 
-@st.composite
-def nested_trees(draw):
-    """Nested tuples over 2 to 6 modes, in any order and arity."""
-    nodes = list(draw(st.permutations(range(draw(st.integers(2, 6))))))
-    while len(nodes) > 1:
-        size = draw(st.integers(2, len(nodes)))
-        start = draw(st.integers(0, len(nodes) - size))
-        nodes[start : start + size] = [tuple(nodes[start : start + size])]
-    return nodes[0]
-
-
 @settings(max_examples=60, deadline=None)
-@given(nested_trees(), st.data())
+@given(nested_trees(max_order=6), st.data())
 def test_any_tree_dims_and_widths_agree_with_the_dense_tensor(nested, data):
     tree = DimensionTree.from_nested(nested)
     dims = data.draw(st.lists(st.integers(1, 3), min_size=tree.order, max_size=tree.order))

@@ -1,3 +1,4 @@
+import csv
 import errno
 import json
 import multiprocessing
@@ -221,3 +222,11 @@ def test_collapse_is_reported(data):
     )
     assert result.records[0].collapsed
     assert "ended no better than a constant: cp 1 original" in result.table()
+
+
+def test_csv_has_a_line_a_fit(result, tmp_path):
+    result.to_csv(tmp_path / "fits.csv")
+    with (tmp_path / "fits.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["train"]) for row in rows] == [record.train for record in result.records]
+    assert rows[0]["format"] == "cp"

@@ -1,0 +1,19 @@
+"""Checks of arguments that are counts."""
+
+from __future__ import annotations
+
+from typing import SupportsInt, cast
+
+
+def positive(name: str, value: object) -> int:
+    """`value` as an int of at least 1, or an error that names the argument."""
+    try:
+        # Counts come from NumPy and torch too, so it is the value that decides, not the type.
+        number = int(cast(SupportsInt, value))
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or isinstance(value, bool) or number != value:
+        raise TypeError(f"{name} is {value!r}; expected an integer")
+    if number < 1:
+        raise ValueError(f"{name} is {number}; expected at least 1")
+    return number

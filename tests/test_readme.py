@@ -1,0 +1,33 @@
+"""The README's own code and commands."""
+
+import re
+from pathlib import Path
+
+from htf.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_ten_lines_fit_the_digits():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    names = {}
+    exec(code, names)
+    assert names["loss"].item() < 0.2 * names["target"].var().item()
+
+
+def test_the_commands_are_those_of_the_makefile_and_the_cli(capsys, monkeypatch):
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, re.M)
+    seen = []
+    monkeypatch.setattr("htf.cli._probe", lambda options: seen.append(options) or 0)
+    monkeypatch.setattr("htf.cli._plot", lambda run, figure: seen.append(run) or 0)
+    for line in re.findall(r"^htf (.*)$", README, re.M):
+        assert main(line.split()) == 0
+    assert len(seen) == 2
+
+
+def test_figures_are_there():
+    for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / path).is_file()
