@@ -10,7 +10,7 @@ probe: $(VENV)/.core
 	$(BIN)/htf probe digits --ranks 1:8 --out runs/digits
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -33,13 +33,16 @@ def int_range(text: str) -> list[int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("htf", description=__doc__)
+    parser = argparse.ArgumentParser("htf", description=__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"htf {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     formatter = argparse.ArgumentDefaultsHelpFormatter
 
     probe = commands.add_parser(
-        "probe", help="how low a rank fits a data set, against its randomized twins", formatter_class=formatter
+        "probe",
+        help="how low a rank fits a data set, against its randomized twins",
+        formatter_class=formatter,
+        allow_abbrev=False,
     )
     probe.add_argument("dataset", nargs="?", default="digits", metavar="DATASET", help=f"one of {', '.join(NAMES)}")
     defaults = FitSettings()
@@ -61,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--out", type=Path, default=None, help="folder of the run; by default runs/DATASET")
 
     plot = commands.add_parser(
-        "plot", help="draw the figure of a run again, and print its table", formatter_class=formatter
+        "plot",
+        help="draw the figure of a run again, and print its table",
+        formatter_class=formatter,
+        allow_abbrev=False,
     )
     plot.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     plot.add_argument("--figure", type=Path, default=None, help=f"file to write; by default RUN/{FIGURE}")
@@ -70,7 +76,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, 2 for bad input, 130 after an interrupt."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        print(
+            f"htf: unknown option {unknown[0]}; known are {', '.join(_known(parser, options.command))}", file=sys.stderr
+        )
+        return 2
     try:
         return _probe(options) if options.command == "probe" else _plot(options.run, options.figure)
     except KeyboardInterrupt:
@@ -79,6 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"htf: {error}", file=sys.stderr)
         return 2
+
+
+def _known(parser: argparse.ArgumentParser, command: str) -> list[str]:
+    """The options of a command."""
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return [option for action in commands.choices[command]._actions for option in action.option_strings]
 
 
 def _probe(options: argparse.Namespace) -> int:

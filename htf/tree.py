@@ -61,14 +61,15 @@ class DimensionTree:
     (2, 3)
     """
 
-    __slots__ = ("__dict__", "_children", "_order")
+    _order: int
+    _children: tuple[tuple[int, ...], ...]
 
     def __init__(self, order: int, children: Sequence[Sequence[int]]) -> None:
         order = positive("order", order)
         inner = tuple(tuple(int(c) for c in node) for node in children)
         _validate(order, inner)
-        self._order = order
-        self._children = _canonical(order, inner)
+        object.__setattr__(self, "_order", order)
+        object.__setattr__(self, "_children", _canonical(order, inner))
 
     # -- constructors ---------------------------------------------------------------------------------
 
@@ -368,16 +369,14 @@ class DimensionTree:
         return DimensionTree, (self._order, self._children)
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name in DimensionTree.__slots__ and hasattr(self, name):
-            raise AttributeError(f"DimensionTree is immutable; cannot set {name}")
-        object.__setattr__(self, name, value)
+        raise AttributeError(f"DimensionTree is immutable; cannot set {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"DimensionTree is immutable; cannot delete {name}")
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         """Iterate by level, from the leaves up."""
         return iter(self.levels)
-
-    def __len__(self) -> int:
-        return self.n_nodes
 
     def _check(self, node: int) -> int:
         if not 0 <= node < self.n_nodes:

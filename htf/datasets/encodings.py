@@ -29,11 +29,18 @@ def quantize(images: Tensor, levels: int = 2, maximum: int = 255) -> Tensor:
         raise ValueError(f"levels is {levels}; expected at least 2")
     if images.dtype.is_floating_point:
         raise TypeError(f"images has dtype {images.dtype}; expected integers from 0 to {maximum}")
+    _check_range(images, maximum)
     values = torch.round(images.float() / maximum * (levels - 1))
     return values.to(torch.uint8 if levels <= 256 else torch.int64).flatten(1)
 
 
+def _check_range(images: Tensor, maximum: int) -> None:
+    if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= maximum:
+        raise ValueError(f"images range from {images.min()} to {images.max()}; expected 0 to maximum, {maximum}")
+
+
 def _unit(images: Tensor, maximum: int) -> Tensor:
+    _check_range(images, maximum)
     return images.flatten(1).float() / maximum
 
 

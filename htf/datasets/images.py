@@ -72,6 +72,14 @@ class ImageData:
         return self.train_images.shape[1], self.train_images.shape[2]
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all images and labels."""
+        digest = hashlib.sha256(str((tuple(self.train_images.shape), self.maximum)).encode())
+        for part in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
     def classes(self) -> list[int]:
         """The labels that occur in the train set."""
         return sorted(set(self.train_labels.tolist()))
@@ -207,6 +215,11 @@ def _download(name: str, part: str, md5: str) -> Path:
         _checked(Path(fname), md5)
         return fname
 
+    if target.is_file():
+        try:
+            _checked(target, md5)
+        except ValueError:
+            target.unlink()  # damaged since it was fetched: fetch it again
     try:
         if not target.is_file():
             partial = pooch.retrieve(

@@ -19,10 +19,8 @@ from htf.engine.log_domain import lookup_product, one_hot_product
 from htf.engine.plan import Plan
 from htf.engine.steps import Aligned, Lookup, OneHot, Step
 
-# Factors multiplied between two normalizations; 8 factors of 1e-4 still fit in float32.
+# Normalized factors multiplied before the product is normalized again.
 FACTORS_IN_RANGE = 8
-# Magnitude below which a row counts as zeros: in range for every float type but float16.
-SMALLEST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -54,34 +52,36 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
     -----
     O(rows x runs x width (arity + width)) operations per node, `Plan.multiplications` in all.
     """
-    tables: dict[int, _Activations] = {t: _Activations(leaf.flatten(0, 1), None) for t, leaf in enumerate(leaves)}
+    tables = {t: _Activations(leaf.flatten(0, 1), None) for t, leaf in enumerate(leaves)}
     n_leaf_blocks = len(leaves)
     root = plan.layout.tree.root
     out = None
     for number, step in enumerate(plan.steps, n_leaf_blocks):
-        is_root = step.nodes == (root,)
-        joint = _joint(step, tables, is_root)
+        if not isinstance(step.inputs, OneHot | Lookup):
+            for source in step.sources:
+                if tables[source].log_scale is None:  # leaves, as they came
+                    tables[source] = _normalize(tables[source])
+        joint = _joint(step, tables)
         for source in step.release:
             del tables[source]
-        mixed = _mix(joint, step, weights[step.block - n_leaf_blocks])
-        if is_root:
-            out = mixed
-        else:
-            tables[number] = _normalize(mixed)
+        tables[number] = _normalize(_mix(joint, step, weights[step.block - n_leaf_blocks]))
+        if step.nodes == (root,):
+            out = tables[number]
     assert out is not None
-    if out.log_scale is None:
-        return out.value
-    return out.value * out.log_scale.exp().unsqueeze(-1)
+    assert out.log_scale is not None
+    # Bounded, so that an exact zero times a scale beyond all floats stays a zero.
+    scale = out.log_scale.exp().clamp(max=torch.finfo(out.value.dtype).max)
+    return out.value * scale.unsqueeze(-1)
 
 
-def _joint(step: Step, tables: dict[int, _Activations], is_root: bool) -> _Activations:
+def _joint(step: Step, tables: dict[int, _Activations]) -> _Activations:
     """Multiply the children's rows, entry by entry."""
     inputs = step.inputs
     source = _joined(step.sources, tables)
     if isinstance(inputs, OneHot):
-        return _Activations(*one_hot_product(source.value, inputs, carry=not is_root))
+        return _Activations(*one_hot_product(source.value, inputs))
     if isinstance(inputs, Lookup):
-        return _Activations(*lookup_product(source.value, inputs, carry=not is_root))
+        return _Activations(*lookup_product(source.value, inputs))
     if isinstance(inputs, Aligned):
         shape = (len(step.nodes), step.arity, step.rows)
         factors = source.value.unflatten(0, shape).transpose(0, 1).flatten(1, 2)
@@ -136,7 +136,7 @@ def _normalize(rows: _Activations) -> _Activations:
             rows.value.abs() @ rows.value.new_full((width,), 1 / width) if width > 1 else rows.value.abs().squeeze(-1)
         )
         # A row of zeros keeps its scale: its gradient may be all that matters of it.
-        size.masked_fill_(size < SMALLEST, 1)
+        size.masked_fill_(size == 0, 1)
         log_scale = size.log()
         if rows.log_scale is not None:
             log_scale += rows.log_scale

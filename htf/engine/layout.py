@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -104,7 +104,7 @@ class Layout:
 
 def check_dims(dims: int | Sequence[int], order: int) -> tuple[int, ...]:
     """Mode dimensions as a tuple, one integer standing for all modes."""
-    if isinstance(dims, int):
+    if not isinstance(dims, Iterable):
         return (positive("dims", dims),) * order
     spread = tuple(positive(f"dims[{mode}]", dim) for mode, dim in enumerate(dims))
     if len(spread) != order:

@@ -2,7 +2,8 @@
 
 Magnitudes and signs are carried apart.  A factor that is exactly zero has no logarithm: it is left out of the
 sum, and the result is zero where a sample meets one.  Where a sample meets exactly one, the gradient with respect
-to that factor is the product of all the others, as it must be.
+to that factor is the product of all the others, as it must be.  (Second derivatives with respect to two factors that
+are both exactly zero come out as zero.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from htf.engine.steps import Lookup, OneHot
 
 
-def one_hot_product(table: Tensor, inputs: OneHot, *, carry: bool) -> tuple[Tensor, Tensor | None]:
+def one_hot_product(table: Tensor, inputs: OneHot) -> tuple[Tensor, Tensor]:
     """Products of leaf rows by centred one-hot codes.
 
     Parameters
@@ -27,13 +28,11 @@ def one_hot_product(table: Tensor, inputs: OneHot, *, carry: bool) -> tuple[Tens
         (table rows, runs, width), the leaf matrices end to end.
     inputs : OneHot
         Codes of shape (nodes, rows, columns).
-    carry : bool
-        Return values of the size of 1 and their scale apart.
 
     Returns
     -------
     value, log_scale : Tensor
-        (nodes * rows, runs, width), and (nodes * rows, runs) or None.
+        (nodes * rows, runs, width) of the size of 1, and (nodes * rows, runs), constant.
     """
     code, mean = inputs.code.to(table.dtype), inputs.mean.to(table.dtype)
 
@@ -43,10 +42,10 @@ def one_hot_product(table: Tensor, inputs: OneHot, *, carry: bool) -> tuple[Tens
         difference = x.index_select(0, inputs.values.flatten()) - x.index_select(0, inputs.bases.flatten())
         return torch.baddbmm(shared, code, difference.unflatten(0, inputs.values.shape)).flatten(0, 1)
 
-    return _signed_exp(table, total, carry)
+    return _signed_exp(table, total)
 
 
-def lookup_product(table: Tensor, inputs: Lookup, *, carry: bool) -> tuple[Tensor, Tensor | None]:
+def lookup_product(table: Tensor, inputs: Lookup) -> tuple[Tensor, Tensor]:
     """Products of leaf rows that are looked up and summed, for modes with many values.
 
     Parameters and returns as in `one_hot_product`, with row numbers (nodes * rows, modes) for codes.
@@ -55,24 +54,19 @@ def lookup_product(table: Tensor, inputs: Lookup, *, carry: bool) -> tuple[Tenso
     def total(x: Tensor) -> Tensor:
         return embedding_bag(inputs.index, x, mode="sum")
 
-    return _signed_exp(table, total, carry)
+    return _signed_exp(table, total)
 
 
-def _signed_exp(table: Tensor, total: Callable[[Tensor], Tensor], carry: bool) -> tuple[Tensor, Tensor | None]:
+def _signed_exp(table: Tensor, total: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Products as exponentials of summed logarithms, with signs and zeros put back."""
     flat, shape = table.flatten(1), table.shape[1:]
     # Most fits start positive and stay so; one reduction tells.
     positive = bool(flat.detach().min() > 0)
     zero = None if positive else flat == 0
     magnitude = flat if positive else flat.abs().masked_fill(flat == 0, 1)
-    logs = total(magnitude.log())
-    log_scale = None
-    if carry:
-        with torch.no_grad():
-            log_scale = logs.unflatten(1, shape).amax(-1)
-            log_scale = torch.where(log_scale.isfinite(), log_scale, torch.zeros_like(log_scale))
-        logs = (logs.unflatten(1, shape) - log_scale.unsqueeze(-1)).flatten(1)
-    value = logs.exp()
+    logs = total(magnitude.log()).unflatten(1, shape)
+    log_scale = logs.detach().squeeze(-1) if shape[-1] == 1 else logs.detach().amax(-1)
+    value = (logs - log_scale.unsqueeze(-1)).exp().flatten(1)
     if zero is not None:
         value = value * _signs(flat, total, value)
         if bool(zero.any()):

@@ -283,7 +283,9 @@ class Plan:
     @property
     def multiplications(self) -> int:
         """Scalar multiplications of one forward pass over all runs."""
-        return sum(self._cost(step)[0] for step in self.steps)
+        leaves = [block for block in self.layout.blocks if block.level == 0 and not self.discrete]
+        encoding = sum(len(b.nodes) * b.rows * b.columns for b in leaves) * self.batch * self.runs
+        return encoding + sum(self._cost(step)[0] for step in self.steps)
 
     @property
     def peak_bytes(self) -> int:

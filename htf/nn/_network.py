@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import SupportsIndex
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,6 +14,9 @@ from htf.engine import Layout, Plan, contract
 from htf.nn._inputs import check_encoded, check_indices
 from htf.nn.init import Initializer, resolve
 from htf.tree import DimensionTree
+
+# Entries of the largest tensor that is written out: 128 MiB in single precision.
+LARGEST_DENSE = 2**25
 
 Seed = int | Generator | Sequence[int] | None
 
@@ -170,6 +175,12 @@ class TreeNetwork(nn.Module):
 
     def _all_entries(self, run: int) -> Tensor:
         """Every entry of the tensor of one run, by the network itself on all index tuples."""
+        size = math.prod(self.dims)
+        if size > LARGEST_DENSE:
+            raise ValueError(
+                f"the tensor has {size:.1e} entries, too many for a dense one (limit {LARGEST_DENSE:,}); "
+                "evaluate the network at the entries you need"
+            )
         grid = torch.cartesian_prod(*(torch.arange(d, device=self.device) for d in self.dims))
         values = self(grid)[:, self._check_run(run)]
         return values.unflatten(0, self.dims)
@@ -177,8 +188,8 @@ class TreeNetwork(nn.Module):
 
 def per_run(name: str, value: object, runs: int | None) -> tuple[list[object], int]:
     """Spread an argument that is one value, or a sequence with one value per run."""
-    if isinstance(value, Sequence) or hasattr(value, "tolist"):
-        values = list(value)  # type: ignore[call-overload]
+    if isinstance(value, Iterable) and not isinstance(value, Mapping | str):
+        values = list(value)
         if not values:
             raise ValueError(f"{name} is empty; expected at least one value")
         if runs is not None and runs != len(values):
@@ -194,8 +205,8 @@ def generators(seed: Seed, runs: int) -> Iterator[Generator | None]:
     """One generator per run; a single one is drawn from run after run."""
     if isinstance(seed, Generator) or seed is None:
         return iter([seed] * runs)
-    if isinstance(seed, int):
-        return iter([Generator().manual_seed(seed)] * runs)
+    if isinstance(seed, SupportsIndex):
+        return iter([Generator().manual_seed(int(seed))] * runs)
     seeds = list(seed)
     if len(seeds) != runs:
         raise ValueError(f"seed has {len(seeds)} values; the network has {runs} runs")

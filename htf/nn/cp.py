@@ -51,7 +51,7 @@ class CPNetwork(TreeNetwork):
     Notes
     -----
     On discrete inputs, a forward pass is one product of a (batch, Σ(dims - 1)) code with the differences of log
-    factors, a backward pass another: 2 · batch · Σ(dims - 1) · Σ ranks multiplications each.
+    factors, a backward pass another: batch · Σ(dims - 1) · Σ ranks multiplications each.
 
     References
     ----------

@@ -141,7 +141,7 @@ class HTNetwork(TreeNetwork):
         """The tensor of one run, dense: shape `dims`, or `dims` + (outputs,).
 
         It is the network's own output on every index tuple, so each distinct subtree is computed once and
-        gradients flow.  O(size of the tensor) memory: meant for small ones.
+        gradients flow.  O(size of the tensor) memory; a ValueError beyond 2^25 entries.
         """
         return self._all_entries(run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -38,8 +39,9 @@ class Job:
         ranks = sorted({rank for rank, *_ in self.fits})
         span = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
         twin, seed = self.images
-        _, positive, _, start = self.fits[0]
-        return f"{self.format}_{span}_{twin}{seed}_class{positive}_seed{start}_{len(self.fits)}fits"
+        # The digest tells apart jobs with the same images and ranks.
+        digest = hashlib.sha256(repr(self.fits).encode()).hexdigest()[:8]
+        return f"{self.format}_{span}_{twin}{seed}_{digest}"
 
 
 def make_jobs(
@@ -139,7 +141,8 @@ def run_job(
     train, test = _batches(train_plans, train_targets), _batches(test_plans, test_targets)
     done = _file(job, folder)
     checkpoint = None if done is None else done.with_suffix(".safetensors")
-    fit = Fit(network, train, test, settings, seed=job.fits[0][3], checkpoint=checkpoint, about={"job": job.name})
+    # Batches come in one order for all fits, so that none depends on its company.
+    fit = Fit(network, train, test, settings, checkpoint=checkpoint, about={"job": job.name})
     on_epochs(fit.epoch)
     fit.run(lambda _: on_epochs(1))
     train_errors, test_errors = fit.errors(train), fit.errors(test, fit.clip)

@@ -12,6 +12,8 @@ import numpy
 import tensorly
 import torch
 
+from htf import __version__
+from htf._checks import positive
 from htf.datasets import TWINS, ImageData, load
 from htf.probes.jobs import Inputs, make_jobs
 from htf.probes.result import SETTINGS_FILE, RankFit
@@ -84,7 +86,9 @@ def rank_fit(
 
     Notes
     -----
-    On MNIST, CP of rank R has 784 · levels · R parameters, and HT about 264 R² more (`RankFit.table` shows both).
+    A fit's start and twin depend on its own seed, rank and class, and batches come in one order, so a fit is the same
+    in any company, up to rounding.  On MNIST, CP of rank R has 784 · levels · R parameters, and HT about 264 R² more
+    (`RankFit.table` shows both).
 
     References
     ----------
@@ -92,25 +96,23 @@ def rank_fit(
     .. [2] C. Zhang et al., "Understanding deep learning requires rethinking generalization", ICLR 2017.
     """
     formats, twins = _known("format", formats, FORMATS), _known("twin", twins, TWINS)
-    ranks, classes, seeds = list(ranks), list(classes), list(seeds)
-    for name, values in (("ranks", ranks), ("classes", classes), ("seeds", seeds)):
-        if not values:
-            raise ValueError(f"{name} is empty; expected at least one value")
-    for rank in ranks:
-        if rank < 1:
-            raise ValueError(f"ranks holds {rank}; a rank is at least 1")
+    ranks, classes, seeds = _integers("ranks", ranks, 1), _integers("classes", classes, 0), _integers("seeds", seeds, 0)
+    if positive("levels", levels) < 2:
+        raise ValueError(f"levels is {levels}; expected at least 2")
+    positive("workers", workers)
+    device = _device(device)
     settings = settings or FitSettings()
     data = load(dataset, data_dir) if isinstance(dataset, str) else dataset
     data = data.holdout() if holdout else data
-    unknown = [c for c in classes if c not in data.classes]
-    if unknown:
-        raise ValueError(f"class {unknown[0]} does not occur in {data.name}; its classes are {data.classes}")
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; expected at least 1")
+    for part, labels in (("train", data.train_labels), ("test", data.test_labels)):
+        there = sorted(set(labels.tolist()))
+        unknown = [c for c in classes if c not in there]
+        if unknown:
+            raise ValueError(f"class {unknown[0]} does not occur in {data.name}, {part}; its classes are {there}")
     jobs = list(make_jobs(formats, ranks, classes, twins, seeds))
-    device = torch.device(device)
     described = {
         "dataset": data.name,
+        "data_sha256": data.fingerprint,
         "train_samples": len(data.train_labels),
         "test_samples": len(data.test_labels),
         "formats": formats,
@@ -118,9 +120,10 @@ def rank_fit(
         "classes": classes,
         "twins": twins,
         "seeds": seeds,
-        "levels": levels,
+        "levels": int(levels),
         **{key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings).items()},
         "n_fits": sum(len(job.fits) for job in jobs),
+        "htf": __version__,
     }
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -149,13 +152,10 @@ def _claim(folder: Path, described: dict[str, Any], device: torch.device) -> Non
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    from htf import __version__
-
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
         "versions": {
-            "htf": __version__,
             "torch": torch.__version__,
             "tensorly": tensorly.__version__,
             "numpy": numpy.__version__,
@@ -166,11 +166,34 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 def _known(name: str, values: Sequence[str], known: Iterable[str]) -> list[str]:
     known = list(known)
-    if isinstance(values, str):
-        values = [values]
+    values = [values] if isinstance(values, str) else list(dict.fromkeys(values))
     if not values:
         raise ValueError(f"{name}s is empty; known are {', '.join(known)}")
     for value in values:
         if value not in known:
             raise ValueError(f"{name} is {value!r}; known are {', '.join(known)}")
     return list(values)
+
+
+def _integers(name: str, values: Iterable[int], least: int) -> list[int]:
+    """Distinct integers, as Python's own."""
+    found = []
+    for value in values:
+        if isinstance(value, bool) or int(value) != value:
+            raise TypeError(f"{name} holds {value!r}; expected integers")
+        if value < least:
+            raise ValueError(f"{name} holds {value}; expected at least {least}")
+        found.append(int(value))
+    if not found:
+        raise ValueError(f"{name} is empty; expected at least one value")
+    return list(dict.fromkeys(found))
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        # torch's first line says which devices there are, or why this one is not.
+        raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return found

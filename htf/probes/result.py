@@ -97,11 +97,13 @@ class RankFit:
     @property
     def mean_variance(self) -> float:
         """Variance of the train targets, averaged over the classes."""
+        if not self.variance:
+            raise ValueError("the result has no finished fits yet")
         return statistics.fmean(self.variance.values())
 
     def table(self) -> str:
         """Errors as text: a row per format and rank, train and test per twin, averaged over classes and seeds."""
-        twins = self.values("twin")
+        variance, twins = self.mean_variance, self.values("twin")
         head = f"{'format':<7}{'rank':>5}{'parameters':>12}" + "".join(f"  {twin:>17}" for twin in twins)
         lines = [head, " " * 24 + "".join(f"  {'train    test':>17}" for _ in twins)]
         for form in self.values("format"):
@@ -115,7 +117,7 @@ class RankFit:
                     else:
                         cells.append(f"  {'—':>17}")
                 lines.append(f"{form:<7}{rank:>5}{row[0].n_parameters:>12,}" + "".join(cells))
-        lines.append(f"mean squared errors; variance of the targets {self.mean_variance:.4f}")
+        lines.append(f"mean squared errors; variance of the targets {variance:.4f}")
         lines += self._remarks()
         return "\n".join(lines)
 
@@ -138,8 +140,17 @@ class RankFit:
         return plot_rank_fit(self)
 
     def save(self, folder: str | Path) -> None:
-        """Write the result to a folder of JSON files; `load` reads it."""
+        """Write the result to a folder of JSON files; `load` reads it.
+
+        Raises
+        ------
+        FileExistsError
+            If the folder holds the fits of a run: a run saves itself as it goes.
+        """
         folder = Path(folder)
+        others = [path for path in (folder / FITS_FOLDER).glob("*.json") if path.name != "all.json"]
+        if others:
+            raise FileExistsError(f"folder {folder} holds the fits of a run already ({others[0].name}, ...)")
         write_json(folder / SETTINGS_FILE, self.settings)
         write_json(
             folder / FITS_FOLDER / "all.json",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import queue
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,16 @@ def _in_processes(
 ) -> Iterator[dict[str, Any]]:
     # "spawn": forking a process whose libraries have started threads can deadlock.
     context = multiprocessing.get_context("spawn")
-    news = context.Queue()
+    news, stop = context.Queue(), context.Event()
     # Longest first, so that no long job is left to run alone at the end.
-    jobs = sorted(jobs, key=lambda job: -cost(job, inputs.data))
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (news, inputs, settings, folder))
+    left = sorted(jobs, key=lambda job: cost(job, inputs.data))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (news, stop, inputs, settings, folder))
+    waiting: set[Future[dict[str, Any]]] = set()
     try:
-        waiting = {pool.submit(_work, job) for job in jobs}
-        while waiting:
+        while left or waiting:
+            # No more than there are processes: what is handed over cannot be called back.
+            while left and len(waiting) < workers:
+                waiting.add(pool.submit(_work, left.pop()))
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             while True:
                 try:
@@ -71,28 +75,33 @@ def _in_processes(
                     break
             for future in done:
                 yield future.result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a worker process ended abruptly (out of memory?); what was finished is kept, run again to go on"
+        ) from error
     finally:
-        # On Ctrl-C the terminal has told the workers too: they save their checkpoints and end.
+        # Workers save their checkpoints at the end of the epoch and stop.
+        stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(news: Any, inputs: Inputs, settings: FitSettings, folder: Path | None) -> None:
+def _start_worker(news: Any, stop: Any, inputs: Inputs, settings: FitSettings, folder: Path | None) -> None:
     # One thread a process: the small operations of a fit gain nothing from more.
     torch.set_num_threads(1)
-    # A collapsing fit meets subnormal numbers, which cost a hundred times a normal one.
-    torch.set_flush_denormal(True)
-    _worker.update(news=news, inputs=inputs, settings=settings, folder=folder)
+    # Progress that nobody reads any more must not keep the process alive.
+    news.cancel_join_thread()
+    _worker.update(news=news, stop=stop, inputs=inputs, settings=settings, folder=folder)
 
 
 def _work(job: Job) -> dict[str, Any]:
     weight = cost(job, _worker["inputs"].data)
-    return run_job(
-        job,
-        _worker["inputs"],
-        _worker["settings"],
-        _worker["folder"],
-        lambda epochs: _worker["news"].put(epochs * weight),
-    )
+
+    def on_epochs(epochs: int) -> None:
+        _worker["news"].put(epochs * weight)
+        if _worker["stop"].is_set():
+            raise KeyboardInterrupt
+
+    return run_job(job, _worker["inputs"], _worker["settings"], _worker["folder"], on_epochs)

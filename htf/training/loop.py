@@ -54,6 +54,10 @@ class FitSettings:
             raise ValueError(f"batch_size is {self.batch_size}; expected at least 1")
         if not self.step > 0:
             raise ValueError(f"step is {self.step}; expected above 0")
+        if not (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(f"betas is {self.betas}; expected two numbers from 0 to below 1")
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance is {self.tolerance}; expected at least 0")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}; expected from 0 to below 1")
 
@@ -110,7 +114,11 @@ class Fit:
         self.network, self.train, self.test, self.settings = network, train, test, settings
         self.seed, self.clip, self.checkpoint = seed, clip, checkpoint
         # Through JSON's eyes: tuples come back as lists.
-        self._about = {"fit": about or {}, "settings": {**asdict(settings), "betas": list(settings.betas)}}
+        shapes = {f"shape of {name}": list(p.shape) for name, p in network.named_parameters()}
+        self._about = {
+            "fit": {**(about or {}), "seed": seed, "clip": clip, "batches": len(train), **shapes},
+            "settings": {**asdict(settings), "betas": list(settings.betas)},
+        }
         self.epoch = 0
         self.seconds = 0.0
         self.train_errors: list[list[float]] = []
@@ -196,7 +204,7 @@ class Fit:
 
     @torch.no_grad()
     def _step_back_or_keep(self, error: Tensor) -> None:
-        lost = ~(error <= self._best_error + self._allowance)  # NaN is lost too
+        lost = ~((error <= self._best_error + self._allowance) & error.isfinite())
         better = error < self._best_error
         self._best_error = torch.where(better, error, self._best_error)
         # The error was met between the epoch's start and its end: only the start is known to be as good.

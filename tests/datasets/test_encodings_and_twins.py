@@ -23,6 +23,8 @@ def test_bad_encodings():
         quantize(torch.zeros(1, 2, 2, dtype=torch.uint8), 1)
     with pytest.raises(TypeError, match=r"images has dtype torch\.float32"):
         quantize(torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="images range from 17 to 17; expected 0 to maximum, 16"):
+        quantize(torch.full((1, 2, 2), 17, dtype=torch.uint8), maximum=16)
     with pytest.raises(IndexError, match="indices reach 2; levels is 2"):
         one_hot(torch.tensor([[0, 2]]), 2)
 

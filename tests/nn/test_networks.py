@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import tensorly as tl
 import torch
@@ -163,6 +164,75 @@ def test_products_beyond_the_range_of_floats_do_not_lose_gradients():
     # The derivative of a product with respect to a factor is the product over that factor.
     torch.testing.assert_close(net.weights[0].grad[0, :, 0, 0], 3 / scales, rtol=1e-3, atol=0)
     torch.testing.assert_close(cp.factors[0].grad[:, 0, 0], 3 / scales, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("order", "arity", "size"), [(128, 8, 1e-4), (1024, 8, 1e-4), (64, 2, 1e-16), (64, 64, 1e-16)])
+def test_extreme_factors_that_cancel(dtype, order, arity, size):
+    tree = DimensionTree.balanced(order, arity)
+    for net in (
+        HTNetwork(tree, 2, 1, init=init.scale_preserving(0, 0), dtype=dtype),
+        CPNetwork([2] * order, 1, init=init.scale_preserving(0, 0), dtype=dtype),
+    ):
+        with torch.no_grad():
+            for mode in range(order):
+                matrix = net.factor(mode) if isinstance(net, CPNetwork) else net.matrix(mode)
+                matrix.fill_(size if mode < order // 2 else 1 / size)
+        out = net(torch.zeros(2, order, dtype=torch.int64))
+        torch.testing.assert_close(out, torch.ones_like(out), rtol=1e-3, atol=0)
+        out.sum().backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("zeros", [1, 2])
+def test_zeros_among_factors_whose_product_overflows(zeros):
+    tree = DimensionTree.balanced(64)
+    for net in (
+        HTNetwork(tree, 2, 1, init=init.scale_preserving(0, 0)),
+        CPNetwork([2] * 64, 1, init=init.scale_preserving(0, 0)),
+    ):
+        with torch.no_grad():
+            for mode in range(64):
+                matrix = net.factor(mode) if isinstance(net, CPNetwork) else net.matrix(mode)
+                matrix.fill_(0.0 if mode < zeros else 10.0)
+        out = net(torch.zeros(1, 64, dtype=torch.int64))
+        assert float(out.detach()) == 0
+        out.sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+        assert not gradient.isnan().any()
+        assert bool(gradient.any()) == (zeros == 1)
+
+
+def test_a_small_root_brings_a_large_product_back_into_range():
+    net = HTNetwork(DimensionTree.balanced(64), 2, 2, init=init.scale_preserving(0, 0))
+    with torch.no_grad():
+        for mode in range(40):
+            net.matrix(mode).mul_(10)
+        net.matrix(net.tree.root).mul_(1e-30)
+    torch.testing.assert_close(
+        net(torch.zeros(1, 64, dtype=torch.int64)).detach(), torch.tensor([[1e10]]), rtol=1e-3, atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_finite(dtype):
+    net = HTNetwork(DimensionTree.balanced(16), 2, 3, seed=0, dtype=dtype)
+    with torch.no_grad():
+        net.matrix(0)[0] = 0
+    x = torch.randint(0, 2, (10, 16), generator=torch.Generator().manual_seed(0))
+    out = net(x)
+    double = HTNetwork(DimensionTree.balanced(16), 2, 3, seed=0, dtype=torch.float64)
+    double.load_state_dict({k: v.double() for k, v in net.state_dict().items()})
+    torch.testing.assert_close(out.double(), double(x), rtol=0.1, atol=0.1)
+    out.sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_counts_from_numpy():
+    tree = DimensionTree.balanced(np.int64(4), arity=np.int64(2))
+    net = HTNetwork(tree, np.int64(2), np.int64(3), runs=2, seed=np.int64(0))
+    assert net(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 2)
+    assert CPNetwork(np.array([2, 2]), np.array([1, 2]), seed=0).ranks == (1, 2)
 
 
 def test_cp_product_with_exact_zeros_has_the_gradient_of_the_others():
@@ -344,6 +414,10 @@ class TestBadInput:
         )
         with pytest.raises(ValueError, match="plan of a network with another tree"):
             self.net()(plan)
+
+    def test_dense_tensor_of_high_order(self):
+        with pytest.raises(ValueError, match="too many for a dense one"):
+            HTNetwork(DimensionTree.grid(28, 28), 2, 2).to_tensor()
 
     def test_run_that_is_not_there(self):
         with pytest.raises(IndexError, match="run is 1"):

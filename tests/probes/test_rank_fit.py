@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,14 +58,14 @@ def test_a_fit_does_not_depend_on_its_company(result, data):
         data, formats=["cp"], ranks=[3], twins=["random_labels"], seeds=[1], settings=SHORT, progress=False
     )
     together = result.select(format="cp", rank=3, twin="random_labels", seed=1)
-    # Batches are visited in the order of the job's first seed; starts are the fit's own.
-    assert alone.records[0].train == pytest.approx(together[0].train, rel=0.2)
+    # Up to rounding, and the scale of a step, which is a mean over all components of the job.
+    assert alone.records[0].train == pytest.approx(together[0].train, rel=0.01)
 
 
 def test_original_digits_fit_at_low_rank_and_random_labels_do_not():
-    result = rank_fit("digits", ranks=[2, 4], twins=["original", "random_labels"], progress=False)
+    result = rank_fit("digits", ranks=[2, 5, 8], twins=["original", "random_labels"], progress=False)
     for form in ("cp", "ht"):
-        for rank in (2, 4):
+        for rank in (2, 5, 8):
             original = result.mean("train", format=form, rank=rank, twin="original")[0]
             random = result.mean("train", format=form, rank=rank, twin="random_labels")[0]
             assert original < 0.012 < 0.05 < random < result.mean_variance
@@ -95,7 +97,8 @@ def test_finished_fits_are_not_repeated(data, tmp_path, monkeypatch):
 
 def test_only_what_is_missing_is_fitted(data, tmp_path):
     first = rank_fit(data, settings=SHORT, out=tmp_path, **SMALL)
-    (tmp_path / "fits" / "ht_3_original0_class6_seed0_2fits.json").unlink()
+    (missing,) = (tmp_path / "fits").glob("ht_3_original0_*.json")
+    missing.unlink()
     partial = RankFit.load(tmp_path)
     assert not partial.complete
     assert "not complete" in partial.table()
@@ -179,6 +182,8 @@ class TestBadInput:
             ({"classes": [12]}, "class 12 does not occur in digits"),
             ({"workers": 0}, "workers is 0"),
             ({"levels": 1}, "levels is 1"),
+            ({"seeds": [-1]}, "seeds holds -1"),
+            ({"device": "gpu"}, "device 'gpu' cannot be used"),
         ],
     )
     def test_arguments(self, data, arguments, message):
@@ -196,6 +201,34 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"holds a run with ranks = \[1, 3\]; this one has \[2\]"):
             rank_fit(data, formats=["cp"], settings=SHORT, out=tmp_path, ranks=[2], progress=False)
 
+    def test_a_refused_call_claims_no_folder(self, data, tmp_path):
+        with pytest.raises(ValueError, match="levels is 1"):
+            rank_fit(data, levels=1, out=tmp_path / "run", **SMALL)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_folder_of_other_data(self, data, tmp_path):
+        rank_fit(data, formats=["cp"], settings=SHORT, out=tmp_path, **SMALL)
+        other = replace(data, train_images=data.train_images.flip(0))
+        with pytest.raises(ValueError, match="holds a run with data_sha256"):
+            rank_fit(other, formats=["cp"], settings=SHORT, out=tmp_path, **SMALL)
+
+    def test_a_class_that_only_the_train_set_has(self, data):
+        few = data.take(300, 1)
+        absent = next(c for c in data.classes if c not in few.test_labels)
+        with pytest.raises(ValueError, match=f"class {absent} does not occur in digits, test"):
+            rank_fit(few, classes=[absent], **SMALL)
+
+    def test_saving_into_the_folder_of_a_run(self, data, tmp_path):
+        result = rank_fit(data, formats=["cp"], settings=SHORT, out=tmp_path, **SMALL)
+        with pytest.raises(FileExistsError, match="holds the fits of a run already"):
+            result.save(tmp_path)
+
+    def test_a_run_without_finished_fits(self, result, tmp_path):
+        result.save(tmp_path)
+        (tmp_path / "fits" / "all.json").unlink()
+        with pytest.raises(ValueError, match="no finished fits yet"):
+            RankFit.load(tmp_path).table()
+
     def test_a_folder_without_a_run(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="not the folder of a run"):
             RankFit.load(tmp_path)
@@ -205,6 +238,23 @@ class TestBadInput:
         (tmp_path / "fits" / "all.json").write_text('{"records": [')
         with pytest.raises(ValueError, match=r"all\.json is not valid JSON"):
             RankFit.load(tmp_path)
+
+
+def test_repeated_arguments_and_numpy_integers_are_one(data):
+    result = rank_fit(
+        data, formats=["cp", "cp"], ranks=np.array([1, 1]), twins=["original"], settings=SHORT, progress=False
+    )
+    assert [(r.format, r.rank) for r in result.records] == [("cp", 1)]
+
+
+def test_more_fits_than_one_network_takes(data, tmp_path):
+    arguments = {"formats": ["cp"], "ranks": [1], "twins": ["original", "random_labels"], "seeds": range(40)}
+    settings = FitSettings(epochs=1)
+    result = rank_fit(data, **arguments, settings=settings, out=tmp_path, progress=False)
+    assert len(result.records) == 80
+    again = rank_fit(data, **arguments, settings=settings, out=tmp_path, progress=False)
+    assert again.records == result.records
+    assert len({(r.twin, r.seed) for r in result.records}) == 80
 
 
 def test_values_survive_json(result, tmp_path):

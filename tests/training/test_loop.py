@@ -96,6 +96,10 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         fit(checkpoint=path, about={"job": "b"})
     with pytest.raises(ValueError, match="written with epochs = 20; this fit has 30"):
         fit(checkpoint=path, about={"job": "a"}, epochs=30)
+    with pytest.raises(ValueError, match="written with seed = 0; this fit has 1"):
+        fit(checkpoint=path, about={"job": "a"}, seed=1)
+    with pytest.raises(ValueError, match=r"shape of weights\.0"):
+        fit(HTNetwork(DimensionTree.balanced(ORDER), 2, 4, runs=2, seed=0), checkpoint=path, about={"job": "a"})
 
 
 def test_a_run_that_blows_up_goes_back_and_leaves_the_others_alone():
@@ -186,6 +190,8 @@ def test_schedule_rises_and_falls_to_zero():
         ({"batch_size": 0}, "batch_size is 0"),
         ({"step": 0.0}, "step is 0"),
         ({"warmup": 1.0}, "warmup is 1"),
+        ({"betas": (0.9, 1.0)}, "betas is"),
+        ({"tolerance": float("nan")}, "tolerance is nan"),
     ],
 )
 def test_bad_settings(arguments, message):
