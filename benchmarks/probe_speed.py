@@ -2,10 +2,10 @@
 
     python benchmarks/probe_speed.py --data-dir DATA --imp-reg-in-tf CHECKOUT --imp-reg-htf CHECKOUT
 
-Every comparison is on the same images and batches, in one run, and starts from equal weights: outputs must agree before
-anything is timed.  Both sides first train one batch untimed; this library's time is a mean over --epochs epochs, without
-the planning that is done once (reported beside it), a peer's that of one epoch.  Peers that are not there are left out.
-Without --data-dir the images are random blobs of MNIST's size, which share fewer subtrees than real ones.
+Every comparison is on the same images and batches, in one run, and starts from equal weights: outputs must agree
+before anything is timed.  Both sides first train one batch untimed; this library's time is a mean over --epochs epochs,
+without the planning that is done once (reported beside it), a peer's that of one epoch.  Peers that are not there are
+left out.  Without --data-dir the images are random blobs of MNIST's size, which share fewer subtrees than real ones.
 """
 
 from __future__ import annotations

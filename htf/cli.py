@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=formatter,
         allow_abbrev=False,
     )
-    plot.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
-    plot.add_argument("--figure", type=Path, default=None, help=f"file to write; by default RUN/{FIGURE}")
+    plot.add_argument("run", type=Path, nargs="+", metavar="RUN", help="folder of a run; several are drawn together")
+    plot.add_argument("--figure", type=Path, default=None, help=f"file to write; by default {FIGURE} in the first RUN")
     return parser
 
 
@@ -123,8 +123,9 @@ def _probe(options: argparse.Namespace) -> int:
     return _show(result, out / FIGURE)
 
 
-def _plot(run: Path, figure: Path | None) -> int:
-    return _show(RankFit.load(run), figure or run / FIGURE)
+def _plot(runs: list[Path], figure: Path | None) -> int:
+    first, *others = (RankFit.load(run) for run in runs)
+    return _show(first.joined(*others) if others else first, figure or runs[0] / FIGURE)
 
 
 def _show(result: RankFit, figure: Path) -> int:

@@ -40,7 +40,7 @@ def plot_rank_fit(result: RankFit) -> Figure:
     if not result.records:
         raise ValueError("result has no records to plot")
     formats = result.values("format")
-    figure = Figure(figsize=(4.4 * len(formats) + 0.6, 3.6), layout="constrained")
+    figure = Figure(figsize=(3.8 * len(formats) + 2.2, 3.4), layout="constrained")
     panels = figure.subplots(1, len(formats), sharey=True, squeeze=False)[0]
     for ax, form in zip(panels, formats, strict=True):
         for twin in result.values("twin"):
@@ -64,9 +64,9 @@ def plot_rank_fit(result: RankFit) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mean squared error")
-    figure.suptitle(f"{result.settings['dataset']}, one class against the rest")
+    panels[0].set_title(f"{result.settings['dataset']}, one class against the rest", loc="left", fontsize="medium")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize="small", frameon=False)
+    figure.legend(handles, labels, loc="outside right center", fontsize="small", frameon=False)
     return figure
 
 

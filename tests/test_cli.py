@@ -30,6 +30,19 @@ def test_plot_draws_again_from_the_saved_run(tmp_path, capsys):
     assert (tmp_path / "again.png").exists()
 
 
+def test_runs_of_the_same_data_are_drawn_together(tmp_path, capsys):
+    for form in ("cp", "ht"):
+        main(["probe", *SHORT[:2], "--format", form, *SHORT[4:], "--out", str(tmp_path / form)])
+    capsys.readouterr()
+    assert main(["plot", str(tmp_path / "cp"), str(tmp_path / "ht")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[2:6]] == [["cp", "1"], ["cp", "2"], ["ht", "1"], ["ht", "2"]]
+    other = RankFit.load(tmp_path / "ht")
+    other.settings["data_sha256"] = "0"
+    with pytest.raises(ValueError, match="data_sha256 is"):
+        RankFit.load(tmp_path / "cp").joined(other)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

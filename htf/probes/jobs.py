@@ -177,12 +177,12 @@ def _batches(plans: list[Plan], targets: Tensor) -> list[Batch]:
     return list(zip(plans, targets.split([len(p) for p in plans]), strict=True))
 
 
-def cost(job: Job, data: ImageData) -> float:
+def cost(job: Job, data: ImageData) -> int:
     """Relative cost of an epoch, for the estimate of the time left."""
     height, width = data.image_size
     channels = sum(rank for rank, *_ in job.fits)
     weight = 0.4 * channels + 20 if job.format == "cp" else 2 * channels + 10 * len(job.fits) + 40
-    return weight * len(data.train_labels) * height * width / 1e9
+    return round(weight * len(data.train_labels) * height * width)
 
 
 def start_seed(seed: int, rank: int, positive: int) -> int:

@@ -190,6 +190,27 @@ class RankFit:
         result.complete = wanted is None or len(result.records) == wanted
         return result
 
+    def joined(self, *others: RankFit) -> RankFit:
+        """One result of this and others on the same data, to be shown together.
+
+        Raises
+        ------
+        ValueError
+            If they are of different data sets.
+        """
+        together = RankFit({**self.settings}, list(self.records), dict(self.variance), self.seconds, self.complete)
+        for other in others:
+            for key in ("dataset", "data_sha256"):
+                mine, theirs = self.settings.get(key), other.settings.get(key)
+                if mine != theirs:
+                    raise ValueError(f"results of different data cannot be joined: {key} is {mine!r} and {theirs!r}")
+            together.records += other.records
+            together.variance |= other.variance
+            together.seconds += other.seconds
+            together.complete &= other.complete
+        together.settings = {"dataset": self.settings["dataset"], "joined": [r.settings for r in (self, *others)]}
+        return together
+
     def add(self, content: dict[str, Any]) -> None:
         """Add the records of one job's file."""
         self.records += [FitRecord(**record) for record in content["records"]]

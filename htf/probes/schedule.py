@@ -35,7 +35,7 @@ def run_jobs(
             yield content
     with tqdm(
         # Finished work would make the rate, and so the time left, look better than it is: leave it out.
-        total=round(sum(cost(job, inputs.data) for job in left) * settings.epochs, 3),
+        total=sum(cost(job, inputs.data) for job in left) * settings.epochs,
         disable=None if progress is None else not progress,
         bar_format="{l_bar}{bar}| {elapsed} so far, {remaining} left{postfix}",
     ) as bar:
