@@ -53,10 +53,7 @@ class _SumInto(torch.autograd.Function):
     def forward(rows: Tensor, index: Tensor, order: Tensor, starts: Tensor) -> Tensor:
         return embedding_bag(order, rows, starts, mode="sum")
 
-    @staticmethod
-    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        _, index, order, starts = inputs
-        ctx.save_for_backward(index, order, starts)
+    setup_context = staticmethod(_Take.setup_context)
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]

@@ -147,8 +147,9 @@ class Plan:
             inputs = self._leaf_products(children, rows, samples, ids)
         else:
             inputs = self._gather(children, rows, samples, ids)
-        members = self.layout.blocks[block].nodes
-        at = [members.index(n) for n in nodes] if len(nodes) < len(members) else None
+        at = None
+        if len(nodes) < len(self.layout.blocks[block].nodes):
+            at = [self.layout.place[node][1] for node in nodes]
         return Step(
             tuple(nodes),
             len(children[0]),

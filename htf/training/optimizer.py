@@ -2,8 +2,8 @@
 
 The output of a factorization is a product of very many matrices.  Adam moves every entry by about its learning rate,
 at first all in one direction, so that a rate harmless to one matrix multiplies the output by (1 + rate)^(number of
-matrices).  At order 784 and the usual 1e-3 the first steps carry the output to zero, where the gradient is zero too,
-and the fit stays there for good; wider networks sooner, since every row of a matrix adds to the move.  Here the step is
+matrices).  At order 784 a rate of 3e-3 carries the output to zero, where the gradient is zero too, and the fit stays
+there for good; wider networks at 1e-3 already, since every row of a matrix adds to the move.  Here the step is
 given as a change of the logarithm of the output and divided among the matrices.
 """
 

@@ -1,0 +1,134 @@
+"""Products far beyond the range of floats, zeros among them, and half precision."""
+
+import math
+
+import pytest
+import torch
+
+from htf import DimensionTree
+from htf.nn import CPNetwork, HTNetwork, init
+
+
+@pytest.mark.parametrize("tree", [DimensionTree.balanced(1024), DimensionTree.grid(32, 32), DimensionTree.linear(1024)])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_order_1024_in_single_precision_ht(tree, encoded):
+    _check_single_precision(lambda dtype: HTNetwork(tree, 2, 4, seed=0, dtype=dtype), encoded)
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_order_1024_in_single_precision_cp(encoded):
+    _check_single_precision(lambda dtype: CPNetwork([2] * 1024, 5, seed=0, dtype=dtype), encoded)
+
+
+def _check_single_precision(make, encoded):
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randint(0, 2, (20, 1024), generator=generator)
+    double = make(torch.float64)
+    single = make(torch.float32)
+    single.load_state_dict({k: v.float() for k, v in double.state_dict().items()})
+    double.load_state_dict({k: v.double() for k, v in single.state_dict().items()})
+    found, outputs = [], []
+    for net in (single, double):
+        x = torch.nn.functional.one_hot(inputs, 2).to(net.dtype) if encoded else inputs
+        out = net(x)
+        outputs.append(out.double())
+        out.square().mean().backward()
+        found.append(torch.cat([p.grad.flatten().double() for p in net.parameters()]))
+    assert outputs[0].isfinite().all()
+    assert (outputs[0] - outputs[1]).abs().max() <= 1e-4 * outputs[1].abs().max()
+    assert (found[0] - found[1]).norm() <= 1e-4 * found[1].norm()
+    assert (found[0] - found[1]).abs().max() <= 1e-4 * found[1].abs().max()
+
+
+def test_products_beyond_the_range_of_floats_do_not_lose_gradients():
+    """Partial products of 1e-40 and 1e+40 that cancel in the whole."""
+    scales = torch.tensor([1e-5] * 32 + [1e5] * 32)
+    tree = DimensionTree.balanced(64)
+    net = HTNetwork(tree, 2, 1, init=init.scale_preserving(0, 0), dtype=torch.float32)
+    cp = CPNetwork([2] * 64, 1, init=init.scale_preserving(0, 0), dtype=torch.float32)
+    with torch.no_grad():
+        for mode, scale in enumerate(scales):
+            net.matrix(mode).mul_(scale)
+            cp.factor(mode).mul_(scale)
+    x = torch.zeros(3, 64, dtype=torch.int64)
+    for network in (net, cp):
+        out = network(x)
+        torch.testing.assert_close(out, torch.ones(3, 1), rtol=1e-4, atol=0)
+        out.sum().backward()
+    # The derivative of a product with respect to a factor is the product over that factor.
+    torch.testing.assert_close(net.weights[0].grad[0, :, 0, 0], 3 / scales, rtol=1e-3, atol=0)
+    torch.testing.assert_close(cp.factors[0].grad[:, 0, 0], 3 / scales, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("order", "arity", "size"), [(128, 8, 1e-4), (1024, 8, 1e-4), (64, 2, 1e-16), (64, 64, 1e-16)])
+def test_extreme_factors_that_cancel(dtype, order, arity, size):
+    tree = DimensionTree.balanced(order, arity)
+    for net in (
+        HTNetwork(tree, 2, 1, init=init.scale_preserving(0, 0), dtype=dtype),
+        CPNetwork([2] * order, 1, init=init.scale_preserving(0, 0), dtype=dtype),
+    ):
+        with torch.no_grad():
+            for mode in range(order):
+                matrix = net.factor(mode) if isinstance(net, CPNetwork) else net.matrix(mode)
+                matrix.fill_(size if mode < order // 2 else 1 / size)
+        out = net(torch.zeros(2, order, dtype=torch.int64))
+        torch.testing.assert_close(out, torch.ones_like(out), rtol=1e-3, atol=0)
+        out.sum().backward()
+        assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("zeros", [1, 2])
+def test_zeros_among_factors_whose_product_overflows(zeros):
+    tree = DimensionTree.balanced(64)
+    for net in (
+        HTNetwork(tree, 2, 1, init=init.scale_preserving(0, 0)),
+        CPNetwork([2] * 64, 1, init=init.scale_preserving(0, 0)),
+    ):
+        with torch.no_grad():
+            for mode in range(64):
+                matrix = net.factor(mode) if isinstance(net, CPNetwork) else net.matrix(mode)
+                matrix.fill_(0.0 if mode < zeros else 10.0)
+        out = net(torch.zeros(1, 64, dtype=torch.int64))
+        assert float(out.detach()) == 0
+        out.sum().backward()
+        gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+        assert not gradient.isnan().any()
+        assert bool(gradient.any()) == (zeros == 1)
+
+
+def test_a_small_root_brings_a_large_product_back_into_range():
+    net = HTNetwork(DimensionTree.balanced(64), 2, 2, init=init.scale_preserving(0, 0))
+    with torch.no_grad():
+        for mode in range(40):
+            net.matrix(mode).mul_(10)
+        net.matrix(net.tree.root).mul_(1e-30)
+    torch.testing.assert_close(
+        net(torch.zeros(1, 64, dtype=torch.int64)).detach(), torch.tensor([[1e10]]), rtol=1e-3, atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_finite(dtype):
+    net = HTNetwork(DimensionTree.balanced(16), 2, 3, seed=0, dtype=dtype)
+    with torch.no_grad():
+        net.matrix(0)[0] = 0
+    x = torch.randint(0, 2, (10, 16), generator=torch.Generator().manual_seed(0))
+    out = net(x)
+    double = HTNetwork(DimensionTree.balanced(16), 2, 3, seed=0, dtype=torch.float64)
+    double.load_state_dict({k: v.double() for k, v in net.state_dict().items()})
+    torch.testing.assert_close(out.double(), double(x), rtol=0.1, atol=0.1)
+    out.sum().backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_cp_product_with_exact_zeros_has_the_gradient_of_the_others():
+    net = CPNetwork([2] * 20, 1, init=init.gaussian(-1.0, 0.1), seed=0, dtype=torch.float64)
+    with torch.no_grad():
+        net.factor(3)[0] = 0
+    x = torch.zeros(1, 20, dtype=torch.int64)
+    net(x).backward()
+    others = math.prod(float(net.factor(m)[0].detach()) for m in range(20) if m != 3)
+    gradient = net.factors[0].grad
+    assert float(gradient[3, 0, 0]) == pytest.approx(others, rel=1e-12)
+    assert float(gradient.abs().sum()) == pytest.approx(abs(others), rel=1e-12)
