@@ -4,6 +4,7 @@
 __version__ = "0.1.0"
 
 from htf import datasets, nn, probes, training
+from htf.tensors import HTTensor, random_ht
 from htf.tree import DimensionTree
 
-__all__ = ["DimensionTree", "datasets", "nn", "probes", "training"]
+__all__ = ["DimensionTree", "HTTensor", "datasets", "nn", "probes", "random_ht", "training"]

@@ -1,0 +1,44 @@
+"""The hierarchical Tucker format in TensorLy's conventions, on any of its backends."""
+
+from htf.tensors.arithmetic import ht_add, ht_distance, ht_hadamard, ht_inner, ht_norm, ht_outer, ht_scale
+from htf.tensors.contraction import ht_contract, ht_mode_dot, ht_multi_mode_dot, ht_sum, ht_tensordot
+from htf.tensors.ht_tensor import HTTensor, ht_to_tensor, ht_to_unfolded, ht_to_vec
+from htf.tensors.indexing import ht_entries, ht_getitem
+from htf.tensors.orthogonal import ht_orthogonalize, ht_singular_values
+from htf.tensors.random import random_ht
+from htf.tensors.rank import rank_bounds, validate_ht_rank
+from htf.tensors.reshaping import ht_permute, ht_reshape
+from htf.tensors.retree import ht_change_tree, ht_move_root
+from htf.tensors.rounding import ht_round, ht_round_sum
+
+__all__ = [
+    "HTTensor",
+    "ht_add",
+    "ht_change_tree",
+    "ht_contract",
+    "ht_distance",
+    "ht_entries",
+    "ht_getitem",
+    "ht_hadamard",
+    "ht_inner",
+    "ht_mode_dot",
+    "ht_move_root",
+    "ht_multi_mode_dot",
+    "ht_norm",
+    "ht_orthogonalize",
+    "ht_outer",
+    "ht_permute",
+    "ht_reshape",
+    "ht_round",
+    "ht_round_sum",
+    "ht_scale",
+    "ht_singular_values",
+    "ht_sum",
+    "ht_tensordot",
+    "ht_to_tensor",
+    "ht_to_unfolded",
+    "ht_to_vec",
+    "random_ht",
+    "rank_bounds",
+    "validate_ht_rank",
+]

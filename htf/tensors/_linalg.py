@@ -1,0 +1,131 @@
+"""The few dense steps that all algorithms on trees are made of.
+
+Two of them are more than a call.  `orthonormal` and `left_singular` work through Gramians, so through matrix products,
+where LAPACK's QR and SVD of tall matrices would be several times slower; both repeat the step on what the squaring of
+singular values would lose, so that their results are accurate to rounding error and not to its square root.
+"""
+
+from __future__ import annotations
+
+import math
+
+from htf.tensors._backend import Array, Backend, constant, needs_gradient
+
+
+def prod(numbers: tuple[int, ...] | list[int]) -> int:
+    """Product of integers, exact at any size."""
+    return math.prod(int(n) for n in numbers)
+
+
+def mode_product(B: Backend, tensor: Array, matrix: Array, axis: int) -> Array:
+    """``tensor`` times ``matrix`` (new × old) along `axis`."""
+    shape = tuple(tensor.shape)
+    before, after = prod(shape[:axis]), prod(shape[axis + 1 :])
+    new = shape[:axis] + (matrix.shape[0],) + shape[axis + 1 :]
+    if after == 1:
+        return B.reshape(B.matmul(B.reshape(tensor, (before, shape[axis])), matrix.T), new)
+    if before == 1:
+        return B.reshape(B.matmul(matrix, B.reshape(tensor, (shape[axis], after))), new)
+    return B.reshape(B.matmul(matrix, B.reshape(tensor, (before, shape[axis], after))), new)
+
+
+def matricize(B: Backend, tensor: Array, axis: int) -> Array:
+    """(axis, all others)."""
+    if axis:
+        tensor = B.moveaxis(tensor, axis, 0)
+    return B.reshape(tensor, (tensor.shape[0], -1))
+
+
+def tall(B: Backend, tensor: Array) -> Array:
+    """(all others, last axis)."""
+    return B.reshape(tensor, (-1, tensor.shape[-1]))
+
+
+def gram(B: Backend, tensor: Array, axis: int) -> Array:
+    """Gramian of the matricization by `axis`: sums over all other axes."""
+    shape = tuple(tensor.shape)
+    if axis == len(shape) - 1:
+        matrix = tall(B, tensor)
+        return B.matmul(matrix.T, matrix)
+    matrix = matricize(B, tensor, axis)
+    return B.matmul(matrix, matrix.T)
+
+
+def orthonormal(B: Backend, matrix: Array) -> tuple[Array, Array]:
+    """``matrix = Q R`` with orthonormal columns of Q, (m, p) and (p, n), p = min(m, n); R is not triangular.
+
+    Large well-conditioned matrices take Q = A V Λ^(-1/2) from the eigendecomposition of their Gramian (Stathopoulos &
+    Wu 2002), corrected by a second pass; others, and those that carry gradients, take LAPACK's QR.
+    """
+    rows, columns = matrix.shape
+    # Below this size LAPACK's overhead is that of an eigendecomposition; wide matrices have nothing to gain.
+    if columns < 16 or rows < 4 * columns or needs_gradient(matrix) or B.backend_name != "numpy":
+        return B.qr(matrix)  # type: ignore[no-any-return]
+    values, vectors = B.eigh(B.matmul(matrix.T, matrix))
+    epsilon = float(B.eps(matrix.dtype))
+    largest = float(values[-1])
+    condition = float(values[0]) / largest if largest > 0 else 0.0
+    # The first pass leaves an error of epsilon / condition in QᵀQ; what the series below drops is its cube.
+    if not condition > (100 * epsilon) ** 0.6:
+        return B.qr(matrix)  # type: ignore[no-any-return]
+    roots = B.sqrt(values)
+    Q = B.matmul(matrix, vectors / roots)
+    R = (vectors * roots).T
+    if condition < 0.01:
+        error = B.matmul(Q.T, Q) - B.eye(columns, dtype=matrix.dtype)
+        square = B.matmul(error, error)
+        Q = B.matmul(Q, B.eye(columns, dtype=matrix.dtype) - error / 2 + 0.375 * square)
+        R = R + B.matmul(error / 2 - 0.125 * square, R)
+    return Q, R
+
+
+def left_singular(B: Backend, matrix: Array) -> tuple[Array, Array]:
+    """Left singular vectors (m, p) and descending singular values (p,) of an (m, n) matrix, p = min(m, n).
+
+    With gradients, or where the matrix is not wide: LAPACK's SVD.  Otherwise the eigendecomposition of the m × m Gramian,
+    taken again for the rows below ``epsilon^(1/5)`` of the largest singular value, and so on: each Gramian loses only what is below the square root
+    of the rounding error relative to its own largest value, so the result is accurate to some ``epsilon^(4/5)`` of
+    the largest singular value, at the cost of one matrix product or little more.
+    """
+    rows, columns = matrix.shape
+    if needs_gradient(matrix) or columns < 2 * rows or rows < 4:
+        U, S, _ = B.svd(matrix, full_matrices=False)
+        return U, S
+    cut = float(B.eps(matrix.dtype)) ** 0.2
+    vectors: list[Array] = []
+    values: list[Array] = []
+    basis = None  # of what is left
+    rest = matrix
+    while True:
+        squares, own = B.eigh(B.matmul(rest, rest.T))
+        squares, own = B.flip(squares, 0), B.flip(own, 1)
+        largest = float(squares[0])
+        total = own if basis is None else B.matmul(basis, own)
+        size = int(squares.shape[0])
+        head = size if not largest > 0 else max(int((squares > cut**2 * largest).sum()), 1)
+        roots = B.sqrt(B.maximum(squares[:head], B.zeros_like(squares[:head])))
+        vectors.append(total[:, :head])
+        values.append(roots)
+        if head == size:
+            break
+        basis = total[:, head:]
+        rest = B.matmul(own[:, head:].T, rest)
+    if len(vectors) == 1:
+        return vectors[0], values[0]
+    return _sorted(B, B.concatenate(vectors, 1), B.concatenate(values, 0))
+
+
+def _sorted(B: Backend, vectors: Array, values: Array) -> tuple[Array, Array]:
+    """Values of a later Gramian can exceed the last of an earlier one by rounding."""
+    order = B.flip(B.argsort(constant(values), 0), 0)
+    return vectors[:, order], values[order]
+
+
+def kept(singular_values: Array, rank: int | None, tail: float) -> int:
+    """How many singular values to keep: the fewest whose tail has at most the norm `tail`, at most `rank`, at least 1."""
+    values = [float(s) for s in constant(singular_values)]
+    count, dropped = len(values), 0.0
+    while count > 1 and math.sqrt(dropped + values[count - 1] ** 2) <= tail:
+        count -= 1
+        dropped += values[count] ** 2
+    return count if rank is None else max(1, min(count, rank))

@@ -1,0 +1,285 @@
+"""Sums, products, inner products and norms of HT tensors, without leaving the format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from htf.tensors._backend import Array, Backend, backend_of, check_alike, constant, zeros
+from htf.tensors._linalg import mode_product, prod, tall
+from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
+from htf.tree import DimensionTree
+
+# Up to this order inner products are computed as they stand: 32 levels of factors cannot leave the range of doubles
+# unless the result does.  Above it, scales are divided out node by node.
+_PLAIN_ORDER = 32
+
+
+def ht_add(*ht_tensors: HTTensor | RawHT) -> HTTensor:
+    """Sum of HT tensors of one tree and shape: ranks add.
+
+    Parameters
+    ----------
+    *ht_tensors : HTTensor or (tree, factors)
+        One or more.
+
+    Returns
+    -------
+    HTTensor
+        Exact, with the frames of all summands side by side.  O(N R³) entries for ranks R = Σ r are written; to round
+        the sum anyway, `ht_round_sum` spares forming it.
+    """
+    if not ht_tensors:
+        raise ValueError("there is nothing to add; expected at least one tensor")
+    first = as_ht(ht_tensors[0])
+    summands = [first, *(pair(first, other)[1] for other in ht_tensors[1:])]
+    if len(summands) == 1:
+        return first
+    B, tree = backend_of(first.factors[0]), first.tree
+    factors = []
+    for node in range(tree.n_nodes):
+        parts = [x.factors[node] for x in summands]
+        if node < tree.order:
+            # A tree of one mode has its tensor at the leaf.
+            factors.append(B.concatenate(parts, 1) if node != tree.root else sum(parts[1:], parts[0]))
+        else:
+            factors.append(block_diagonal(B, parts, shared_last=node == tree.root))
+    return HTTensor._of(tree, factors)
+
+
+def block_diagonal(B: Backend, parts: Sequence[Array], shared_last: bool) -> Array:
+    """Tensors along the diagonal of a larger one; the last axis shared, or diagonal too."""
+    axes = len(parts[0].shape) - shared_last
+    total = [sum(p.shape[axis] for p in parts) for axis in range(axes)]
+    # Padded one axis after the other and concatenated along the first, so that gradients and any backend follow.
+    padded = []
+    for k, part in enumerate(parts):
+        for axis in range(1, axes):
+            before = sum(p.shape[axis] for p in parts[:k])
+            shape = list(part.shape)
+            pieces = []
+            for length in (before, None, total[axis] - before - parts[k].shape[axis]):
+                if length is None:
+                    pieces.append(part)
+                elif length:
+                    shape[axis] = length
+                    pieces.append(zeros(B, tuple(shape), part))
+            part = B.concatenate(pieces, axis) if len(pieces) > 1 else part
+        padded.append(part)
+    return B.concatenate(padded, 0)
+
+
+def ht_scale(ht_tensor: HTTensor | RawHT, factor: float | Array) -> HTTensor:
+    """Product with a number; only the root's factor changes.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    factor : float or 0-dimensional array
+    """
+    x = as_ht(ht_tensor)
+    return HTTensor._of(x.tree, [*x.factors[:-1], x.factors[-1] * factor])
+
+
+def ht_hadamard(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
+    """Entrywise product of HT tensors of one tree and shape: ranks multiply.
+
+    Parameters
+    ----------
+    first, second : HTTensor or (tree, factors)
+
+    Returns
+    -------
+    HTTensor
+        Exact: frames are row-wise, transfer tensors axis-wise Kronecker products.  Outputs multiply one by one.
+    """
+    x, y = pair(first, second)
+    B, tree = backend_of(x.factors[0]), x.tree
+    factors = []
+    for node in range(tree.n_nodes):
+        a, b = x.factors[node], y.factors[node]
+        single = (0,) if node < tree.order else ()  # axes that are not ranks of both
+        if node == tree.root:
+            single = (*single, len(a.shape) - 1)
+        factors.append(_kronecker(B, a, b, single))
+    return HTTensor._of(tree, factors)
+
+
+def _kronecker(B: Backend, a: Array, b: Array, single: tuple[int, ...]) -> Array:
+    """Kronecker product along all axes but the `single` ones, along which it is entrywise."""
+    left: list[int] = []
+    right: list[int] = []
+    shape: list[int] = []
+    for axis, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)):
+        if axis in single:
+            left.append(m)
+            right.append(n)
+            shape.append(m)
+        else:
+            left += [m, 1]
+            right += [1, n]
+            shape.append(m * n)
+    return B.reshape(B.reshape(a, tuple(left)) * B.reshape(b, tuple(right)), tuple(shape))
+
+
+def ht_outer(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
+    """Outer product: the modes of the first, then those of the second.
+
+    Parameters
+    ----------
+    first, second : HTTensor or (tree, factors)
+        At most one of them with several outputs.
+
+    Returns
+    -------
+    HTTensor
+        Its tree joins the two trees under a new root; all ranks stay as they are, and the two old roots have rank 1.
+    """
+    x, y = as_ht(first), as_ht(second)
+    check_alike((x.factors[0], y.factors[0]), "the pair of tensors")
+    if x.outputs > 1 and y.outputs > 1:
+        raise ValueError(f"both tensors have several outputs ({x.outputs} and {y.outputs}); expected one at most")
+    B = backend_of(x.factors[0])
+    order = x.order + y.order
+
+    def shifted(node: int, tree: DimensionTree, modes: int, inner: int) -> int:
+        return node + modes if node < tree.order else node - tree.order + order + inner
+
+    children = [tuple(shifted(c, x.tree, 0, 0) for c in x.tree.children(n)) for n in x.tree.inner_nodes]
+    inner = len(children)
+    children += [tuple(shifted(c, y.tree, x.order, inner) for c in y.tree.children(n)) for n in y.tree.inner_nodes]
+    children.append((shifted(x.tree.root, x.tree, 0, 0), shifted(y.tree.root, y.tree, x.order, inner)))
+    factors = [*x.factors[: x.order], *y.factors[: y.order], *x.factors[x.order :], *y.factors[y.order :]]
+    outputs = max(x.outputs, y.outputs)
+    one = B.eye(outputs, **_context(x))
+    factors.append(B.reshape(one, (x.outputs, y.outputs, outputs)))
+    return renumbered(order, children, factors)
+
+
+def _context(x: HTTensor) -> dict[str, object]:
+    from htf.tensors._backend import context
+
+    return context(x.factors[0])
+
+
+def renumbered(order: int, children: Sequence[tuple[int, ...]], factors: Sequence[Array]) -> HTTensor:
+    """An HT tensor whose inner nodes are numbered in any bottom-up order, brought to the tree's own numbering."""
+    tree = DimensionTree(order, children)
+    placed: list[Array] = [None] * tree.n_nodes
+    stack = [(tree.root, order + len(children) - 1)]
+    while stack:
+        node, given = stack.pop()
+        placed[node] = factors[given]
+        if node >= order:
+            stack.extend(zip(tree.children(node), children[given - order], strict=True))
+    return HTTensor._of(tree, placed)
+
+
+def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
+    """Inner product: the sum of the products of all entries.
+
+    Parameters
+    ----------
+    first, second : HTTensor or (tree, factors)
+        Of one tree and shape.
+
+    Returns
+    -------
+    0-dimensional array
+        Gradients flow to both.
+
+    Notes
+    -----
+    O(N n r² + N r⁴) multiplications: overlaps of the two tensors' frames, from the leaves to the root.  For orders above
+    32 a scale is divided out at every node, so that only the result itself can leave the range of its dtype.
+
+    A difference of two nearly equal tensors loses half of the digits here; `ht_distance` does not.
+    """
+    x, y = pair(first, second)
+    B, tree = backend_of(x.factors[0]), x.tree
+    if tree.order == 1:
+        return B.sum(x.factors[0] * y.factors[0])
+    rescaled = tree.order > _PLAIN_ORDER
+    logarithm = None
+    overlaps: list[Array] = []
+    for node in range(tree.root):
+        overlap = frame_overlap(B, tree, node, x.factors[node], y.factors[node], overlaps)
+        if rescaled:
+            scale = _safe_scale(B, overlap)
+            overlap = overlap / scale
+            logarithm = B.log(scale) if logarithm is None else logarithm + B.log(scale)
+        overlaps.append(overlap)
+    a, b = x.factors[-1], y.factors[-1]
+    for axis, child in enumerate(tree.children(tree.root)):
+        b = mode_product(B, b, overlaps[child], axis)
+    total = B.sum(a * b)
+    if logarithm is None:
+        return total
+    # exp(log|total| + log scales), so that the two may overflow apart but not together.
+    size = constant(B.abs(total))
+    if float(size) == 0:
+        return total
+    return total / size * B.exp(B.log(size) + logarithm)
+
+
+def frame_overlap(B: Backend, tree: DimensionTree, node: int, a: Array, b: Array, overlaps: Sequence[Array]) -> Array:
+    """U_tᵀ V_t of the frames of two tensors, from those of the children."""
+    if node >= tree.order:
+        for axis, child in enumerate(tree.children(node)):
+            b = mode_product(B, b, overlaps[child], axis)
+    return B.matmul(tall(B, a).T, tall(B, b))
+
+
+def _safe_scale(B: Backend, matrix: Array) -> Array:
+    largest = B.max(B.abs(constant(matrix)))
+    return B.where(largest > 0, largest, largest * 0 + 1)
+
+
+def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:
+    """Frobenius norm.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+
+    Returns
+    -------
+    0-dimensional array
+
+    Notes
+    -----
+    The root of `ht_inner` of the tensor with itself, as costly and as differentiable (not at zero).
+    """
+    x = as_ht(ht_tensor)
+    B = backend_of(x.factors[0])
+    square = ht_inner(x, x)
+    return B.sqrt(B.maximum(square, B.zeros_like(square)))
+
+
+def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
+    """Frobenius norm of the difference, accurate to rounding error of the larger tensor.
+
+    Parameters
+    ----------
+    first, second : HTTensor or (tree, factors)
+        Of one tree and shape.
+
+    Returns
+    -------
+    0-dimensional array
+
+    Notes
+    -----
+    The difference is orthogonalized, so that its norm is that of the root: nothing is subtracted that is nearly equal
+    but entries.  The norm by inner products would be off by the square root of the rounding error.
+    """
+    from htf.tensors.orthogonal import orthogonal_sum
+
+    x, y = pair(first, second)
+    B = backend_of(x.factors[0])
+    root = orthogonal_sum([x, ht_scale(y, -1)])[-1]
+    return B.norm(B.reshape(root, (-1,)), 2)
+
+
+def size_of(x: HTTensor) -> int:
+    """Number of entries of the dense tensor."""
+    return prod(x.shape)

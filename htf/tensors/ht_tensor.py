@@ -1,0 +1,504 @@
+"""The hierarchical Tucker format: leaf frames and transfer tensors on a dimension tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import tensorly as tl
+from tensorly._factorized_tensor import FactorizedTensor
+
+from htf.tensors._backend import Array, asarray, backend_of, check_alike, context
+from htf.tensors._linalg import mode_product, prod
+from htf.tree import DimensionTree
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RawHT = tuple[DimensionTree, Sequence[Array]]
+
+# Entries of the largest tensor that is written out; beyond it a request is a slip, not a wish.
+LARGEST_DENSE = 2**32
+
+
+class HTTensor(FactorizedTensor):  # type: ignore[misc]
+    r"""A tensor in hierarchical Tucker (HT) format.
+
+    Node t of the tree has a frame :math:`U_t`, whose columns span the column space of the matricization in the modes of t.
+    Frames of leaves are stored; those of inner nodes follow from their children's by transfer tensors,
+
+    .. math:: (U_t)_{:, k} = \sum_{i_1, \dots, i_m} (B_t)_{i_1 \dots i_m k} \bigotimes_{j=1}^m (U_{c_j})_{:, i_j},
+
+    and the frame of the root is the tensor.
+
+    Parameters
+    ----------
+    ht_tensor : (DimensionTree, sequence of arrays) or HTTensor
+        The tree, and one array per node of it, in the order of its nodes: frames (dimension × rank) for the leaves,
+        transfer tensors (ranks of the children in order × own rank) for the others.  Arrays of any backend of TensorLy, all of one dtype and device.
+        They are kept as they are, not copied.
+
+    Attributes
+    ----------
+    tree : DimensionTree
+    factors : list of arrays
+        As given.
+    shape : tuple of int
+        Shape of the dense tensor: a dimension per mode, and the root's rank behind them where it is not 1.
+    rank : tuple of int
+        Rank of every node, the root's (1, or the number of outputs) last: ``x.rank[node]``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Where a factor does not fit its neighbours, a mode is empty, or dtypes or devices are mixed; the message
+        names the node.
+
+    Notes
+    -----
+    ``tree, factors = x`` unpacks the raw form that every ``ht_*`` function takes too.  ``x[...]`` reads entries and slices by
+    NumPy's rules, see `ht_getitem`.  With dimension n and ranks r on a binary tree there are O(N n r + N r³) parameters.
+
+    HT tensors are nodes of PyTorch's pytrees, so ``torch.func`` differentiates with respect to a whole tensor.
+
+    References
+    ----------
+    .. [1] W. Hackbusch, S. Kühn, "A new scheme for the tensor representation", J. Fourier Anal. Appl. 15 (2009).
+    .. [2] L. Grasedyck, "Hierarchical singular value decomposition of tensors", SIAM J. Matrix Anal. Appl. 31 (2010).
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5, 6), rank=3, random_state=0)
+    >>> x.shape, x.rank
+    ((4, 5, 6), (3, 3, 3, 3, 1))
+    >>> (x + x).round(tol=1e-12).rank
+    (3, 3, 3, 3, 1)
+    """
+
+    tree: DimensionTree
+    factors: list[Array]
+    shape: tuple[int, ...]
+    rank: tuple[int, ...]
+
+    def __init__(self, ht_tensor: HTTensor | RawHT) -> None:
+        self.shape, self.rank = _validate_ht_tensor(ht_tensor)
+        self.tree, self.factors = ht_tensor[0], list(ht_tensor[1])  # type: ignore[index]
+
+    @classmethod
+    def _of(cls, tree: DimensionTree, factors: Sequence[Array]) -> HTTensor:
+        """Without the checks, for results that fit by construction."""
+        self = cls.__new__(cls)
+        self.tree, self.factors = tree, list(factors)
+        self.shape, self.rank = _shape_and_rank(tree, self.factors)
+        return self
+
+    # -- TensorLy's protocol --------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.tree
+        yield self.factors
+
+    def __len__(self) -> int:
+        return 2
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __bool__(self) -> bool:
+        raise TypeError("the truth value of an HTTensor is ambiguous; compare norms")
+
+    def __repr__(self) -> str:
+        labels = {node: f"rank {rank}" for node, rank in enumerate(self.rank)}
+        for mode in range(self.order):
+            labels[mode] = f"dimension {self.factors[mode].shape[0]}, " + labels[mode]
+        head = f"HTTensor of shape {_brief(self.shape)}, {self.n_parameters:,} parameters, {self.dtype}"
+        return head + "\n" + self.tree.format(labels, max_lines=40)
+
+    def to_tensor(self) -> Array:
+        """The dense tensor; see `ht_to_tensor`."""
+        return ht_to_tensor(self)
+
+    def to_unfolded(self, mode: int) -> Array:
+        """The unfolding by one mode; see `ht_to_unfolded`."""
+        return ht_to_unfolded(self, mode)
+
+    def to_vec(self) -> Array:
+        """The dense tensor as a vector; see `ht_to_vec`."""
+        return ht_to_vec(self)
+
+    def norm(self) -> Array:
+        """Frobenius norm; see `ht_norm`."""
+        from htf.tensors.arithmetic import ht_norm
+
+        return ht_norm(self)
+
+    def mode_dot(self, matrix_or_vector: Array, mode: int) -> HTTensor | Array:
+        """Product with a matrix or vector along a mode; see `ht_mode_dot`."""
+        from htf.tensors.contraction import ht_mode_dot
+
+        return ht_mode_dot(self, matrix_or_vector, mode)
+
+    # -- what it is ------------------------------------------------------------------------------------
+
+    @property
+    def order(self) -> int:
+        """Number of modes."""
+        return self.tree.order
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes of the dense tensor: the order, and one more where the root has several outputs."""
+        return len(self.shape)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Dimension of each mode."""
+        return self.shape[: self.tree.order]
+
+    @property
+    def outputs(self) -> int:
+        """Rank of the root: the number of tensors that share all other factors."""
+        return self.rank[-1]
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of entries of all factors."""
+        return sum(prod(tuple(f.shape)) for f in self.factors)
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the entries."""
+        return self.factors[0].dtype
+
+    @property
+    def device(self) -> Any:
+        """Where PyTorch factors are; None for backends without devices."""
+        return context(self.factors[0]).get("device")
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether autograd records operations on any factor."""
+        return any(getattr(f, "requires_grad", False) for f in self.factors)
+
+    # -- moving ----------------------------------------------------------------------------------------
+
+    def to(self, *args: Any, **kwargs: Any) -> HTTensor:
+        """Factors of another dtype or on another device.
+
+        PyTorch factors take what ``torch.Tensor.to`` takes; for other backends the one argument is a dtype.
+        """
+        if hasattr(self.factors[0], "to") and context(self.factors[0]).get("device") is not None:
+            return HTTensor._of(self.tree, [f.to(*args, **kwargs) for f in self.factors])
+        return HTTensor._of(self.tree, [f.astype(*args, **kwargs) for f in self.factors])
+
+    def to_backend(self, name: str, **kwargs: Any) -> HTTensor:
+        """A copy with the factors in another backend of TensorLy.
+
+        Parameters
+        ----------
+        name : str
+            "numpy", "pytorch", "jax", ...
+        kwargs
+            Passed to that backend's ``tensor``, for example ``device``.
+        """
+        source, target = backend_of(self.factors[0]), tl.backend.BackendManager.load_backend(name)
+        return HTTensor._of(self.tree, [target.tensor(source.to_numpy(f), **kwargs) for f in self.factors])
+
+    def requires_grad_(self, requires_grad: bool = True) -> HTTensor:
+        """Have autograd record operations on every factor (PyTorch), in place."""
+        if not hasattr(self.factors[0], "requires_grad_"):
+            raise TypeError(f"factors are {type(self.factors[0]).__name__}; only PyTorch tensors record gradients")
+        for factor in self.factors:
+            factor.requires_grad_(requires_grad)
+        return self
+
+    def detach(self) -> HTTensor:
+        """The same factors without gradient history."""
+        return HTTensor._of(self.tree, [f.detach() if hasattr(f, "detach") else f for f in self.factors])
+
+    def copy(self) -> HTTensor:
+        """A copy with factors of its own; gradients flow through it."""
+        B = backend_of(self.factors[0])
+        return HTTensor._of(self.tree, [B.copy(f) for f in self.factors])
+
+    def __copy__(self) -> HTTensor:
+        return HTTensor._of(self.tree, self.factors)
+
+    def draw(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
+        """Draw the tree with edges as thick as their ranks; see `htf.plotting.draw_tree`."""
+        ranks = dict(enumerate(self.rank[:-1]))
+        return self.tree.draw(ax, **{"widths": ranks, "labels": ranks, **kwargs})
+
+    # -- arithmetic ------------------------------------------------------------------------------------
+
+    # NumPy would otherwise take HT tensors apart as sequences, entry by entry.
+    __array_ufunc__ = None
+
+    def __add__(self, other: object) -> HTTensor:
+        from htf.tensors.arithmetic import ht_add
+
+        return ht_add(self, other) if isinstance(other, HTTensor) else NotImplemented
+
+    def __sub__(self, other: object) -> HTTensor:
+        from htf.tensors.arithmetic import ht_add
+
+        return ht_add(self, -other) if isinstance(other, HTTensor) else NotImplemented
+
+    def __neg__(self) -> HTTensor:
+        return self * -1
+
+    def __mul__(self, other: object) -> HTTensor:
+        from htf.tensors.arithmetic import ht_hadamard, ht_scale
+
+        if isinstance(other, HTTensor):
+            return ht_hadamard(self, other)
+        return ht_scale(self, other) if _is_scalar(other) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: object) -> HTTensor:
+        from htf.tensors.arithmetic import ht_scale
+
+        return ht_scale(self, 1 / other) if _is_scalar(other) else NotImplemented  # type: ignore[operator]
+
+    def inner(self, other: HTTensor | RawHT) -> Array:
+        """Inner product; see `ht_inner`."""
+        from htf.tensors.arithmetic import ht_inner
+
+        return ht_inner(self, other)
+
+    def outer(self, other: HTTensor | RawHT) -> HTTensor:
+        """Outer product; see `ht_outer`."""
+        from htf.tensors.arithmetic import ht_outer
+
+        return ht_outer(self, other)
+
+    # -- entries and contractions ----------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Any:
+        """Entries and slices by NumPy's rules; see `ht_getitem`."""
+        from htf.tensors.indexing import ht_getitem
+
+        return ht_getitem(self, key)
+
+    def entries(self, indices: Array) -> Array:
+        """Entries at index tuples, one per row; see `ht_entries`."""
+        from htf.tensors.indexing import ht_entries
+
+        return ht_entries(self, indices)
+
+    def sum(self, modes: int | Sequence[int] | None = None) -> HTTensor | Array:
+        """Sum over some modes, or all; see `ht_sum`."""
+        from htf.tensors.contraction import ht_sum
+
+        return ht_sum(self, modes)
+
+    def contract(self, vectors: Mapping[int, Array]) -> HTTensor | Array:
+        """Contract modes with vectors; see `ht_contract`."""
+        from htf.tensors.contraction import ht_contract
+
+        return ht_contract(self, vectors)
+
+    def tensordot(self, other: HTTensor | RawHT, modes: tuple[Sequence[int], Sequence[int]]) -> HTTensor | Array:
+        """Contract modes with those of another HT tensor; see `ht_tensordot`."""
+        from htf.tensors.contraction import ht_tensordot
+
+        return ht_tensordot(self, other, modes)
+
+    # -- shape and tree --------------------------------------------------------------------------------
+
+    def permute(self, modes: Sequence[int]) -> HTTensor:
+        """Modes in another order; see `ht_permute`."""
+        from htf.tensors.reshaping import ht_permute
+
+        return ht_permute(self, modes)
+
+    def reshape(self, shape: Sequence[int]) -> HTTensor:
+        """Modes split into finer ones, or merged; see `ht_reshape`."""
+        from htf.tensors.reshaping import ht_reshape
+
+        return ht_reshape(self, shape)
+
+    def change_tree(self, tree: DimensionTree, tol: float = 0.0) -> HTTensor:
+        """The same tensor on another tree; see `ht_change_tree`."""
+        from htf.tensors.retree import ht_change_tree
+
+        return ht_change_tree(self, tree, tol)
+
+    def move_root(self, node: int) -> HTTensor:
+        """The same tensor with the root on the edge above a node; see `ht_move_root`."""
+        from htf.tensors.retree import ht_move_root
+
+        return ht_move_root(self, node)
+
+    # -- orthogonality and truncation ------------------------------------------------------------------
+
+    def orthogonalize(self) -> HTTensor:
+        """Orthonormal frames at every node but the root; see `ht_orthogonalize`."""
+        from htf.tensors.orthogonal import ht_orthogonalize
+
+        return ht_orthogonalize(self)
+
+    def singular_values(self) -> dict[int, Array]:
+        """Singular values of the matricization of every node; see `ht_singular_values`."""
+        from htf.tensors.orthogonal import ht_singular_values
+
+        return ht_singular_values(self)
+
+    def round(
+        self, rank: int | Sequence[int] | Mapping[int, int] | None = None, tol: float | None = None, **kwargs: Any
+    ) -> HTTensor:
+        """Truncate to lower ranks, or to a tolerance; see `ht_round`."""
+        from htf.tensors.rounding import ht_round
+
+        return ht_round(self, rank=rank, tol=tol, **kwargs)
+
+
+def _is_scalar(value: object) -> bool:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return True
+    return getattr(value, "shape", None) == () and not isinstance(value, bool)
+
+
+def _brief(shape: tuple[int, ...]) -> str:
+    return str(shape) if len(shape) <= 8 else f"({shape[0]}, {shape[1]}, …, {shape[-1]}) ({len(shape)} axes)"
+
+
+def _shape_and_rank(tree: DimensionTree, factors: Sequence[Array]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    rank = tuple(int(f.shape[-1]) for f in factors)
+    shape = tuple(int(f.shape[0]) for f in factors[: tree.order])
+    return (shape if rank[-1] == 1 else (*shape, rank[-1])), rank
+
+
+def _validate_ht_tensor(ht_tensor: HTTensor | RawHT) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape and rank of an HT tensor or of its raw form, or an error that names the node at fault."""
+    if isinstance(ht_tensor, HTTensor):
+        return ht_tensor.shape, ht_tensor.rank
+    try:
+        tree, factors = ht_tensor
+        factors = list(factors)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"ht_tensor is a {type(ht_tensor).__name__}; expected (tree, factors)") from error
+    if not isinstance(tree, DimensionTree):
+        raise TypeError(f"the tree is a {type(tree).__name__}; expected a DimensionTree")
+    if len(factors) != tree.n_nodes:
+        raise ValueError(f"there are {len(factors)} factors; the tree has {tree.n_nodes} nodes, one factor each")
+    for node, factor in enumerate(factors):
+        backend_of(factor, f"factor of node {node}")
+        expected = 2 if node < tree.order else len(tree.children(node)) + 1
+        if len(factor.shape) != expected:
+            kind = "frame, (dimension, rank)" if node < tree.order else "transfer tensor, (ranks of children, own rank)"
+            raise ValueError(f"factor of node {node} has shape {tuple(factor.shape)}; expected a {kind}")
+        if prod(tuple(factor.shape)) == 0:
+            what = f"mode {node} is empty" if node < tree.order and factor.shape[0] == 0 else "a rank is 0"
+            raise ValueError(f"factor of node {node} has shape {tuple(factor.shape)}: {what}")
+    for node in tree.inner_nodes:
+        for axis, child in enumerate(tree.children(node)):
+            if factors[node].shape[axis] != factors[child].shape[-1]:
+                raise ValueError(
+                    f"node {child} has rank {factors[child].shape[-1]}, but axis {axis} of the transfer tensor of its "
+                    f"parent {node} has length {factors[node].shape[axis]}"
+                )
+    check_alike(factors, "factors")
+    return _shape_and_rank(tree, factors)
+
+
+def as_ht(ht_tensor: HTTensor | RawHT) -> HTTensor:
+    """An HT tensor from one or from its raw form, checked."""
+    return ht_tensor if isinstance(ht_tensor, HTTensor) else HTTensor(ht_tensor)
+
+
+def pair(first: HTTensor | RawHT, second: HTTensor | RawHT) -> tuple[HTTensor, HTTensor]:
+    """Two HT tensors that can be combined: of one tree, shape, dtype and device."""
+    x, y = as_ht(first), as_ht(second)
+    if x.tree != y.tree:
+        raise ValueError(
+            "the tensors have different trees; bring one to the tree of the other with y.change_tree(x.tree)"
+        )
+    if x.shape != y.shape:
+        raise ValueError(f"the tensors have shapes {_brief(x.shape)} and {_brief(y.shape)}; expected equal ones")
+    check_alike((x.factors[0], y.factors[0]), "the pair of tensors")
+    return x, y
+
+
+def check_mode(mode: SupportsIndex, order: int) -> int:
+    """A mode as a number from 0; negative ones count from the last."""
+    index = mode.__index__()
+    if not -order <= index < order:
+        raise IndexError(f"mode is {index}; the tensor has modes 0 to {order - 1}")
+    return index % order
+
+
+def ht_to_tensor(ht_tensor: HTTensor | RawHT) -> Array:
+    """The dense tensor of an HT tensor.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+
+    Returns
+    -------
+    array
+        Of shape ``ht_tensor.shape``: with a last axis for the outputs where the root's rank is not 1.
+
+    Raises
+    ------
+    ValueError
+        If it would have more than 2³² entries.
+
+    Notes
+    -----
+    O(r) multiplications per entry, most of them at the root.
+    """
+    x = as_ht(ht_tensor)
+    if prod(x.shape) > LARGEST_DENSE:
+        raise ValueError(
+            f"the tensor has {float(prod(x.shape)):.1e} entries, too many for a dense one; read the ones you need by index"
+        )
+    B = backend_of(x.factors[0])
+    parts = list(x.factors)
+    for node in x.tree.inner_nodes:
+        part = parts[node]
+        for axis, child in enumerate(x.tree.children(node)):
+            part = mode_product(B, part, parts[child], axis)
+            parts[child] = None
+        parts[node] = B.reshape(part, (-1, part.shape[-1]))
+    walk = x.tree.modes(x.tree.root)
+    tensor = B.reshape(parts[-1], (*(x.dims[mode] for mode in walk), x.outputs))
+    if walk != tuple(range(x.order)):
+        tensor = B.transpose(tensor, (*(walk.index(mode) for mode in range(x.order)), x.order))
+    return B.reshape(tensor, x.shape)
+
+
+def ht_to_unfolded(ht_tensor: HTTensor | RawHT, mode: int) -> Array:
+    """The dense unfolding of an HT tensor by one mode, (dimension, product of the others).
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    mode : int
+    """
+    x = as_ht(ht_tensor)
+    B = backend_of(x.factors[0])
+    tensor = B.moveaxis(ht_to_tensor(x), check_mode(mode, x.order), 0)
+    return B.reshape(tensor, (tensor.shape[0], -1))
+
+
+def ht_to_vec(ht_tensor: HTTensor | RawHT) -> Array:
+    """The dense tensor of an HT tensor as a vector, the last mode running fastest.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    """
+    x = as_ht(ht_tensor)
+    return backend_of(x.factors[0]).reshape(ht_to_tensor(x), (-1,))
+
+
+def scalar_like(value: float, like: Array) -> Array:
+    """A number as a 0-dimensional array beside `like`."""
+    return asarray(backend_of(like), value, like)

@@ -1,0 +1,242 @@
+"""Entries and slices of HT tensors by NumPy's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from htf.tensors._backend import Array, Backend, backend_of
+from htf.tensors._linalg import prod
+from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
+
+# Index tuples whose products with a transfer tensor are held at once: about 32 MB in doubles.
+_CHUNK_ENTRIES = 2**22
+
+
+def ht_entries(ht_tensor: HTTensor | RawHT, indices: Array) -> Array:
+    """Entries at index tuples.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    indices : array of integers, (batch, order)
+        NumPy's, the factors' backend's, or nested sequences; negative ones count from the end.
+
+    Returns
+    -------
+    array
+        (batch,), or (batch, outputs).
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError
+        For indices out of range, not integers, or not of shape (batch, order).
+
+    Notes
+    -----
+    O(N r³) multiplications an entry, O(N r²) where the factors of a node are vectors.  Gradients flow to the factors.
+    """
+    x = as_ht(ht_tensor)
+    B = backend_of(x.factors[0])
+    rows = _as_numpy(indices)
+    if rows.ndim != 2 or rows.shape[1] != x.order:
+        raise ValueError(f"indices has shape {rows.shape}; expected (batch, {x.order})")
+    columns = [_check_range(rows[:, mode], x.dims[mode], mode) for mode in range(x.order)]
+    widest = max(prod(tuple(f.shape[1:])) for f in x.factors)
+    step = max(_CHUNK_ENTRIES // widest, 1)
+    chunks = [_entries(B, x, [c[start : start + step] for c in columns]) for start in range(0, max(len(rows), 1), step)]
+    values = chunks[0] if len(chunks) == 1 else B.concatenate(chunks, 0)
+    return values[:, 0] if x.outputs == 1 else values
+
+
+def _entries(B: Backend, x: HTTensor, columns: Sequence[np.ndarray]) -> Array:
+    values: list[Any] = [x.factors[mode][columns[mode]] for mode in range(x.order)]
+    for node in x.tree.inner_nodes:
+        values.append(joint_values(B, x.factors[node], [values[c] for c in x.tree.children(node)]))
+        for child in x.tree.children(node):
+            values[child] = None
+    return values[-1]
+
+
+def joint_values(B: Backend, transfer: Array, values: Sequence[Array]) -> Array:
+    """Rows of a node's frame from rows of its children's: (batch, r_1), ..., (batch, r_k) to (batch, r)."""
+    batch = values[0].shape[0]
+    product = B.matmul(values[0], B.reshape(transfer, (transfer.shape[0], -1)))
+    for value in values[1:]:
+        width = value.shape[1]
+        product = B.reshape(product, (batch, width, prod(tuple(product.shape[1:])) // width))
+        product = B.matmul(B.reshape(value, (batch, 1, width)), product)[:, 0]
+    return product
+
+
+def _as_numpy(indices: Array) -> np.ndarray:
+    # Indices are small and decide about shapes, so they are read on the host, whatever backend they come from.
+    rows = np.asarray(indices.cpu() if hasattr(indices, "cpu") else indices)
+    if rows.dtype == object or rows.dtype.kind not in "iu":
+        if rows.size == 0:
+            return rows.astype(np.int64)
+        raise TypeError(f"indices have dtype {rows.dtype}; expected integers")
+    return rows.astype(np.int64)
+
+
+def _check_range(column: np.ndarray, dim: int, mode: int) -> np.ndarray:
+    if column.size and (column.min() < -dim or column.max() >= dim):
+        worst = column[(column < -dim) | (column >= dim)].flat[0]
+        raise IndexError(f"index {worst} is out of range for mode {mode} with dimension {dim}")
+    return np.where(column < 0, column + dim, column)
+
+
+def ht_getitem(ht_tensor: HTTensor | RawHT, key: Any) -> Any:
+    """Entries and slices by NumPy's rules: ``x[key]``.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    key : int, slice, Ellipsis, array of integers or booleans, or a tuple of these
+        One per axis of ``ht_tensor.shape``; axes left out are kept whole.
+
+    Returns
+    -------
+    array or HTTensor
+        Integers and index arrays for all modes give values, of the shape to which the arrays broadcast.  Otherwise the
+        result is an HTTensor: integers remove their modes, slices and one array select along theirs, and several arrays together become one
+        mode, where NumPy puts it.
+
+    Raises
+    ------
+    IndexError
+        For indices out of range, too many of them, arrays that do not broadcast, ``None``, an empty selection, arrays of
+        two or more axes beside whole modes, whose joint mode would have several axes, or an array for the outputs beside whole
+        modes and other indices.
+
+    Notes
+    -----
+    Integers, slices and a single array touch their leaves alone.  Several arrays bring their modes together in the tree first, for
+    which ranks may grow, see `ht_change_tree`.
+    """
+    from htf.tensors.reshaping import ht_permute
+
+    x = as_ht(ht_tensor)
+    keys = [_normalized(k, x.shape[axis], axis) for axis, k in enumerate(_expand(key, x.ndim))]
+    advanced = [axis for axis, k in enumerate(keys) if isinstance(k, np.ndarray)]
+    arrays = [axis for axis in advanced if keys[axis].ndim > 0]
+    if len(advanced) == x.ndim or (x.outputs > 1 and advanced == list(range(x.order)) and keys[-1] == slice(None)):
+        return _values(x, keys)
+    if x.outputs > 1:
+        if x.order in arrays and len(advanced) > 1:
+            raise IndexError("an index array for the outputs goes with an index for every mode, or with none")
+        x = _with_outputs(x, keys[-1])
+        if x.order in advanced and arrays and advanced[-2] != x.order - 1:
+            raise IndexError("an integer for the outputs beside an index array needs one for the last mode too")
+        keys = keys[: x.order]
+        advanced = [axis for axis in advanced if axis < x.order]
+        arrays = [axis for axis in arrays if axis < x.order]
+        if len(advanced) == x.order:
+            return _values(x, keys)
+    if len(arrays) > 1:
+        return _jointly(x, keys, arrays)
+    if arrays and keys[arrays[0]].ndim > 1:
+        raise IndexError(
+            f"the index array of mode {arrays[0]} has {keys[arrays[0]].ndim} axes; beside whole modes it can have one"
+        )
+    selected = _selected(x, keys)
+    if arrays and advanced != list(range(advanced[0], advanced[-1] + 1)):
+        # NumPy counts integers beside an array as arrays, and puts what comes of separated ones first.
+        mine = sum(not isinstance(k, np.ndarray) for k in keys[: arrays[0]])
+        return ht_permute(selected, [mine, *(mode for mode in range(selected.order) if mode != mine)])
+    return selected
+
+
+def _with_outputs(x: HTTensor, key: Any) -> HTTensor:
+    if isinstance(key, np.ndarray) and key.ndim == 0:
+        key = slice(int(key), int(key) + 1)
+    elif isinstance(key, np.ndarray) and key.ndim > 1:
+        raise IndexError(f"the index array of the outputs has {key.ndim} axes; beside whole modes it can have one")
+    chosen = np.arange(x.outputs)[key]
+    if not chosen.size:
+        raise IndexError("the index of the outputs selects nothing")
+    return HTTensor._of(x.tree, [*x.factors[:-1], x.factors[-1][..., chosen]])
+
+
+def _expand(key: Any, order: int) -> list[Any]:
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if any(k is None for k in keys):
+        raise IndexError("the index holds None; an HT tensor takes no new axes by indexing")
+    dots = [i for i, k in enumerate(keys) if k is Ellipsis]
+    if len(dots) > 1:
+        raise IndexError("the index holds several Ellipses; expected one at most")
+    if len(keys) - len(dots) > order:
+        raise IndexError(f"too many indices: {len(keys) - len(dots)} for {order} modes")
+    at = dots[0] if dots else len(keys)
+    whole = [slice(None)] * (order - len(keys) + len(dots))
+    return keys[:at] + whole + keys[at + len(dots) :]
+
+
+def _normalized(key: Any, dim: int, mode: int) -> Any:
+    if isinstance(key, slice):
+        return key
+    array = np.asarray(key.cpu() if hasattr(key, "cpu") else key)
+    if array.dtype == bool:
+        if array.shape != (dim,):
+            raise IndexError(f"the mask of mode {mode} has shape {array.shape}; expected ({dim},)")
+        array = np.flatnonzero(array)
+    elif array.size == 0:
+        array = array.astype(np.int64)
+    elif array.dtype.kind not in "iu":
+        raise IndexError(
+            f"the index of mode {mode} is {key!r}; expected integers, a slice, a mask or an array of integers"
+        )
+    return _check_range(array.astype(np.int64), dim, mode)
+
+
+def _values(x: HTTensor, keys: list[Any]) -> Array:
+    B = backend_of(x.factors[0])
+    arrays = [k for k in keys if isinstance(k, np.ndarray)]
+    try:
+        joint = np.broadcast_arrays(*arrays)
+    except ValueError as error:
+        raise IndexError(f"index arrays of shapes {[k.shape for k in arrays]} do not broadcast") from error
+    values = ht_entries(x, np.stack([k.reshape(-1) for k in joint[: x.order]], 1))
+    if x.outputs == 1:
+        return B.reshape(values, joint[0].shape)
+    if len(joint) > x.order:
+        return B.reshape(values[np.arange(joint[0].size), joint[-1].reshape(-1)], joint[0].shape)
+    return B.reshape(values, (*joint[0].shape, x.outputs))
+
+
+def _selected(x: HTTensor, keys: list[Any]) -> HTTensor:
+    from htf.tensors.contraction import without_modes
+
+    factors = list(x.factors)
+    removed: dict[int, Array] = {}
+    for mode, key in enumerate(keys):
+        if isinstance(key, np.ndarray) and key.ndim == 0:
+            removed[mode] = x.factors[mode][int(key)]
+            continue
+        if isinstance(key, slice):
+            if key == slice(None):
+                continue
+            key = np.arange(x.dims[mode])[key]
+        if key.size == 0:
+            raise IndexError(f"the index of mode {mode} selects nothing; an HT tensor has no empty modes")
+        factors[mode] = x.factors[mode][key]
+    return without_modes(HTTensor._of(x.tree, factors), removed)  # type: ignore[return-value]
+
+
+def _jointly(x: HTTensor, keys: list[Any], arrays: list[int]) -> HTTensor:
+    """Several index arrays beside slices: one mode that runs along all of them."""
+    from htf.tensors.reshaping import diagonal
+
+    try:
+        length = np.broadcast_shapes(*(keys[mode].shape for mode in arrays))
+    except ValueError as error:
+        raise IndexError(f"index arrays of shapes {[keys[m].shape for m in arrays]} do not broadcast") from error
+    if len(length) != 1:
+        raise IndexError(f"the index arrays broadcast to {len(length)} axes; beside whole modes they can have one")
+    # An integer beside arrays is an array of equal entries, by NumPy's rules.
+    advanced = [mode for mode, k in enumerate(keys) if isinstance(k, np.ndarray)]
+    keys = [np.broadcast_to(k, length) if mode in advanced else k for mode, k in enumerate(keys)]
+    adjacent = advanced == list(range(advanced[0], advanced[-1] + 1))
+    return diagonal(_selected(x, keys), advanced, advanced[0] if adjacent else 0)

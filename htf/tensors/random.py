@@ -1,0 +1,87 @@
+"""Random HT tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tensorly as tl
+
+from htf.engine.layout import check_dims
+from htf.tensors._backend import Array, asarray, backend_of
+from htf.tensors._linalg import prod
+from htf.tensors.ht_tensor import HTTensor
+from htf.tensors.rank import RankLike, spread_rank, validate_ht_rank
+from htf.tree import DimensionTree
+
+
+def random_ht(
+    shape: Sequence[int],
+    rank: RankLike | float | str,
+    tree: DimensionTree | None = None,
+    full: bool = True,
+    orthogonal: bool = False,
+    random_state: Any = None,
+    outputs: int = 1,
+    like: Array | None = None,
+    capped: bool = True,
+    **context: Any,
+) -> HTTensor:
+    """A random HT tensor with Gaussian factors.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Dimension of each mode; the last one may be the number of outputs, where the tree has a mode less.
+    rank : int, float, "same", sequence or mapping of int
+        See `validate_ht_rank`.
+    tree : DimensionTree, optional
+        ``DimensionTree.balanced`` by default.
+    full : bool
+        False for transfer tensors that are zero off the diagonal of the children's ranks, as a ConvAC's are.
+    orthogonal : bool
+        Orthonormal frames below the root.
+    random_state : int, RandomState or None
+    outputs : int
+        Rank of the root.
+    like : array, optional
+        One whose backend, dtype and device the factors take; otherwise TensorLy's current backend and `context`.
+    capped : bool
+        False keeps ranks above their bounds.
+    **context
+        dtype, device: as TensorLy's constructors take them.
+
+    Returns
+    -------
+    HTTensor
+        The variance of its entries is 1, at any order: factors have the standard deviation (ranks summed over)^(-1/2).
+    """
+    if tree is not None and len(shape) == tree.order + 1 and outputs == 1:
+        shape, outputs = shape[:-1], shape[-1]
+    tree = DimensionTree.balanced(len(shape)) if tree is None else tree
+    dims = check_dims(shape, tree.order)
+    if capped:
+        ranks = validate_ht_rank(dims, rank, tree, outputs=outputs)
+    else:
+        ranks = tuple(r if r is not None else outputs for r in spread_rank(tree, rank, outputs))  # type: ignore[arg-type]
+    rng = tl.check_random_state(random_state)
+    factors = []
+    for node in range(tree.n_nodes):
+        group = tree.children(node)
+        below = (dims[node],) if not group else tuple(ranks[c] for c in group)
+        values = rng.standard_normal((*below, ranks[node]))
+        if group and not full:
+            width = min(below)
+            kept = rng.standard_normal((width, ranks[node])) / math.sqrt(width)
+            values = values * 0
+            for r in range(width):
+                values[(r,) * len(group)] = kept[r]
+        elif group:
+            values = values / math.sqrt(prod(below))
+        if like is not None:
+            factors.append(asarray(backend_of(like), values, like))
+        else:
+            factors.append(tl.tensor(values, **context))
+    x = HTTensor._of(tree, factors)
+    return x.orthogonalize() if orthogonal else x

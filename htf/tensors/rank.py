@@ -1,0 +1,189 @@
+"""Ranks of HT tensors: what a tree and a shape allow, and how users say which they want."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+
+from htf._checks import positive
+from htf.engine.layout import check_dims
+from htf.tensors._linalg import prod
+from htf.tree import DimensionTree
+
+RankLike = int | Sequence[int] | Mapping[int, int]
+
+
+def rank_bounds(tree: DimensionTree, dims: Sequence[int], outputs: int = 1) -> tuple[int, ...]:
+    """Largest rank of every node that any tensor of a shape can have.
+
+    Parameters
+    ----------
+    tree : DimensionTree
+    dims : sequence of int
+        Dimension of each mode.
+    outputs : int
+        Rank of the root.
+
+    Returns
+    -------
+    tuple of int
+        Per node, the smaller side of its matricization; `outputs` for the root.
+    """
+    below = [int(d) for d in dims]
+    for node in tree.inner_nodes:
+        below.append(prod([below[child] for child in tree.children(node)]))
+    total = prod(list(dims)) * outputs
+    return (*(min(rows, total // rows) for rows in below[:-1]), outputs)
+
+
+def n_parameters(tree: DimensionTree, dims: Sequence[int], ranks: Sequence[int]) -> int:
+    """Entries of all factors of an HT tensor of these ranks."""
+    leaves = sum(dims[mode] * ranks[mode] for mode in tree.leaves)
+    if tree.order == 1:
+        return leaves
+    return leaves + sum(ranks[node] * prod([ranks[c] for c in tree.children(node)]) for node in tree.inner_nodes)
+
+
+def validate_ht_rank(
+    tensor_shape: Sequence[int],
+    rank: RankLike | float | str = "same",
+    tree: DimensionTree | None = None,
+    rounding: str = "round",
+    outputs: int = 1,
+) -> tuple[int, ...]:
+    """The rank of every node of an HT tensor.
+
+    Parameters
+    ----------
+    tensor_shape : sequence of int
+        Dimension of each mode.
+    rank : "same", float, int, sequence or mapping of int
+        "same": as many parameters as the dense tensor; a float: that fraction of them; an int: at every node, where the
+        shape allows it; a sequence: per node of the tree, the root's last; a mapping: per node named, the others as high as they go.
+    tree : DimensionTree, optional
+        ``DimensionTree.balanced`` by default.
+    rounding : {"round", "floor", "ceil"}
+        For "same" and fractions: the nearest number of parameters, at most, or at least as many.
+    outputs : int
+        Rank of the root.
+
+    Returns
+    -------
+    tuple of int
+        Per node; no rank exceeds what the matricization or the neighbours allow.
+
+    Warns
+    -----
+    UserWarning
+        If ranks that were asked for node by node exceed their bounds, or an int exceeds all of them; they are lowered.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For ranks below 1, of the wrong number, or a root's rank that is not `outputs`.
+    """
+    tree = DimensionTree.balanced(len(tensor_shape)) if tree is None else tree
+    dims = check_dims(tensor_shape, tree.order)
+    bounds = rank_bounds(tree, dims, outputs)
+    if isinstance(rank, str):
+        if rank != "same":
+            raise ValueError(f"rank is {rank!r}; expected 'same', a fraction, an integer, or one per node")
+        rank = 1.0
+    if (isinstance(rank, float) and not rank.is_integer()) or (rank == 1.0 and isinstance(rank, float)):
+        return _of_fraction(tree, dims, rank, rounding, outputs)
+    wanted = spread_rank(tree, rank, outputs)  # type: ignore[arg-type]
+    ranks = feasible(tree, [b if w is None else min(w, b) for w, b in zip(wanted, bounds, strict=True)])
+    lowered = [node for node in range(tree.n_nodes - 1) if wanted[node] is not None and ranks[node] < wanted[node]]  # type: ignore[operator]
+    if lowered and (isinstance(rank, Sequence | Mapping) or len(lowered) == tree.n_nodes - 1):
+        node = lowered[0]
+        warnings.warn(
+            f"rank {wanted[node]} of node {node} exceeds its bound {ranks[node]} and is lowered to it"
+            + (f"; so are those of {len(lowered) - 1} more nodes" if len(lowered) > 1 else ""),
+            UserWarning,
+            stacklevel=3,
+        )
+    return tuple(ranks)
+
+
+def spread_rank(tree: DimensionTree, rank: RankLike, outputs: int) -> list[int | None]:
+    """One rank, or None, per node."""
+    if isinstance(rank, Mapping):
+        for node in rank:
+            if not (isinstance(node, int) and 0 <= node < tree.n_nodes):
+                raise ValueError(f"rank names node {node!r}; the tree has nodes 0 to {tree.n_nodes - 1}")
+        wanted: list[int | None] = [
+            positive(f"rank of node {node}", rank[node]) if node in rank else None for node in range(tree.n_nodes)
+        ]
+    elif isinstance(rank, Sequence) and not isinstance(rank, str):
+        if len(rank) != tree.n_nodes:
+            raise ValueError(f"rank has {len(rank)} entries; the tree has {tree.n_nodes} nodes, one rank each")
+        wanted = [positive(f"rank of node {node}", r) for node, r in enumerate(rank)]
+    else:
+        wanted = [positive("rank", rank)] * (tree.n_nodes - 1) + [None]
+    if wanted[-1] not in (None, outputs):
+        raise ValueError(f"rank of the root (node {tree.root}) is {wanted[-1]}; expected {outputs}")
+    wanted[-1] = outputs
+    return wanted
+
+
+def feasible(tree: DimensionTree, ranks: Sequence[int]) -> list[int]:
+    """Lower ranks until none exceeds the product of its neighbours' at either end of its edge."""
+    ranks = list(ranks)
+    for node in list(tree.inner_nodes)[:-1]:
+        ranks[node] = min(ranks[node], prod([ranks[c] for c in tree.children(node)]))
+    for node in reversed(tree.inner_nodes):
+        for child in tree.children(node):
+            others = prod([ranks[c] for c in tree.children(node) if c != child]) * ranks[node]
+            ranks[child] = min(ranks[child], others)
+    # Lowering from the root may have lowered a child below what its parent counted on; the passes only ever lower.
+    below = [prod([ranks[c] for c in tree.children(n)]) for n in list(tree.inner_nodes)[:-1]]
+    settled = all(ranks[node] <= b for node, b in zip(list(tree.inner_nodes)[:-1], below, strict=True))
+    return ranks if settled else feasible(tree, ranks)
+
+
+def _of_fraction(
+    tree: DimensionTree, dims: tuple[int, ...], fraction: float, rounding: str, outputs: int
+) -> tuple[int, ...]:
+    if not (fraction > 0 and math.isfinite(fraction)):
+        raise ValueError(f"rank is the fraction {fraction}; expected a positive one")
+    if rounding not in ("round", "floor", "ceil"):
+        raise ValueError(f"rounding is {rounding!r}; expected 'round', 'floor' or 'ceil'")
+    bounds = rank_bounds(tree, dims, outputs)
+    target = fraction * float(prod(list(dims)) * outputs)
+
+    def ranks(r: int) -> list[int]:
+        return feasible(tree, [*(min(r, b) for b in bounds[:-1]), outputs])
+
+    def count(r: int) -> int:
+        return n_parameters(tree, dims, ranks(r))
+
+    low, high = 1, max(bounds)
+    while low < high:  # the largest uniform rank with at most the target's parameters
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if count(middle) <= target else (low, middle - 1)
+    above = min(low + 1, max(bounds))
+    chosen = low
+    if count(low) < target and (
+        rounding == "ceil" or (rounding == "round" and count(above) - target < target - count(low))
+    ):
+        chosen = above
+    return tuple(ranks(chosen))
+
+
+def limits(tree: DimensionTree, dims: Sequence[int], rank: RankLike | None, outputs: int) -> list[int | None]:
+    """Largest ranks for a truncation, None where there is no limit; asking for more than there is asks for nothing."""
+    if rank is None:
+        return [None] * tree.n_nodes
+    return spread_rank(tree, rank, outputs)
+
+
+def check_tolerance(tol: float | None) -> float | None:
+    """A relative tolerance, or None."""
+    if tol is None:
+        return None
+    if isinstance(tol, bool) or not isinstance(tol, int | float):
+        raise TypeError(f"tol is {tol!r}; expected a number")
+    if not (tol >= 0 and math.isfinite(tol)):
+        raise ValueError(f"tol is {tol}; expected a relative error of at least 0")
+    return float(tol)

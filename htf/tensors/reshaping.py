@@ -1,0 +1,168 @@
+"""Modes in another order, split into finer ones, merged, or run through together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from htf.engine.layout import check_dims
+from htf.tensors._backend import backend_of
+from htf.tensors._linalg import prod
+from htf.tensors.arithmetic import renumbered
+from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, check_mode
+from htf.tensors.indexing import joint_values
+from htf.tensors.network import Leg, Network, mode_leg
+
+
+def ht_permute(ht_tensor: HTTensor | RawHT, modes: Sequence[int]) -> HTTensor:
+    """Modes in another order, as ``numpy.transpose``.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    modes : sequence of int
+        A permutation: mode k of the result is mode ``modes[k]`` of the tensor.
+
+    Returns
+    -------
+    HTTensor
+        The same factors; the leaves of the tree have other numbers.
+    """
+    x = as_ht(ht_tensor)
+    numbers = [check_mode(mode, x.order) for mode in modes]
+    if sorted(numbers) != list(range(x.order)):
+        raise ValueError(f"modes is {list(modes)}; expected a permutation of 0 to {x.order - 1}")
+    place = {mode: k for k, mode in enumerate(numbers)}
+    children = [tuple(place.get(c, c) for c in x.tree.children(node)) for node in x.tree.inner_nodes]
+    return renumbered(x.order, children, [x.factors[mode] for mode in numbers] + x.factors[x.order :])
+
+
+def ht_reshape(ht_tensor: HTTensor | RawHT, shape: Sequence[int]) -> HTTensor:
+    """Modes split into finer ones, or merged, as ``numpy.reshape`` does in C order.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    shape : sequence of int
+        With the product of the tensor's dimensions; outputs are left out.
+
+    Returns
+    -------
+    HTTensor
+        A mode that is split becomes a node above its parts, with the identity as their frames: exact, and no arithmetic.
+        Modes that are merged are brought together in the tree first; see `ht_change_tree`.  `ht_round` then finds the ranks.
+
+    Raises
+    ------
+    ValueError
+        If sizes differ.
+
+    Notes
+    -----
+    Dimensions are matched from the left in the smallest groups of equal product; a group of several modes on both sides, such as (4, 6) to (8, 3), passes
+    through one mode of 24.
+    """
+    x = as_ht(ht_tensor)
+    wanted = check_dims(list(shape), len(list(shape)))
+    if prod(wanted) != prod(x.dims):
+        raise ValueError(f"shape {wanted} has {prod(wanted)} entries; the tensor has {prod(x.dims)}")
+    network = Network.of(x)
+    root = network.simplify(x.tree.root)
+    fresh: list[Leg] = []
+    for old, new in _groups(x.dims, wanted):
+        legs: list[Leg] = [("new", len(fresh) + k) for k in range(len(new))]
+        fresh.extend(legs)
+        vertex = _merged(network, [mode_leg(mode) for mode in old], centred=not x.requires_grad)
+        rest = [leg for leg in network.legs[vertex] if leg[0] != "mode"]
+        array = network.arranged(vertex, [*(mode_leg(mode) for mode in old), *rest])
+        dims = tuple(wanted[leg[1]] for leg in legs)
+        network.arrays[vertex] = backend_of(array).reshape(array, dims + tuple(array.shape[len(old) :]))
+        network.legs[vertex] = legs + rest
+        if root not in network.legs:
+            root = vertex
+    network.rename({leg: mode_leg(leg[1]) for leg in fresh})
+    return network.to_ht(root)
+
+
+def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Smallest runs of modes with equal products, as numbers of modes."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) and j < len(new):
+        mine, theirs = [i], [j]
+        left, right = old[i], new[j]
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right:
+                left *= old[i]
+                mine.append(i)
+                i += 1
+            else:
+                right *= new[j]
+                theirs.append(j)
+                j += 1
+        groups.append((mine, theirs))
+    # What is left over has dimension 1 on either side.
+    groups[-1][0].extend(range(i, len(old)))
+    groups[-1][1].extend(range(j, len(new)))
+    return groups
+
+
+def _merged(network: Network, legs: Sequence[Leg], centred: bool) -> int:
+    """One vertex that holds these modes and no other."""
+    (vertex,) = network.holders(legs[0])
+    if len(legs) == 1:
+        return vertex
+    bonds = []
+    for leg in legs:
+        (holder,) = network.holders(leg)
+        others = [own for own in network.legs[holder] if own != leg]
+        if len(others) == 1 and others[0][0] == "bond":
+            network.units[others[0]] = holder
+            bonds.append(others[0])
+        else:
+            bonds.append(leg)
+    top = _joined(network, bonds, centred)
+    for leg in legs:
+        (holder,) = network.holders(leg)
+        if holder != top:
+            network.absorb(holder, top)
+    return top
+
+
+def _joined(network: Network, bonds: Sequence[Leg], centred: bool) -> int:
+    if len(set(bonds)) < len(bonds):
+        # Two leaves and nothing else: they face each other.
+        a, b = network.holders(bonds[0])
+        network.absorb(a, b)
+        return b
+    return network.join(bonds, centred)[0]
+
+
+def diagonal(x: HTTensor, modes: Sequence[int], position: int) -> HTTensor:
+    """Modes of equal dimension run through together: one mode, at a position among those that are left."""
+    network = Network.of(x)
+    root = network.simplify(x.tree.root)
+    B = backend_of(x.factors[0])
+    legs = [mode_leg(mode) for mode in modes]
+    bonds: list[Leg] = []
+    frames = []
+    for leg in legs:
+        (holder,) = network.holders(leg)
+        (bond,) = (own for own in network.legs[holder] if own != leg)
+        network.units[bond] = holder
+        bonds.append(bond)
+        frames.append(holder)
+    top, above = network.join(bonds, centred=not x.requires_grad)
+    array = network.arranged(top, [*bonds, above])
+    values = joint_values(
+        B, array, [network.arranged(h, [leg, b]) for h, leg, b in zip(frames, legs, bonds, strict=True)]
+    )
+    for holder in frames:
+        del network.arrays[holder], network.legs[holder]
+    network.arrays[top], network.legs[top] = values, [("joint", 0), above]
+    if root not in network.legs:
+        root = top
+    left = [mode_leg(mode) for mode in range(x.order) if mode not in modes]
+    left.insert(position, ("joint", 0))
+    network.rename({leg: mode_leg(k) for k, leg in enumerate(left)})
+    return network.to_ht(root)

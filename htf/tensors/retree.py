@@ -1,0 +1,304 @@
+"""The same tensor on another dimension tree, or with the root elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from htf.tensors._backend import Array, backend_of
+from htf.tensors._linalg import mode_product
+from htf.tensors.arithmetic import frame_overlap, ht_inner, renumbered
+from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
+from htf.tensors.network import OUTPUTS, Leg, Network
+from htf.tensors.rank import check_tolerance
+from htf.tree import DimensionTree
+
+
+def ht_change_tree(ht_tensor: HTTensor | RawHT, tree: DimensionTree, tol: float = 0.0) -> HTTensor:
+    """The same tensor on another dimension tree.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    tree : DimensionTree
+        Of the same order.
+    tol : float
+        Relative tolerance to round to at the end; 0 drops nothing but rounding error.
+
+    Returns
+    -------
+    HTTensor
+        Nodes that both trees have keep their ranks.  A new node's rank is that of its matricization, which the old ranks bound by
+        products: trees that have little in common can make it large.
+
+    Raises
+    ------
+    ValueError
+        If orders differ.
+
+    Notes
+    -----
+    Subtrees are put together from the leaves up.  What a node joins is carried to one place edge by edge, each step contracting two
+    neighbours and splitting them anew by an SVD: O(r⁶) a step on binary trees of rank r.  Gradients do not pass through those SVDs,
+    and are right among tensors of the same ranks.
+    """
+    x = as_ht(ht_tensor)
+    tol = check_tolerance(tol) or 0.0
+    if tree.order != x.order:
+        raise ValueError(f"tree has {tree.order} modes; the tensor has {x.order}")
+    if tree != x.tree:
+        x = _changed(x, tree)
+    return x.round(tol=tol) if tol else x
+
+
+def _changed(x: HTTensor, tree: DimensionTree) -> HTTensor:
+    network = Network.of(x)
+    root = network.simplify(x.tree.root)
+    centred = not x.requires_grad
+    legs: dict[int, Leg] = {}
+    ends = network._ends()
+    for mode in range(x.order):
+        (vertex,) = ends[("mode", mode)]
+        others = [leg for leg in network.legs[vertex] if leg != ("mode", mode)]
+        if others and others[0][0] == "bond" and len(others) == 1:
+            legs[mode] = others[0]
+            network.units[others[0]] = vertex
+        else:
+            legs[mode] = ("mode", mode)
+    top = tree.children(tree.root)
+    for node in tree.inner_nodes:
+        if node == tree.root:
+            break
+        vertex, bond = network.join([legs[child] for child in tree.children(node)], centred)
+        legs[node] = bond
+        network.units[bond] = vertex
+        order = [legs[child] for child in tree.children(node)]
+        network.arrays[vertex] = network.arranged(vertex, [*order, bond])
+        network.legs[vertex] = [*order, bond]
+    wanted = [legs[child] for child in top]
+    if len(set(wanted)) < len(wanted):
+        # Two subtrees face each other across one bond: the root goes in between.
+        first = network.units[wanted[0]] if len(top) == 2 else root
+        bond = wanted[0]
+        root = network.insert_on(bond)
+        order = sorted(network.legs[root], key=lambda leg: first not in network.holders(leg))
+        # The children of the root in the tree's order: the one that holds the smaller child's modes first.
+        return _oriented(network, root, order, tree)
+    root = _outer_vertex(network, wanted)
+    while len(network.legs) > len(network.units) + 1:
+        unit_vertices = set(network.units.values())
+        spare = next(v for v in network.legs if v != root and v not in unit_vertices)
+        near = network.path(spare, root)[1]
+        network.absorb(spare, near)
+    return _oriented(network, root, wanted, tree)
+
+
+def _outer_vertex(network: Network, legs: Sequence[Leg]) -> int:
+    return network._outer(legs[0])
+
+
+def _oriented(network: Network, root: int, order: Sequence[Leg], tree: DimensionTree) -> HTTensor:
+    outputs = [leg for leg in network.legs[root] if leg == OUTPUTS]
+    network.arrays[root] = network.arranged(root, [*order, *outputs])
+    network.legs[root] = [*order, *outputs]
+    x = network.to_ht(root)
+    return x if x.tree == tree else _reordered(x, tree)
+
+
+def _reordered(x: HTTensor, tree: DimensionTree) -> HTTensor:
+    """Children in the order of another tree that joins the same sets of modes."""
+    node_of = {frozenset(x.tree.modes(node)): node for node in range(x.tree.n_nodes)}
+    factors: list[Array] = []
+    B = backend_of(x.factors[0])
+    for node in range(tree.n_nodes):
+        mine = node_of[frozenset(tree.modes(node))]
+        factor = x.factors[mine]
+        if node >= tree.order:
+            own = x.tree.children(mine)
+            axes = [own.index(node_of[frozenset(tree.modes(child))]) for child in tree.children(node)]
+            if axes != sorted(axes):
+                factor = B.transpose(factor, (*axes, len(axes)))
+        factors.append(factor)
+    return HTTensor._of(tree, factors)
+
+
+def ht_move_root(ht_tensor: HTTensor | RawHT, node: int) -> HTTensor:
+    """The same tensor with the root on the edge above a node.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    node : int
+        Any node but the root.
+
+    Returns
+    -------
+    HTTensor
+        Its root joins the modes of `node` with all others.  No rank changes, and no arithmetic is done: transfer tensors are turned
+        round.  Only several outputs have to be carried to the new root, for which ranks on the way may grow.
+    """
+    x = as_ht(ht_tensor)
+    if not 0 <= node < x.tree.root:
+        raise IndexError(f"node is {node}; expected one of the nodes 0 to {x.tree.root - 1} below the root")
+    network = Network.of(x)
+    root = network.insert_on(("bond", node))
+    if x.outputs > 1:
+        network.move(OUTPUTS, x.tree.root, root, centred=not x.requires_grad)
+    elif len(x.tree.children(x.tree.root)) == 2:
+        # The old root is a matrix now; contract it away from the new one, so that the edge stays in the middle.
+        old = x.tree.root
+        away = [v for v in network.neighbours(old) if v != root]
+        network.absorb(old, away[0] if away else root)
+    inward = [leg for leg in network.legs[root] if node in network.holders(leg)]
+    rest = [leg for leg in network.legs[root] if leg not in inward]
+    network.arrays[root] = network.arranged(root, inward + rest)
+    network.legs[root] = inward + rest
+    return network.to_ht(root)
+
+
+# -- contraction of two tensors over modes that form a subtree ------------------------------------------
+
+
+def gathered(x: HTTensor, y: HTTensor, left: list[int], right: list[int]) -> HTTensor | Array:
+    """Contract modes `left` of x with modes `right` of y; see `ht_tensordot`."""
+    name = dict(zip(right, left, strict=True))
+    shape = _subtree(x, left) or _renamed(_subtree(y, right), name) or DimensionTree.balanced(len(left)).nested
+    if _subtree(x, left) is None and _subtree(y, right) is None:
+        shape = _renamed(shape, dict(enumerate(left)))
+    back = dict(zip(left, right, strict=True))
+    x, top_x = _with_subtree(x, left, shape)
+    y, top_y = _with_subtree(y, right, _renamed(shape, back))
+    if len(left) == x.order and len(right) == y.order:
+        if x.outputs * y.outputs == 1:
+            return ht_inner(x, x.__class__._of(x.tree, y.permute(_alignment(left, right)).factors))
+    return _contracted(x, top_x, y, top_y)
+
+
+def _alignment(left: list[int], right: list[int]) -> list[int]:
+    """For each mode of the first tensor, the mode of the second that it meets."""
+    return [right[left.index(mode)] for mode in range(len(left))]
+
+
+def _subtree(x: HTTensor, modes: Sequence[int]) -> Any:
+    """The nested form of the node of these modes, or None."""
+    for node in range(x.tree.n_nodes):
+        if len(x.tree.modes(node)) == len(modes) and set(x.tree.modes(node)) == set(modes):
+            return _nested(x.tree, node)
+    return None
+
+
+def _nested(tree: DimensionTree, node: int) -> Any:
+    built: dict[int, Any] = {mode: mode for mode in range(tree.order)}
+    for inner in tree.inner_nodes:
+        built[inner] = tuple(built[child] for child in tree.children(inner))
+    return built[node]
+
+
+def _renamed(nested: Any, names: Mapping[int, int]) -> Any:
+    if nested is None:
+        return None
+    if isinstance(nested, tuple):
+        return tuple(_renamed(child, names) for child in nested)
+    return names[nested]
+
+
+def _restricted(nested: Any, modes: set[int]) -> Any:
+    """A nested tree without the leaves that are not in `modes`, and without the nodes that joined nothing else."""
+    if not isinstance(nested, tuple):
+        return nested if nested in modes else None
+    parts = [part for part in (_restricted(child, modes) for child in nested) if part is not None]
+    return None if not parts else parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def _with_subtree(x: HTTensor, modes: Sequence[int], shape: Any) -> tuple[HTTensor, int]:
+    """The tensor with a node of these modes, of this nested form, right below the root (or as the root)."""
+    if len(modes) == x.order:
+        x = x.change_tree(DimensionTree.from_nested(shape)) if x.order > 1 else x
+        return x, x.tree.root
+    if _subtree(x, modes) == shape:
+        node = next(n for n in range(x.tree.n_nodes) if set(x.tree.modes(n)) == set(modes))
+        moved = x.move_root(node)
+    else:
+        others = set(range(x.order)) - set(modes)
+        moved = x.change_tree(DimensionTree.from_nested((shape, _restricted(x.tree.nested, others))))
+    top = next(c for c in moved.tree.children(moved.tree.root) if set(moved.tree.modes(c)) == set(modes))
+    return moved, top
+
+
+def _descendants(tree: DimensionTree, node: int) -> list[int]:
+    found = [node]
+    for current in found:
+        found.extend(tree.children(current))
+    return sorted(found)
+
+
+def _contracted(x: HTTensor, top_x: int, y: HTTensor, top_y: int) -> HTTensor | Array:
+    B = backend_of(x.factors[0])
+    # Both subtrees have the same form, so their nodes correspond in the order of a walk.
+    twin = dict(_walk_together(x.tree, top_x, y.tree, top_y))
+    overlaps: dict[int, Array] = {}
+    for node in _descendants(x.tree, top_x):
+        a, b = x.factors[node], y.factors[twin[node]]
+        overlaps[node] = frame_overlap(B, x.tree, node, a, b, overlaps)  # type: ignore[arg-type]
+    joint = overlaps[top_x]  # (rank of x's subtree, rank of y's)
+    parts = []
+    for z, top in ((x, top_x), (y, top_y)):
+        if top == z.tree.root:
+            parts.append(None)
+            continue
+        own = z.factors[-1]
+        axis = z.tree.children(z.tree.root).index(top)
+        parts.append(B.moveaxis(own, axis, 0))  # (subtree, rest, outputs)
+    outputs = max(x.outputs, y.outputs)
+    if parts[0] is None and parts[1] is None:
+        return B.reshape(joint, (-1,))
+    if parts[0] is None or parts[1] is None:
+        z, top, part = (y, top_y, parts[1]) if parts[0] is None else (x, top_x, parts[0])
+        seen = joint.T if parts[0] is None else joint  # (subtree of z, outputs of the other)
+        root = mode_product(B, part, seen.T, 0)  # (outputs of the other, rest, outputs of z)
+        root = B.reshape(B.moveaxis(root, 1, 0), (root.shape[1], outputs))
+        return _topped([(z, top)], root)
+    root = mode_product(B, parts[0], joint.T, 0)  # (subtree of y, rest of x, outputs)
+    root = B.matmul(
+        B.reshape(root, (root.shape[0], -1)).T, B.reshape(parts[1], (parts[1].shape[0], -1))
+    )  # (rest of x, outputs of x; rest of y, outputs of y)
+    rows, columns = parts[0].shape[1], parts[1].shape[1]
+    root = B.reshape(root, (rows, x.outputs, columns, y.outputs))
+    root = B.reshape(B.moveaxis(root, 1, 2), (rows, columns, outputs))
+    return _topped([(x, top_x), (y, top_y)], root)
+
+
+def _walk_together(a: DimensionTree, node_a: int, b: DimensionTree, node_b: int) -> list[tuple[int, int]]:
+    pairs = [(node_a, node_b)]
+    for one, other in pairs:
+        pairs.extend(zip(a.children(one), b.children(other), strict=True))
+    return pairs
+
+
+def _topped(rests: Sequence[tuple[HTTensor, int]], root: Array) -> HTTensor:
+    """Below one root, what two tensors (or one) have besides a contracted subtree."""
+    order = sum(z.order - len(z.tree.modes(top)) for z, top in rests)
+    children: list[tuple[int, ...]] = []
+    leaves: list[Array] = []
+    inner: list[Array] = []
+    tops = []
+    for z, top in rests:
+        (rest,) = (c for c in z.tree.children(z.tree.root) if c != top)
+        number: dict[int, int] = {}
+        for mode in sorted(z.tree.modes(rest)):
+            number[mode] = len(leaves)
+            leaves.append(z.factors[mode])
+        for node in _descendants(z.tree, rest):
+            if node >= z.order:
+                children.append(tuple(number[c] for c in z.tree.children(node)))
+                number[node] = order + len(inner)
+                inner.append(z.factors[node])
+        tops.append(number[rest])
+    if len(rests) == 2:
+        children.append(tuple(tops))
+        return renumbered(order, children, [*leaves, *inner, root])
+    # One rest: its top becomes the root.
+    factors = [*leaves, *inner]
+    B = backend_of(root)
+    factors[tops[0]] = mode_product(B, factors[tops[0]], root.T, len(factors[tops[0]].shape) - 1)
+    return renumbered(order, children, factors)

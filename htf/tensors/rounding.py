@@ -1,0 +1,250 @@
+"""Truncation to lower ranks: of one HT tensor, of a sum, deterministic or from random sketches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tensorly as tl
+
+from htf.tensors._backend import Array, Backend, backend_of, constant
+from htf.tensors._linalg import kept, mode_product, orthonormal, tall
+from htf.tensors.arithmetic import pair
+from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
+from htf.tensors.orthogonal import check_finite, edge_decompositions, orthogonal_sum
+from htf.tensors.rank import RankLike, check_tolerance, limits
+from htf.tree import DimensionTree
+
+
+def ht_round(
+    ht_tensor: HTTensor | RawHT,
+    rank: RankLike | None = None,
+    tol: float | None = None,
+    method: str = "svd",
+    oversampling: int = 10,
+    random_state: Any = None,
+) -> HTTensor:
+    r"""Truncate an HT tensor by its hierarchical singular value decomposition.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    rank : int, sequence or mapping of int, optional
+        Largest rank: of every node, or per node.
+    tol : float, optional
+        Largest relative error in the Frobenius norm.  The lowest ranks for it are chosen edge by edge.  With neither
+        `rank` nor `tol`, only what is zero to rounding error is dropped.
+    method : {"svd", "randomized"}
+        "randomized" needs `rank`: each frame is sketched with rank + `oversampling` Gaussian columns before the
+        decomposition, which pays where the ranks fall by a factor of several.
+    oversampling : int
+        Columns of a sketch above the rank.
+    random_state : int, RandomState or None
+        For the sketches.
+
+    Returns
+    -------
+    HTTensor
+        With orthonormal frames.
+
+    Raises
+    ------
+    ValueError
+        For NaN or infinite entries, a negative tolerance, or an unknown method.
+
+    Notes
+    -----
+    Every frame is projected on its leading left singular vectors.  With E edges that carry a singular value spectrum of
+    their own (2N-3 on a binary tree, as the two children of the root share one), the error is at most the root of the
+    sum of the squares of all that is dropped, and so at most :math:`\sqrt{E}` times that of the best approximation of these ranks
+    (Grasedyck 2010, theorem 3.11).  For `tol`, what each edge may drop is ``tol`` · norm / √E.
+
+    O(N n r² + N r⁴) multiplications.  Randomized: O(N n r k + N r³ k) for rank k + oversampling, and an error that exceeds the bound
+    by a factor that depends on the decay of the spectra (Halko, Martinsson & Tropp 2011, theorem 10.6).
+
+    Gradients are those of QR and SVD: right where the kept singular values are distinct and frames have full rank.
+    """
+    return ht_round_sum(
+        [ht_tensor], rank=rank, tol=tol, method=method, oversampling=oversampling, random_state=random_state
+    )
+
+
+def ht_round_sum(
+    ht_tensors: Sequence[HTTensor | RawHT],
+    weights: Sequence[float] | None = None,
+    rank: RankLike | None = None,
+    tol: float | None = None,
+    method: str = "svd",
+    oversampling: int = 10,
+    random_state: Any = None,
+) -> HTTensor:
+    """Truncate a weighted sum of HT tensors without forming it.
+
+    Parameters
+    ----------
+    ht_tensors : sequence of HTTensor or (tree, factors)
+        Of one tree and shape.
+    weights : sequence of float, optional
+        Of the summands; all 1 by default.
+    rank, tol, method, oversampling, random_state
+        As in `ht_round`; tolerances are relative to the norm of the sum.
+
+    Returns
+    -------
+    HTTensor
+
+    Notes
+    -----
+    The block-diagonal transfer tensors of the sum, R³ entries for R = Σ r, are never written, and
+    products with them take the blocks alone.  The decomposition of the sum's frames remains: O(N R⁴).  "randomized" is
+    linear in the number s of summands, O(s N r³ k), as sketches add.
+    """
+    summands = _weighted(ht_tensors, weights)
+    tree = summands[0].tree
+    bound = limits(tree, summands[0].dims, rank, summands[0].outputs)
+    tol = check_tolerance(tol)
+    if method == "randomized":
+        if rank is None:
+            raise ValueError("method is 'randomized' and rank is None; a sketch needs a rank")
+        summands = [_sketched(summands, bound, oversampling, random_state)]
+    elif method != "svd":
+        raise ValueError(f"method is {method!r}; expected 'svd' or 'randomized'")
+    return truncate(tree, orthogonal_sum(summands), bound, tol)
+
+
+def _weighted(ht_tensors: Sequence[HTTensor | RawHT], weights: Sequence[float] | None) -> list[HTTensor]:
+    if not len(ht_tensors):
+        raise ValueError("ht_tensors is empty; expected at least one tensor")
+    if isinstance(ht_tensors, HTTensor):
+        raise TypeError("ht_tensors is one HTTensor; expected a sequence of them, or ht_round")
+    first = as_ht(ht_tensors[0])
+    summands = [first, *(pair(first, other)[1] for other in ht_tensors[1:])]
+    if weights is None:
+        return summands
+    if len(weights) != len(summands):
+        raise ValueError(f"weights has {len(weights)} values; there are {len(summands)} tensors")
+    return [x * weight for x, weight in zip(summands, weights, strict=True)]
+
+
+def spectra_count(tree: DimensionTree, outputs: int) -> int:
+    """Edges with a spectrum of their own; the children of a binary root share one unless there are outputs."""
+    shared = outputs == 1 and tree.order > 1 and len(tree.children(tree.root)) == 2
+    return max(tree.n_nodes - 1 - shared, 1)
+
+
+def truncate(tree: DimensionTree, factors: list[Array], bound: Sequence[int | None], tol: float | None) -> HTTensor:
+    """Project an orthogonalized tensor on its leading singular vectors at every node."""
+    if tree.order == 1:
+        return HTTensor._of(tree, factors)
+    B = backend_of(factors[0])
+    outputs = int(factors[-1].shape[-1])
+    norm = float(constant(B.norm(B.reshape(factors[-1], (-1,)), 2)))
+    epsilon = float(B.eps(factors[0].dtype))
+    # Without a tolerance: what rounding error alone would leave in the singular values of an (r, r²) matrix.
+    share = (
+        epsilon * max(max(f.shape) for f in factors) if tol is None else tol / math.sqrt(spectra_count(tree, outputs))
+    )
+    projections: dict[int, Array] = {}
+    for node, U, S in edge_decompositions(B, tree, factors):
+        projections[node] = U[:, : kept(S, bound[node], share * norm)]
+    rounded = []
+    for node, factor in enumerate(factors):
+        if node >= tree.order:
+            for axis, child in enumerate(tree.children(node)):
+                factor = mode_product(B, factor, projections[child].T, axis)
+        if node != tree.root:
+            factor = mode_product(B, factor, projections[node].T, len(factor.shape) - 1)
+        rounded.append(factor)
+    return HTTensor._of(tree, rounded)
+
+
+def _sketched(summands: list[HTTensor], bound: Sequence[int | None], oversampling: int, random_state: Any) -> HTTensor:
+    r"""The sum projected on frames found from random sketches; ranks `bound` + `oversampling` or less.
+
+    The sketch of node t is :math:`X^{(t)} \Omega_t` for the matricization of the sum, and :math:`\Omega_t` the columns of a random HT
+    tensor seen from t.  So it is U_t times what the complement of t leaves of the sum and the random tensor: their overlaps, passed
+    from the root to the leaves.  Frames are then made orthonormal from the leaves up, each within its children's.
+    """
+    from htf.tensors.random import random_ht
+
+    for x in summands:
+        check_finite(x.factors)
+    first = summands[0]
+    tree = first.tree
+    B = backend_of(first.factors[0])
+    width = [min(b + oversampling, r) for b, r in zip(bound, _sum_of_ranks(summands), strict=True) if b is not None]
+    rng = tl.check_random_state(random_state)
+    drawn = random_ht(
+        first.dims,
+        [*width[:-1], first.outputs],
+        tree,
+        random_state=rng,
+        outputs=first.outputs,
+        like=first.factors[0],
+        capped=False,
+    )
+    from_below = [_overlaps(B, x, drawn) for x in summands]
+    from_above = [_overlaps_above(B, x, drawn, below) for x, below in zip(summands, from_below, strict=True)]
+    factors: list[Array] = []
+    coordinates: list[list[Array]] = []  # of each summand's frame in the new one
+    for node in range(tree.n_nodes):
+        parts = [x.factors[node] for x in summands]
+        if node >= tree.order:
+            for axis, child in enumerate(tree.children(node)):
+                parts = [mode_product(B, p, C, axis) for p, C in zip(parts, coordinates[child], strict=True)]
+        if node == tree.root:
+            factors.append(sum(parts[1:], parts[0]))
+            break
+        sketch = sum(B.matmul(tall(B, p), above[node]) for p, above in zip(parts, from_above, strict=True))
+        Q, _ = orthonormal(B, sketch)
+        coordinates.append([B.matmul(Q.T, tall(B, p)) for p in parts])
+        factors.append(B.reshape(Q, (*parts[0].shape[:-1], Q.shape[1])))
+    return HTTensor._of(tree, factors)
+
+
+def _sum_of_ranks(summands: Sequence[HTTensor]) -> list[int]:
+    return [sum(ranks) for ranks in zip(*(x.rank for x in summands), strict=True)]
+
+
+def _overlaps(B: Backend, x: HTTensor, y: HTTensor) -> list[Array]:
+    from htf.tensors.arithmetic import frame_overlap
+
+    overlaps: list[Array] = []
+    for node in range(x.tree.root):
+        overlaps.append(frame_overlap(B, x.tree, node, x.factors[node], y.factors[node], overlaps))
+        # Only the span of a sketch matters, so its scale is free; without this, high orders overflow.
+        overlaps[-1] = overlaps[-1] / (B.max(B.abs(overlaps[-1])) + float(B.eps(x.dtype)))
+    return overlaps
+
+
+def _overlaps_above(B: Backend, x: HTTensor, y: HTTensor, below: list[Array]) -> dict[int, Array]:
+    """Per node, the overlap of what the two tensors are outside of it, (rank of x, rank of y)."""
+    tree = x.tree
+    above: dict[int, Array] = {}
+    for node in range(tree.root, tree.order - 1, -1):
+        group = tree.children(node)
+        for axis, child in enumerate(group):
+            part = y.factors[node]
+            for other_axis, other in enumerate(group):
+                if other != child:
+                    part = mode_product(B, part, below[other], other_axis)
+            if node != tree.root:
+                part = mode_product(B, part, above[node], len(part.shape) - 1)
+            mine = B.reshape(B.moveaxis(x.factors[node], axis, 0), (x.factors[node].shape[axis], -1))
+            theirs = B.reshape(B.moveaxis(part, axis, 0), (part.shape[axis], -1))
+            product = B.matmul(mine, theirs.T)
+            above[child] = product / (B.max(B.abs(product)) + float(B.eps(x.dtype)))
+    return above
+
+
+def quasi_optimality(tree: DimensionTree, outputs: int = 1) -> float:
+    """The factor by which a rounded tensor's error may exceed the best one's: √(2N-3) on a binary tree.
+
+    Parameters
+    ----------
+    tree : DimensionTree
+    outputs : int
+        Rank of the root.
+    """
+    return math.sqrt(spectra_count(tree, outputs))
