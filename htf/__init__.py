@@ -4,7 +4,22 @@
 __version__ = "0.1.0"
 
 from htf import datasets, nn, probes, training
-from htf.tensors import HTTensor, random_ht
+from htf.decomposition import HierarchicalTucker, hierarchical_tucker, ht_als, optimize_tree
+from htf.tensors import HTTensor, load, random_ht, save
 from htf.tree import DimensionTree
 
-__all__ = ["DimensionTree", "HTTensor", "datasets", "nn", "probes", "random_ht", "training"]
+__all__ = [
+    "DimensionTree",
+    "HTTensor",
+    "HierarchicalTucker",
+    "datasets",
+    "hierarchical_tucker",
+    "ht_als",
+    "load",
+    "nn",
+    "optimize_tree",
+    "probes",
+    "random_ht",
+    "save",
+    "training",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import SupportsIndex
@@ -14,9 +13,6 @@ from htf.engine import Layout, Plan, contract
 from htf.nn._inputs import check_encoded, check_indices
 from htf.nn.init import Initializer, resolve
 from htf.tree import DimensionTree
-
-# Entries of the largest tensor that is written out: 128 MiB in single precision.
-LARGEST_DENSE = 2**25
 
 Seed = int | Generator | Sequence[int] | None
 
@@ -172,18 +168,6 @@ class TreeNetwork(nn.Module):
         if not 0 <= run < self.runs:
             raise IndexError(f"run is {run}; the network has runs 0 to {self.runs - 1}")
         return run
-
-    def _all_entries(self, run: int) -> Tensor:
-        """Every entry of the tensor of one run, by the network itself on all index tuples."""
-        size = math.prod(self.dims)
-        if size > LARGEST_DENSE:
-            raise ValueError(
-                f"the tensor has {size:.1e} entries, too many for a dense one (limit {LARGEST_DENSE:,}); "
-                "evaluate the network at the entries you need"
-            )
-        grid = torch.cartesian_prod(*(torch.arange(d, device=self.device) for d in self.dims))
-        values = self(grid)[:, self._check_run(run)]
-        return values.unflatten(0, self.dims)
 
 
 def per_run(name: str, value: object, runs: int | None) -> tuple[list[object], int]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from htf.engine.layout import Layout
 from htf.nn._network import Seed, TreeNetwork, draw, generators, per_run
 from htf.nn.init import Initializer
+from htf.tensors.convac import convac_to_ht, ht_to_convac
+from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tree import DimensionTree
 
 
@@ -137,13 +139,50 @@ class HTNetwork(TreeNetwork):
             return sum(block.rows * block.columns for block in layout.blocks)
         return layout.n_parameters
 
-    def to_tensor(self, run: int = 0) -> Tensor:
-        """The tensor of one run, dense: shape `dims`, or `dims` + (outputs,).
+    def to_tensor(self, run: int = 0) -> HTTensor:
+        """The tensor of one run in HT format, exactly; gradients flow.
 
-        It is the network's own output on every index tuple, so each distinct subtree is computed once and
-        gradients flow.  O(size of the tensor) memory; a ValueError beyond 2^25 entries.
+        Its entries are the network's outputs on one-hot inputs, its ranks the widths, its transfer tensors zero off the
+        diagonal.  Leaf frames are views of the parameters; inner nodes take width² × columns entries, and a ValueError
+        ends at 2^28 of them.
         """
-        return self._all_entries(run)
+        return convac_to_ht(self.tree, self.parameters_for(run))
+
+    @classmethod
+    def from_tensor(cls, tensors: HTTensor | RawHT | Sequence[HTTensor]) -> HTNetwork:
+        """A network whose outputs on one-hot inputs are the entries of HT tensors, exactly.
+
+        Parameters
+        ----------
+        tensors : HTTensor, (tree, factors), or sequence of HTTensor
+            Of PyTorch tensors; a sequence gives one run each, of one tree, shape and dtype.
+
+        Returns
+        -------
+        HTNetwork
+            The width of a node is the number of fibres of its transfer tensor that are not zero: the product of its
+            children's ranks in general, the former width for a tensor that came from a network.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For factors of another backend, or tensors that differ in tree, shape, dtype or device.
+        """
+        single = isinstance(tensors, HTTensor) or (len(tensors) == 2 and isinstance(tensors[0], DimensionTree))
+        runs = [as_ht(tensors)] if single else [as_ht(x) for x in tensors]  # type: ignore[arg-type]
+        if not runs:
+            raise ValueError("tensors is empty; expected at least one")
+        first = runs[0]
+        for x in runs[1:]:
+            pair(first, x)
+        matrices = [ht_to_convac(x) for x in runs]
+        widths = [{node: len(each[node]) for node in first.tree.inner_nodes} for each in matrices]
+        network = cls(first.tree, first.dims, widths, outputs=first.outputs, dtype=first.dtype, device=first.device)
+        with torch.no_grad():
+            for run, each in enumerate(matrices):
+                for node, matrix in each.items():
+                    network.matrix(node, run).copy_(matrix)
+        return network
 
     def local_component_norms(self, run: int = 0) -> dict[int, Tensor]:
         r"""Norms :math:`\sigma^{(\nu, r)}` of the local components of one run.

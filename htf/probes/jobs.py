@@ -18,7 +18,7 @@ from htf.engine import Plan
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn._network import TreeNetwork
 from htf.probes.result import FITS_FOLDER, FitRecord, job_content
-from htf.training.files import read_json, write_json
+from htf._files import read_json, write_json
 from htf.training.loop import Batch, Fit, FitSettings
 from htf.tree import DimensionTree
 

@@ -18,7 +18,7 @@ from htf.datasets import TWINS, ImageData, load
 from htf.probes.jobs import Inputs, make_jobs
 from htf.probes.result import SETTINGS_FILE, RankFit
 from htf.probes.schedule import run_jobs
-from htf.training.files import read_json, write_json
+from htf._files import read_json, write_json
 from htf.training.loop import FitSettings
 
 FORMATS = ("cp", "ht")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from htf.training.files import read_json, write_json
+from htf._files import read_json, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

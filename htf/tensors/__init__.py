@@ -2,6 +2,7 @@
 
 from htf.tensors.arithmetic import ht_add, ht_distance, ht_hadamard, ht_inner, ht_norm, ht_outer, ht_scale
 from htf.tensors.contraction import ht_contract, ht_mode_dot, ht_multi_mode_dot, ht_sum, ht_tensordot
+from htf.tensors.conversion import cp_to_ht, ht_to_cp, ht_to_tt, ht_to_tucker, tt_to_ht, tucker_to_ht
 from htf.tensors.ht_tensor import HTTensor, ht_to_tensor, ht_to_unfolded, ht_to_vec
 from htf.tensors.indexing import ht_entries, ht_getitem
 from htf.tensors.orthogonal import ht_orthogonalize, ht_singular_values
@@ -10,9 +11,11 @@ from htf.tensors.rank import rank_bounds, validate_ht_rank
 from htf.tensors.reshaping import ht_permute, ht_reshape
 from htf.tensors.retree import ht_change_tree, ht_move_root
 from htf.tensors.rounding import ht_round, ht_round_sum
+from htf.tensors.storage import load, save
 
 __all__ = [
     "HTTensor",
+    "cp_to_ht",
     "ht_add",
     "ht_change_tree",
     "ht_contract",
@@ -35,10 +38,17 @@ __all__ = [
     "ht_singular_values",
     "ht_sum",
     "ht_tensordot",
+    "ht_to_cp",
     "ht_to_tensor",
+    "ht_to_tt",
+    "ht_to_tucker",
     "ht_to_unfolded",
     "ht_to_vec",
+    "load",
     "random_ht",
     "rank_bounds",
+    "save",
+    "tt_to_ht",
+    "tucker_to_ht",
     "validate_ht_rank",
 ]

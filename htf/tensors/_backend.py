@@ -44,7 +44,8 @@ def _of_type(kind: type) -> Backend | None:
 
 def backend_of(array: Array, name: str = "array") -> Backend:
     """The backend of an array; a TypeError that calls it `name` where there is none."""
-    backend = _of_type(type(array))
+    kind: type = type(array)
+    backend = _of_type(kind)
     if backend is None or not hasattr(array, "shape"):
         raise TypeError(f"{name} is a {type(array).__name__}; expected an array of one of TensorLy's backends")
     return backend

@@ -21,7 +21,7 @@ def mode_product(B: Backend, tensor: Array, matrix: Array, axis: int) -> Array:
     """``tensor`` times ``matrix`` (new × old) along `axis`."""
     shape = tuple(tensor.shape)
     before, after = prod(shape[:axis]), prod(shape[axis + 1 :])
-    new = shape[:axis] + (matrix.shape[0],) + shape[axis + 1 :]
+    new = (*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
     if after == 1:
         return B.reshape(B.matmul(B.reshape(tensor, (before, shape[axis])), matrix.T), new)
     if before == 1:
@@ -52,43 +52,53 @@ def gram(B: Backend, tensor: Array, axis: int) -> Array:
 
 
 def orthonormal(B: Backend, matrix: Array) -> tuple[Array, Array]:
-    """``matrix = Q R`` with orthonormal columns of Q, (m, p) and (p, n), p = min(m, n); R is not triangular.
+    """``matrix = Q R`` with orthonormal columns of Q, (m, p) and (p, n), p = min(m, n); R is not triangular."""
+    Q, correction, R = orthonormal_parts(B, matrix)
+    return (Q if correction is None else B.matmul(Q, correction)), R
+
+
+def orthonormal_parts(B: Backend, matrix: Array) -> tuple[Array, Array | None, Array]:
+    """Q, P and R with ``matrix = (Q P) R`` and orthonormal columns of Q P; P is None where it is the identity.
 
     Large well-conditioned matrices take Q = A V Λ^(-1/2) from the eigendecomposition of their Gramian (Stathopoulos &
-    Wu 2002), corrected by a second pass; others, and those that carry gradients, take LAPACK's QR.
+    Wu 2002), corrected by a second pass; others, and those that carry gradients, take LAPACK's QR.  Who multiplies by Q
+    later can multiply by the small P first and spare forming their product.
     """
     rows, columns = matrix.shape
-    # Below this size LAPACK's overhead is that of an eigendecomposition; wide matrices have nothing to gain.
+    # Below this size LAPACK's overhead is that of an eigendecomposition; wide matrices have nothing to gain.  PyTorch
+    # brings a QR that is as fast.
     if columns < 16 or rows < 4 * columns or needs_gradient(matrix) or B.backend_name != "numpy":
-        return B.qr(matrix)  # type: ignore[no-any-return]
+        Q, R = B.qr(matrix)
+        return Q, None, R
     values, vectors = B.eigh(B.matmul(matrix.T, matrix))
     epsilon = float(B.eps(matrix.dtype))
     largest = float(values[-1])
     condition = float(values[0]) / largest if largest > 0 else 0.0
     # The first pass leaves an error of epsilon / condition in QᵀQ; what the series below drops is its cube.
     if not condition > (100 * epsilon) ** 0.6:
-        return B.qr(matrix)  # type: ignore[no-any-return]
+        Q, R = B.qr(matrix)
+        return Q, None, R
     roots = B.sqrt(values)
     Q = B.matmul(matrix, vectors / roots)
     R = (vectors * roots).T
-    if condition < 0.01:
-        error = B.matmul(Q.T, Q) - B.eye(columns, dtype=matrix.dtype)
-        square = B.matmul(error, error)
-        Q = B.matmul(Q, B.eye(columns, dtype=matrix.dtype) - error / 2 + 0.375 * square)
-        R = R + B.matmul(error / 2 - 0.125 * square, R)
-    return Q, R
+    if condition > 0.01:
+        return Q, None, R
+    identity = B.eye(columns, dtype=matrix.dtype)
+    error = B.matmul(Q.T, Q) - identity
+    square = B.matmul(error, error)
+    return Q, identity - error / 2 + 0.375 * square, R + B.matmul(error / 2 - 0.125 * square, R)
 
 
 def left_singular(B: Backend, matrix: Array) -> tuple[Array, Array]:
     """Left singular vectors (m, p) and descending singular values (p,) of an (m, n) matrix, p = min(m, n).
 
-    With gradients, or where the matrix is not wide: LAPACK's SVD.  Otherwise the eigendecomposition of the m × m Gramian,
-    taken again for the rows below ``epsilon^(1/5)`` of the largest singular value, and so on: each Gramian loses only what is below the square root
-    of the rounding error relative to its own largest value, so the result is accurate to some ``epsilon^(4/5)`` of
-    the largest singular value, at the cost of one matrix product or little more.
+    With gradients, or where the matrix is not wide: LAPACK's SVD.  Otherwise the eigendecomposition of the m × m
+    Gramian, taken again for the rows below ``epsilon^(1/5)`` of the largest singular value, and so on: each Gramian
+    loses only what is below the square root of the rounding error relative to its own largest value, so the result is
+    accurate to some ``epsilon^(4/5)`` of the largest singular value, at the cost of one matrix product or little more.
     """
     rows, columns = matrix.shape
-    if needs_gradient(matrix) or columns < 2 * rows or rows < 4:
+    if needs_gradient(matrix) or columns < 2 * rows or rows * columns < 2048:
         U, S, _ = B.svd(matrix, full_matrices=False)
         return U, S
     cut = float(B.eps(matrix.dtype)) ** 0.2
@@ -122,7 +132,9 @@ def _sorted(B: Backend, vectors: Array, values: Array) -> tuple[Array, Array]:
 
 
 def kept(singular_values: Array, rank: int | None, tail: float) -> int:
-    """How many singular values to keep: the fewest whose tail has at most the norm `tail`, at most `rank`, at least 1."""
+    """How many singular values to keep: the fewest whose tail has a norm of at most `tail`, `rank` at most, 1 at
+    least.
+    """
     values = [float(s) for s in constant(singular_values)]
     count, dropped = len(values), 0.0
     while count > 1 and math.sqrt(dropped + values[count - 1] ** 2) <= tail:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from htf.tensors._backend import Array, Backend, backend_of, check_alike, constant, zeros
-from htf.tensors._linalg import mode_product, prod, tall
+from htf.tensors._backend import Array, Backend, backend_of, check_alike, constant, eye, zeros
+from htf.tensors._linalg import mode_product, tall
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tree import DimensionTree
 
@@ -150,15 +150,9 @@ def ht_outer(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
     children.append((shifted(x.tree.root, x.tree, 0, 0), shifted(y.tree.root, y.tree, x.order, inner)))
     factors = [*x.factors[: x.order], *y.factors[: y.order], *x.factors[x.order :], *y.factors[y.order :]]
     outputs = max(x.outputs, y.outputs)
-    one = B.eye(outputs, **_context(x))
+    one = eye(B, outputs, x.factors[0])
     factors.append(B.reshape(one, (x.outputs, y.outputs, outputs)))
     return renumbered(order, children, factors)
-
-
-def _context(x: HTTensor) -> dict[str, object]:
-    from htf.tensors._backend import context
-
-    return context(x.factors[0])
 
 
 def renumbered(order: int, children: Sequence[tuple[int, ...]], factors: Sequence[Array]) -> HTTensor:
@@ -189,8 +183,8 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
 
     Notes
     -----
-    O(N n r² + N r⁴) multiplications: overlaps of the two tensors' frames, from the leaves to the root.  For orders above
-    32 a scale is divided out at every node, so that only the result itself can leave the range of its dtype.
+    O(N n r² + N r⁴) multiplications: overlaps of the two tensors' frames, from the leaves to the root.  For orders
+    above 32 a scale is divided out at every node, so that only the result itself can leave the range of its dtype.
 
     A difference of two nearly equal tensors loses half of the digits here; `ht_distance` does not.
     """
@@ -276,10 +270,6 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
 
     x, y = pair(first, second)
     B = backend_of(x.factors[0])
-    root = orthogonal_sum([x, ht_scale(y, -1)])[-1]
+    root = orthogonal_sum([x, ht_scale(y, -1)])[0][-1]
     return B.norm(B.reshape(root, (-1,)), 2)
 
-
-def size_of(x: HTTensor) -> int:
-    """Number of entries of the dense tensor."""
-    return prod(x.shape)

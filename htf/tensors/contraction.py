@@ -168,8 +168,8 @@ def ht_tensordot(
 
     Notes
     -----
-    Modes that form a subtree of both trees, of the same shape, are contracted as they stand, and ranks stay as they are.
-    Otherwise they are brought together first, see `ht_change_tree`; ranks may grow.
+    Modes that form a subtree of both trees, of the same shape, are contracted as they stand, and ranks stay as they
+    are. Otherwise they are brought together first, see `ht_change_tree`; ranks may grow.
     """
     from htf.tensors.retree import gathered
 

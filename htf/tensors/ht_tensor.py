@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import tensorly as tl
+import torch
 from tensorly._factorized_tensor import FactorizedTensor
 
-from htf.tensors._backend import Array, asarray, backend_of, check_alike, context
+from htf.tensors._backend import Array, backend_of, check_alike, context
 from htf.tensors._linalg import mode_product, prod
 from htf.tree import DimensionTree
 
@@ -24,8 +25,8 @@ LARGEST_DENSE = 2**32
 class HTTensor(FactorizedTensor):  # type: ignore[misc]
     r"""A tensor in hierarchical Tucker (HT) format.
 
-    Node t of the tree has a frame :math:`U_t`, whose columns span the column space of the matricization in the modes of t.
-    Frames of leaves are stored; those of inner nodes follow from their children's by transfer tensors,
+    Node t of the tree has a frame :math:`U_t`, whose columns span the column space of the matricization in the modes of
+    t. Frames of leaves are stored; those of inner nodes follow from their children's by transfer tensors,
 
     .. math:: (U_t)_{:, k} = \sum_{i_1, \dots, i_m} (B_t)_{i_1 \dots i_m k} \bigotimes_{j=1}^m (U_{c_j})_{:, i_j},
 
@@ -35,8 +36,8 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
     ----------
     ht_tensor : (DimensionTree, sequence of arrays) or HTTensor
         The tree, and one array per node of it, in the order of its nodes: frames (dimension × rank) for the leaves,
-        transfer tensors (ranks of the children in order × own rank) for the others.  Arrays of any backend of TensorLy, all of one dtype and device.
-        They are kept as they are, not copied.
+        transfer tensors (ranks of the children in order × own rank) for the others.  Arrays of any backend of TensorLy,
+        all of one dtype and device. They are kept as they are, not copied.
 
     Attributes
     ----------
@@ -56,8 +57,9 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
     Notes
     -----
-    ``tree, factors = x`` unpacks the raw form that every ``ht_*`` function takes too.  ``x[...]`` reads entries and slices by
-    NumPy's rules, see `ht_getitem`.  With dimension n and ranks r on a binary tree there are O(N n r + N r³) parameters.
+    ``tree, factors = x`` unpacks the raw form that every ``ht_*`` function takes too.  ``x[...]`` reads entries and
+    slices by NumPy's rules, see `ht_getitem`.  With dimension n and ranks r on a binary tree there are O(N n r + N r³)
+    parameters.
 
     HT tensors are nodes of PyTorch's pytrees, so ``torch.func`` differentiates with respect to a whole tensor.
 
@@ -83,7 +85,8 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
     def __init__(self, ht_tensor: HTTensor | RawHT) -> None:
         self.shape, self.rank = _validate_ht_tensor(ht_tensor)
-        self.tree, self.factors = ht_tensor[0], list(ht_tensor[1])  # type: ignore[index]
+        tree, factors = ht_tensor
+        self.tree, self.factors = tree, list(factors)
 
     @classmethod
     def _of(cls, tree: DimensionTree, factors: Sequence[Array]) -> HTTensor:
@@ -358,6 +361,21 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         return ht_round(self, rank=rank, tol=tol, **kwargs)
 
 
+def _unflatten(factors: Any, tree: DimensionTree) -> HTTensor:
+    # Transforms put whatever they compute with in the place of arrays, so nothing is checked, nor read more than there
+    # is.
+    self = HTTensor.__new__(HTTensor)
+    self.tree, self.factors = tree, list(factors)
+    if all(hasattr(f, "shape") and len(f.shape) for f in self.factors):
+        self.shape, self.rank = _shape_and_rank(tree, self.factors)
+    return self
+
+
+torch.utils._pytree.register_pytree_node(
+    HTTensor, lambda x: (list(x.factors), x.tree), _unflatten, serialized_type_name="htf.HTTensor"
+)
+
+
 def _is_scalar(value: object) -> bool:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return True
@@ -457,7 +475,8 @@ def ht_to_tensor(ht_tensor: HTTensor | RawHT) -> Array:
     x = as_ht(ht_tensor)
     if prod(x.shape) > LARGEST_DENSE:
         raise ValueError(
-            f"the tensor has {float(prod(x.shape)):.1e} entries, too many for a dense one; read the ones you need by index"
+            f"the tensor has {float(prod(x.shape)):.1e} entries, too many for a dense one; "
+            "read the ones you need by index"
         )
     B = backend_of(x.factors[0])
     parts = list(x.factors)
@@ -498,7 +517,3 @@ def ht_to_vec(ht_tensor: HTTensor | RawHT) -> Array:
     x = as_ht(ht_tensor)
     return backend_of(x.factors[0]).reshape(ht_to_tensor(x), (-1,))
 
-
-def scalar_like(value: float, like: Array) -> Array:
-    """A number as a 0-dimensional array beside `like`."""
-    return asarray(backend_of(like), value, like)

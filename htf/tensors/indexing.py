@@ -101,20 +101,20 @@ def ht_getitem(ht_tensor: HTTensor | RawHT, key: Any) -> Any:
     -------
     array or HTTensor
         Integers and index arrays for all modes give values, of the shape to which the arrays broadcast.  Otherwise the
-        result is an HTTensor: integers remove their modes, slices and one array select along theirs, and several arrays together become one
-        mode, where NumPy puts it.
+        result is an HTTensor: integers remove their modes, slices and one array select along theirs, and several arrays
+        together become one mode, where NumPy puts it.
 
     Raises
     ------
     IndexError
-        For indices out of range, too many of them, arrays that do not broadcast, ``None``, an empty selection, arrays of
-        two or more axes beside whole modes, whose joint mode would have several axes, or an array for the outputs beside whole
-        modes and other indices.
+        For indices out of range, too many of them, arrays that do not broadcast, ``None``, an empty selection, arrays
+        of two or more axes beside whole modes, whose joint mode would have several axes, or an array for the outputs
+        beside whole modes and other indices.
 
     Notes
     -----
-    Integers, slices and a single array touch their leaves alone.  Several arrays bring their modes together in the tree first, for
-    which ranks may grow, see `ht_change_tree`.
+    Integers, slices and a single array touch their leaves alone.  Several arrays bring their modes together in the tree
+    first, for which ranks may grow, see `ht_change_tree`.
     """
     from htf.tensors.reshaping import ht_permute
 
@@ -222,7 +222,7 @@ def _selected(x: HTTensor, keys: list[Any]) -> HTTensor:
         if key.size == 0:
             raise IndexError(f"the index of mode {mode} selects nothing; an HT tensor has no empty modes")
         factors[mode] = x.factors[mode][key]
-    return without_modes(HTTensor._of(x.tree, factors), removed)  # type: ignore[return-value]
+    return without_modes(HTTensor._of(x.tree, factors), removed)
 
 
 def _jointly(x: HTTensor, keys: list[Any], arrays: list[int]) -> HTTensor:
@@ -237,6 +237,6 @@ def _jointly(x: HTTensor, keys: list[Any], arrays: list[int]) -> HTTensor:
         raise IndexError(f"the index arrays broadcast to {len(length)} axes; beside whole modes they can have one")
     # An integer beside arrays is an array of equal entries, by NumPy's rules.
     advanced = [mode for mode, k in enumerate(keys) if isinstance(k, np.ndarray)]
-    keys = [np.broadcast_to(k, length) if mode in advanced else k for mode, k in enumerate(keys)]
+    keys = [np.array(np.broadcast_to(k, length)) if mode in advanced else k for mode, k in enumerate(keys)]
     adjacent = advanced == list(range(advanced[0], advanced[-1] + 1))
     return diagonal(_selected(x, keys), advanced, advanced[0] if adjacent else 0)

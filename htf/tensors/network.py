@@ -6,10 +6,11 @@ steps here.  A leg is ("mode", number), ("outputs",) or ("bond", number); bonds 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from htf.tensors._backend import Array, backend_of, constant, eye, needs_gradient
+from htf.tensors._backend import Array, backend_of, eye, needs_gradient
 from htf.tensors._linalg import orthonormal, prod
 from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor
@@ -135,8 +136,8 @@ class Network:
     def split(self, vertex: int, legs: Sequence[Leg], centred: bool) -> int:
         """Move some legs of a vertex to a new one, with a bond of the lowest rank between them.
 
-        Exact to rounding error.  The new vertex gets an orthonormal matricization, the old one what is left, so an orthogonality
-        centre stays with the old one; `centred` says that there is one here.
+        Exact to rounding error.  The new vertex gets an orthonormal matricization, the old one what is left, so an
+        orthogonality centre stays with the old one; `centred` says that there is one here.
         """
         rest = [leg for leg in self.legs[vertex] if leg not in legs]
         array = self.arranged(vertex, [*legs, *rest])
@@ -159,7 +160,7 @@ class Network:
         if centred:
             # Splits tell what is zero from what is not only where all other vertices are orthonormal.
             self.centre(vertex)
-        for here, there in zip(walk[:-1], walk[1:], strict=True):
+        for here, there in itertools.pairwise(walk):
             (bond,) = (own for own in self.legs[here] if own in self.legs[there])
             stay = [own for own in self.legs[here] if own not in (leg, bond)]
             self.absorb(here, there)
@@ -184,7 +185,7 @@ class Network:
             steps = [(v, came[v]) for v in reversed(order) if came[v] is not None]
         else:
             walk = self.path(self._centre, vertex)
-            steps = list(zip(walk[:-1], walk[1:], strict=True))
+            steps = list(itertools.pairwise(walk))
         for here, there in steps:
             self._pass_on(here, there)  # type: ignore[arg-type]
         self._centre = vertex
@@ -329,19 +330,14 @@ def mode_legs(legs: Sequence[Leg]) -> int:
 def factorized(matrix: Array, centred: bool) -> tuple[Array, Array]:
     """``matrix = L R`` of its numerical rank, L orthonormal.
 
-    With gradients L = M V (Uᵀ M V)⁻¹ and R = Uᵀ M, the singular vectors U and V taken as constants: the product is M and
-    its derivative is M's among matrices of the same rank, and no SVD is differentiated.
+    With gradients, one of the two is the identity: what is zero now need not stay so, so its derivative counts.
     """
     B = backend_of(matrix)
-    fixed = constant(matrix)
-    U, S, Vt = B.svd(fixed, full_matrices=False)
+    if needs_gradient(matrix):
+        rows, columns = matrix.shape
+        return (eye(B, rows, matrix), matrix) if rows <= columns else (matrix, eye(B, columns, matrix))
+    U, S, _ = B.svd(matrix, full_matrices=False)
     # The decomposition has an error of a few epsilon; without orthonormal surroundings they count for more.
-    cut = float(S[0]) * float(B.eps(fixed.dtype)) * max(fixed.shape) * (1 if centred else 10)
+    cut = float(S[0]) * float(B.eps(matrix.dtype)) * max(matrix.shape) * (1 if centred else 10)
     rank = max(sum(float(s) > cut for s in S), 1)
-    U, Vt = U[:, :rank], Vt[:rank]
-    if not needs_gradient(matrix):
-        return U, B.matmul(U.T, matrix)
-    if float(S[0]) == 0:
-        return B.matmul(matrix, Vt.T), Vt
-    columns, rows = B.matmul(matrix, Vt.T), B.matmul(U.T, matrix)
-    return B.solve(B.matmul(rows, Vt.T).T, columns.T).T, rows
+    return U[:, :rank], B.matmul(U[:, :rank].T, matrix)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from htf.tensors._backend import Array, Backend, all_finite, backend_of
-from htf.tensors._linalg import left_singular, matricize, mode_product, orthonormal, tall
+from htf.tensors._linalg import left_singular, matricize, mode_product, orthonormal_parts, tall
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tree import DimensionTree
 
@@ -30,18 +31,22 @@ def ht_orthogonalize(ht_tensor: HTTensor | RawHT) -> HTTensor:
 
     Notes
     -----
-    A QR decomposition per node, its R passed to the parent: O(N n r² + N r⁴) multiplications (Grasedyck 2010, algorithm 3).
-    Differentiable where the frames have full column rank.
+    A QR decomposition per node, its R passed to the parent: O(N n r² + N r⁴) multiplications (Grasedyck 2010, algorithm
+    3). Differentiable where the frames have full column rank.
     """
     x = as_ht(ht_tensor)
-    return HTTensor._of(x.tree, orthogonal_sum([x]))
+    factors, corrections = orthogonal_sum([x])
+    return HTTensor._of(x.tree, [f if P is None else f @ P for f, P in zip(factors, corrections, strict=True)])
 
 
-def orthogonal_sum(summands: Sequence[HTTensor]) -> list[Array]:
+def orthogonal_sum(summands: Sequence[HTTensor]) -> tuple[list[Array], list[Array | None]]:
     """Factors of the orthogonalized sum of HT tensors of one tree, without forming the sum.
 
-    The transfer tensors of a sum are block diagonal; they are multiplied by the blocks of the children's R factors one by
-    one, so that of R = Σ r columns only r enter each product.
+    The orthonormal frames are those of the factors times small corrections (None for the identity), which are left to
+    the caller to apply where it is cheapest.
+
+    The transfer tensors of a sum are block diagonal; they are multiplied by the blocks of the children's R factors one
+    by one, so that of R = Σ r columns only r enter each product.
     """
     for x in summands:
         check_finite(x.factors)
@@ -49,6 +54,7 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> list[Array]:
     B = backend_of(summands[0].factors[0])
     triangles: list[list[Array]] = []  # per node, the blocks of R that belong to each summand
     factors: list[Array] = []
+    corrections: list[Array | None] = []
     for node in range(tree.n_nodes):
         parts = [x.factors[node] for x in summands]
         if node >= tree.order:
@@ -56,15 +62,17 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> list[Array]:
                 parts = [mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
         if node == tree.root:
             factors.append(sum(parts[1:], parts[0]))
+            corrections.append(None)
             break
         whole = parts[0] if len(parts) == 1 else B.concatenate(parts, len(parts[0].shape) - 1)
-        Q, R = orthonormal(B, tall(B, whole))
+        Q, P, R = orthonormal_parts(B, tall(B, whole))
+        corrections.append(P)
         factors.append(B.reshape(Q, (*whole.shape[:-1], Q.shape[1])))
         ends = [0]
         for p in parts:
             ends.append(ends[-1] + p.shape[-1])
-        triangles.append([R[:, a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)])
-    return factors
+        triangles.append([R[:, a:b] for a, b in itertools.pairwise(ends)])
+    return factors, corrections
 
 
 def check_finite(factors: Sequence[Array]) -> None:
@@ -94,27 +102,31 @@ def ht_singular_values(ht_tensor: HTTensor | RawHT) -> dict[int, Array]:
 
     Notes
     -----
-    O(N n r² + N r⁴) multiplications; accurate to rounding error relative to the largest, as no Gramian of the whole is squared.
-    Where there are several outputs, their axis belongs to the rest.
+    O(N n r² + N r⁴) multiplications; accurate to rounding error relative to the largest, as no Gramian of the whole is
+    squared. Where there are several outputs, their axis belongs to the rest.
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
-    return {node: S for node, _, S in edge_decompositions(B, x.tree, orthogonal_sum([x]))}
+    return {node: S for node, _, _, S in edge_decompositions(B, x.tree, *orthogonal_sum([x]))}
 
 
-def edge_decompositions(B: Backend, tree: DimensionTree, factors: list[Array]) -> list[tuple[int, Array, Array]]:
-    """(node, left singular vectors in its orthonormal frame, singular values), from the root's children down.
+def edge_decompositions(
+    B: Backend, tree: DimensionTree, factors: Sequence[Array], corrections: Sequence[Array | None]
+) -> list[tuple[int, Array, Array, Array]]:
+    """(node, left singular vectors U, the same times the correction, singular values), from the root's children down.
 
-    `factors` are orthogonalized.  What the rest of the tensor looks like from a node is an orthonormal matrix times a
-    small one; that small one is carried down, and never its Gramian.
+    `factors` and `corrections` are those of `orthogonal_sum`.  What the rest of the tensor looks like from a node is an
+    orthonormal matrix times a small one; that small one is carried down, and never its Gramian.
     """
-    found: list[tuple[int, Array, Array]] = []
+    found: list[tuple[int, Array, Array, Array]] = []
     carried: dict[int, Array] = {tree.root: factors[-1]}
     for node in range(tree.root, tree.order - 1, -1):
         seen = carried.pop(node)
         for axis, child in enumerate(tree.children(node)):
             U, S = left_singular(B, matricize(B, seen, axis))
-            found.append((child, U, S))
+            P = corrections[child]
+            corrected = U if P is None else B.matmul(P, U)
+            found.append((child, U, corrected, S))
             if child >= tree.order:
-                carried[child] = mode_product(B, factors[child], (U * S).T, len(factors[child].shape) - 1)
+                carried[child] = mode_product(B, factors[child], (corrected * S).T, len(factors[child].shape) - 1)
     return found

@@ -60,7 +60,8 @@ def validate_ht_rank(
         Dimension of each mode.
     rank : "same", float, int, sequence or mapping of int
         "same": as many parameters as the dense tensor; a float: that fraction of them; an int: at every node, where the
-        shape allows it; a sequence: per node of the tree, the root's last; a mapping: per node named, the others as high as they go.
+        shape allows it; a sequence: per node of the tree, the root's last; a mapping: per node named, the others as
+        high as they go.
     tree : DimensionTree, optional
         ``DimensionTree.balanced`` by default.
     rounding : {"round", "floor", "ceil"}
@@ -115,7 +116,7 @@ def spread_rank(tree: DimensionTree, rank: RankLike, outputs: int) -> list[int |
         wanted: list[int | None] = [
             positive(f"rank of node {node}", rank[node]) if node in rank else None for node in range(tree.n_nodes)
         ]
-    elif isinstance(rank, Sequence) and not isinstance(rank, str):
+    elif isinstance(rank, Sequence):
         if len(rank) != tree.n_nodes:
             raise ValueError(f"rank has {len(rank)} entries; the tree has {tree.n_nodes} nodes, one rank each")
         wanted = [positive(f"rank of node {node}", r) for node, r in enumerate(rank)]

@@ -48,8 +48,9 @@ def ht_reshape(ht_tensor: HTTensor | RawHT, shape: Sequence[int]) -> HTTensor:
     Returns
     -------
     HTTensor
-        A mode that is split becomes a node above its parts, with the identity as their frames: exact, and no arithmetic.
-        Modes that are merged are brought together in the tree first; see `ht_change_tree`.  `ht_round` then finds the ranks.
+        A mode that is split becomes a node above its parts, with the identity as their frames: exact, and no
+        arithmetic. Modes that are merged are brought together in the tree first; see `ht_change_tree`.  `ht_round` then
+        finds the ranks.
 
     Raises
     ------
@@ -58,8 +59,8 @@ def ht_reshape(ht_tensor: HTTensor | RawHT, shape: Sequence[int]) -> HTTensor:
 
     Notes
     -----
-    Dimensions are matched from the left in the smallest groups of equal product; a group of several modes on both sides, such as (4, 6) to (8, 3), passes
-    through one mode of 24.
+    Dimensions are matched from the left in the smallest groups of equal product; a group of several modes on both
+    sides, such as (4, 6) to (8, 3), passes through one mode of 24.
     """
     x = as_ht(ht_tensor)
     wanted = check_dims(list(shape), len(list(shape)))

@@ -28,8 +28,8 @@ def ht_change_tree(ht_tensor: HTTensor | RawHT, tree: DimensionTree, tol: float 
     Returns
     -------
     HTTensor
-        Nodes that both trees have keep their ranks.  A new node's rank is that of its matricization, which the old ranks bound by
-        products: trees that have little in common can make it large.
+        Nodes that both trees have keep their ranks.  A new node's rank is that of its matricization, which the old
+        ranks bound by products: trees that have little in common can make it large.
 
     Raises
     ------
@@ -38,9 +38,9 @@ def ht_change_tree(ht_tensor: HTTensor | RawHT, tree: DimensionTree, tol: float 
 
     Notes
     -----
-    Subtrees are put together from the leaves up.  What a node joins is carried to one place edge by edge, each step contracting two
-    neighbours and splitting them anew by an SVD: O(r⁶) a step on binary trees of rank r.  Gradients do not pass through those SVDs,
-    and are right among tensors of the same ranks.
+    Subtrees are put together from the leaves up.  What a node joins is carried to one place edge by edge, each step
+    contracting two neighbours and splitting them anew by an SVD: O(r⁶) a step on binary trees of rank r.  Where
+    gradients are recorded nothing is dropped, so that they are exact, and new ranks are the products that shapes allow.
     """
     x = as_ht(ht_tensor)
     tol = check_tolerance(tol) or 0.0
@@ -134,8 +134,9 @@ def ht_move_root(ht_tensor: HTTensor | RawHT, node: int) -> HTTensor:
     Returns
     -------
     HTTensor
-        Its root joins the modes of `node` with all others.  No rank changes, and no arithmetic is done: transfer tensors are turned
-        round.  Only several outputs have to be carried to the new root, for which ranks on the way may grow.
+        Its root joins the modes of `node` with all others.  No rank changes, and no arithmetic is done: transfer
+        tensors are turned round.  Only several outputs have to be carried to the new root, for which ranks on the way
+        may grow.
     """
     x = as_ht(ht_tensor)
     if not 0 <= node < x.tree.root:
@@ -168,9 +169,8 @@ def gathered(x: HTTensor, y: HTTensor, left: list[int], right: list[int]) -> HTT
     back = dict(zip(left, right, strict=True))
     x, top_x = _with_subtree(x, left, shape)
     y, top_y = _with_subtree(y, right, _renamed(shape, back))
-    if len(left) == x.order and len(right) == y.order:
-        if x.outputs * y.outputs == 1:
-            return ht_inner(x, x.__class__._of(x.tree, y.permute(_alignment(left, right)).factors))
+    if len(left) == x.order and len(right) == y.order and x.outputs * y.outputs == 1:
+        return ht_inner(x, x.__class__._of(x.tree, y.permute(_alignment(left, right)).factors))
     return _contracted(x, top_x, y, top_y)
 
 
@@ -241,7 +241,7 @@ def _contracted(x: HTTensor, top_x: int, y: HTTensor, top_y: int) -> HTTensor | 
         a, b = x.factors[node], y.factors[twin[node]]
         overlaps[node] = frame_overlap(B, x.tree, node, a, b, overlaps)  # type: ignore[arg-type]
     joint = overlaps[top_x]  # (rank of x's subtree, rank of y's)
-    parts = []
+    parts: list[Array] = []
     for z, top in ((x, top_x), (y, top_y)):
         if top == z.tree.root:
             parts.append(None)

@@ -10,8 +10,7 @@ import tensorly as tl
 
 from htf.tensors._backend import Array, Backend, backend_of, constant
 from htf.tensors._linalg import kept, mode_product, orthonormal, tall
-from htf.tensors.arithmetic import pair
-from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
+from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tensors.orthogonal import check_finite, edge_decompositions, orthogonal_sum
 from htf.tensors.rank import RankLike, check_tolerance, limits
 from htf.tree import DimensionTree
@@ -57,11 +56,12 @@ def ht_round(
     -----
     Every frame is projected on its leading left singular vectors.  With E edges that carry a singular value spectrum of
     their own (2N-3 on a binary tree, as the two children of the root share one), the error is at most the root of the
-    sum of the squares of all that is dropped, and so at most :math:`\sqrt{E}` times that of the best approximation of these ranks
-    (Grasedyck 2010, theorem 3.11).  For `tol`, what each edge may drop is ``tol`` · norm / √E.
+    sum of the squares of all that is dropped, and so at most :math:`\sqrt{E}` times that of the best approximation of
+    these ranks (Grasedyck 2010, theorem 3.11).  For `tol`, what each edge may drop is ``tol`` · norm / √E.
 
-    O(N n r² + N r⁴) multiplications.  Randomized: O(N n r k + N r³ k) for rank k + oversampling, and an error that exceeds the bound
-    by a factor that depends on the decay of the spectra (Halko, Martinsson & Tropp 2011, theorem 10.6).
+    O(N n r² + N r⁴) multiplications.  Randomized: O(N n r k + N r³ k) for rank k + oversampling, and an error that
+    exceeds the bound by a factor that depends on the decay of the spectra (Halko, Martinsson & Tropp 2011, theorem
+    10.6).
 
     Gradients are those of QR and SVD: right where the kept singular values are distinct and frames have full rank.
     """
@@ -110,7 +110,7 @@ def ht_round_sum(
         summands = [_sketched(summands, bound, oversampling, random_state)]
     elif method != "svd":
         raise ValueError(f"method is {method!r}; expected 'svd' or 'randomized'")
-    return truncate(tree, orthogonal_sum(summands), bound, tol)
+    return truncate(tree, *orthogonal_sum(summands), bound, tol)
 
 
 def _weighted(ht_tensors: Sequence[HTTensor | RawHT], weights: Sequence[float] | None) -> list[HTTensor]:
@@ -133,7 +133,13 @@ def spectra_count(tree: DimensionTree, outputs: int) -> int:
     return max(tree.n_nodes - 1 - shared, 1)
 
 
-def truncate(tree: DimensionTree, factors: list[Array], bound: Sequence[int | None], tol: float | None) -> HTTensor:
+def truncate(
+    tree: DimensionTree,
+    factors: list[Array],
+    corrections: Sequence[Array | None],
+    bound: Sequence[int | None],
+    tol: float | None,
+) -> HTTensor:
     """Project an orthogonalized tensor on its leading singular vectors at every node."""
     if tree.order == 1:
         return HTTensor._of(tree, factors)
@@ -145,16 +151,20 @@ def truncate(tree: DimensionTree, factors: list[Array], bound: Sequence[int | No
     share = (
         epsilon * max(max(f.shape) for f in factors) if tol is None else tol / math.sqrt(spectra_count(tree, outputs))
     )
-    projections: dict[int, Array] = {}
-    for node, U, S in edge_decompositions(B, tree, factors):
-        projections[node] = U[:, : kept(S, bound[node], share * norm)]
+    # `inside` is what the frame is multiplied by from its own side; from its parent's, whose rank has been transformed
+    # by the correction's inverse, it is the transpose of the plain singular vectors.
+    inside: dict[int, Array] = {}
+    outside: dict[int, Array] = {}
+    for node, U, V, S in edge_decompositions(B, tree, factors, corrections):
+        count = kept(S, bound[node], share * norm)
+        outside[node], inside[node] = U[:, :count].T, V[:, :count].T
     rounded = []
     for node, factor in enumerate(factors):
         if node >= tree.order:
             for axis, child in enumerate(tree.children(node)):
-                factor = mode_product(B, factor, projections[child].T, axis)
+                factor = mode_product(B, factor, outside[child], axis)
         if node != tree.root:
-            factor = mode_product(B, factor, projections[node].T, len(factor.shape) - 1)
+            factor = mode_product(B, factor, inside[node], len(factor.shape) - 1)
         rounded.append(factor)
     return HTTensor._of(tree, rounded)
 
@@ -162,9 +172,10 @@ def truncate(tree: DimensionTree, factors: list[Array], bound: Sequence[int | No
 def _sketched(summands: list[HTTensor], bound: Sequence[int | None], oversampling: int, random_state: Any) -> HTTensor:
     r"""The sum projected on frames found from random sketches; ranks `bound` + `oversampling` or less.
 
-    The sketch of node t is :math:`X^{(t)} \Omega_t` for the matricization of the sum, and :math:`\Omega_t` the columns of a random HT
-    tensor seen from t.  So it is U_t times what the complement of t leaves of the sum and the random tensor: their overlaps, passed
-    from the root to the leaves.  Frames are then made orthonormal from the leaves up, each within its children's.
+    The sketch of node t is :math:`X^{(t)} \Omega_t` for the matricization of the sum, and :math:`\Omega_t` the columns
+    of a random HT tensor seen from t.  So it is U_t times what the complement of t leaves of the sum and the random
+    tensor: their overlaps, passed from the root to the leaves.  Frames are then made orthonormal from the leaves up,
+    each within its children's.
     """
     from htf.tensors.random import random_ht
 

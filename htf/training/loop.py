@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from htf.engine import Plan
 from htf.nn._network import TreeNetwork
-from htf.training.files import read_tensors, write_tensors
+from htf._files import read_tensors, write_tensors
 from htf.training.optimizer import RelativeAdam, center_outputs
 
 Batch = tuple[Plan, Tensor]

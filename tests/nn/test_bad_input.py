@@ -97,7 +97,7 @@ class TestBadInput:
 
     def test_dense_tensor_of_high_order(self):
         with pytest.raises(ValueError, match="too many for a dense one"):
-            HTNetwork(DimensionTree.grid(28, 28), 2, 2).to_tensor()
+            HTNetwork(DimensionTree.grid(28, 28), 2, 2).to_tensor().to_tensor()
 
     def test_run_that_is_not_there(self):
         with pytest.raises(IndexError, match="run is 1"):

@@ -110,14 +110,12 @@ def test_any_tree_dims_and_widths_agree_with_the_dense_tensor(nested, data):
     net = HTNetwork(tree, dims, width, runs=2, init=NOISE, seed=data.draw(st.integers(0, 99)), dtype=torch.float64)
     for run in range(2):
         dense = dense_ht(tree, net.dims, net.parameters_for(run)).squeeze(-1)
-        ours = net.to_tensor(run)
-        torch.testing.assert_close(ours, dense, rtol=1e-10, atol=1e-10)
-        for a, b in zip(
-            torch.autograd.grad(ours.square().sum(), list(net.parameters())),
-            torch.autograd.grad(dense.square().sum(), list(net.parameters())),
-            strict=True,
-        ):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+        expected = torch.autograd.grad(dense.square().sum(), list(net.parameters()))
+        for ours in (net(all_indices(net.dims))[:, run].view(net.dims), net.to_tensor(run).to_tensor()):
+            torch.testing.assert_close(ours, dense, rtol=1e-10, atol=1e-10)
+            found = torch.autograd.grad(ours.square().sum(), list(net.parameters()))
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def test_counts_from_numpy():

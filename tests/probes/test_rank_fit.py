@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from htf import DimensionTree
+from htf import _files as files
 from htf.datasets import load
 from htf.probes import RankFit, rank_fit
-from htf.training import FitSettings, files
+from htf.training import FitSettings
 
 SHORT = FitSettings(epochs=3)
 SMALL = {"ranks": [1, 3], "progress": False}

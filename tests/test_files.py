@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from htf.training import files
+from htf import _files as files
 
 
 def test_round_trips(tmp_path):

@@ -1,0 +1,145 @@
+"""Alternating least squares: the best hierarchical Tucker tensor of given ranks, from a good one."""
+
+from __future__ import annotations
+
+from htf._checks import positive
+from htf.decomposition.hierarchical_tucker import hierarchical_tucker
+from htf.tensors._backend import Array, Backend, backend_of, check_alike, constant
+from htf.tensors._linalg import matricize, mode_product, orthonormal, prod, tall
+from htf.tensors.ht_tensor import HTTensor, as_ht
+from htf.tensors.rank import RankLike, check_tolerance
+from htf.tree import DimensionTree
+
+
+def ht_als(
+    tensor: Array,
+    rank: RankLike | float | str | None = None,
+    tree: DimensionTree | None = None,
+    init: HTTensor | None = None,
+    n_iter_max: int = 50,
+    tol: float = 1e-8,
+    return_errors: bool = False,
+) -> HTTensor | tuple[HTTensor, list[float]]:
+    """Fit an HT tensor of given ranks to a dense one by alternating least squares.
+
+    Parameters
+    ----------
+    tensor : array
+        As in `hierarchical_tucker`.
+    rank : int, float, "same", sequence or mapping of int, optional
+        Ranks; needed unless there is `init`.
+    tree : DimensionTree, optional
+        ``DimensionTree.balanced`` by default.
+    init : HTTensor, optional
+        Where to start, in place of the hierarchical singular value decomposition; its ranks are kept.
+    n_iter_max : int
+        Sweeps at most.
+    tol : float
+        Stop when a sweep lowers the relative error by less.
+    return_errors : bool
+        Return the relative error before the first sweep and after each, too.
+
+    Returns
+    -------
+    HTTensor, or (HTTensor, list of float)
+        With orthonormal frames.  Errors never rise.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `hierarchical_tucker`, and if neither `rank` nor `init` is given or `init` has another shape.
+
+    Notes
+    -----
+    With the tensor orthogonalized towards a node, the best factor there is the projection of the dense tensor on all
+    others, so no system is solved.  A sweep goes down and up the tree once and takes about as many multiplications as
+    twice a projection on the root's children, O(n^N r); the decomposition it starts from is within √(2N-3) of the
+    optimum.
+
+    References
+    ----------
+    .. [1] S. Holtz, T. Rohwedder, R. Schneider, "The alternating linear scheme for tensor optimization in the tensor
+    train
+       format", SIAM J. Sci. Comput. 34 (2012).
+    """
+    B = backend_of(tensor, "tensor")
+    positive("n_iter_max", n_iter_max)
+    tol = check_tolerance(tol) or 0.0
+    if init is None:
+        if rank is None:
+            raise ValueError("rank and init are None; expected ranks, or a tensor that has them")
+        x = hierarchical_tucker(tensor, rank=rank, tree=tree)
+    else:
+        x = as_ht(init).orthogonalize()
+        check_alike([x.factors[0], tensor], "init and the tensor")
+        if x.shape != tuple(tensor.shape):
+            raise ValueError(f"init has shape {x.shape}; the tensor has {tuple(tensor.shape)}")
+    sweep = _Sweep(B, B.reshape(tensor, (*x.dims, x.outputs)), x)
+    errors = [sweep.error()]
+    for _ in range(n_iter_max):
+        sweep.run()
+        errors.append(sweep.error())
+        if errors[-2] - errors[-1] < tol:
+            break
+    fitted = HTTensor._of(x.tree, sweep.factors)
+    return (fitted, errors) if return_errors else fitted
+
+
+class _Sweep:
+    """One tensor, the factors fitted to it, and what a sweep does to them."""
+
+    def __init__(self, B: Backend, tensor: Array, x: HTTensor) -> None:
+        self.B, self.tree, self.factors = B, x.tree, list(x.factors)
+        self.norm = float(constant(B.norm(B.reshape(tensor, (-1,)), 2)))
+        walk = x.tree.modes(x.tree.root)
+        # In the order of the tree's walk the modes of every node lie together.
+        self.tensor = B.reshape(B.transpose(tensor, (*walk, x.order)), (-1, x.outputs))
+
+    def error(self) -> float:
+        """Relative error of the tensor with orthonormal frames whose root is optimal."""
+        root = self._projected(self.tree.root, self.tensor)
+        self.factors[self.tree.root] = root
+        square = float(constant(self.B.sum(root * root)))
+        return float(max(self.norm**2 - square, 0.0) ** 0.5 / self.norm) if self.norm else 0.0
+
+    def run(self) -> None:
+        """Update every node, down from the root and up again."""
+        self._update(self.tree.root, self.tensor)
+
+    def _frame(self, node: int) -> Array:
+        """The frame of a node written out, (product of its dimensions, rank)."""
+        B, part = self.B, self.factors[node]
+        for axis, child in enumerate(self.tree.children(node)):
+            part = mode_product(B, part, self._frame(child), axis)
+        return tall(B, part)
+
+    def _rows(self, node: int) -> int:
+        return prod([self.factors[mode].shape[0] for mode in self.tree.modes(node)])
+
+    def _projected(self, node: int, seen: Array, keep: int | None = None) -> Array:
+        """What is seen from above a node, projected on the frames of its children but `keep`."""
+        B, group = self.B, self.tree.children(node)
+        if not group:
+            return seen
+        part = B.reshape(seen, (*(self._rows(child) for child in group), seen.shape[-1]))
+        for axis, child in enumerate(group):
+            if child != keep:
+                part = mode_product(B, part, self._frame(child).T, axis)
+        return part
+
+    def _update(self, node: int, seen: Array) -> None:
+        """Best factors below a node for `seen`: the dense tensor projected on all that is outside of it."""
+        B = self.B
+        for axis, child in enumerate(self.tree.children(node)):
+            core = self._projected(node, seen)
+            rest = matricize(B, core, axis)  # (rank of the child, all others)
+            outside, _ = orthonormal(B, rest.T)
+            around = self._projected(node, seen, keep=child)
+            facing = B.matmul(matricize(B, around, axis), outside)  # (modes of the child, its rank)
+            self._update(child, facing)
+            # The child's factor is the best one now; its orthonormal part becomes its frame.
+            best = self._projected(child, facing)
+            frame, _ = orthonormal(B, tall(B, best))
+            self.factors[child] = B.reshape(frame, (*best.shape[:-1], frame.shape[1]))
+        if node == self.tree.root:
+            self.factors[node] = self._projected(node, seen)

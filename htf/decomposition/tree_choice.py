@@ -1,0 +1,140 @@
+"""Which tree suits a tensor: the one that needs the fewest parameters for a tolerance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from htf.decomposition.hierarchical_tucker import hierarchical_tucker
+from htf.tensors._backend import Array, Backend, backend_of
+from htf.tensors._linalg import kept, left_singular, prod
+from htf.tensors.ht_tensor import HTTensor
+from htf.tensors.rank import check_tolerance
+from htf.tree import DimensionTree
+
+# Up to this order all splits of all subsets are compared: 2^(N-1) spectra and 3^N / 2 splits.
+_EXHAUSTIVE_ORDER = 8
+
+
+def optimize_tree(tensor: Array, tol: float, method: str = "auto") -> DimensionTree:
+    """The binary dimension tree on which a dense tensor takes the fewest parameters at a tolerance.
+
+    Parameters
+    ----------
+    tensor : array
+        Of order 2 or more.
+    tol : float
+        Relative error in the Frobenius norm that the decomposition may have.
+    method : {"auto", "exhaustive", "greedy"}
+        "exhaustive" compares all binary trees by dynamic programming; "greedy" joins the two clusters of modes that
+        depend on each other most, again and again; "auto" takes the first up to order 8.
+
+    Returns
+    -------
+    DimensionTree
+        For ``hierarchical_tucker(tensor, tree=tree, tol=tol)``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a tolerance that is not positive, NaN entries, order 1, or an unknown method.
+
+    Notes
+    -----
+    Ranks are those of the matricizations at ``tol`` · norm / √(2N-3), as in the decomposition.  The rank of a set of
+    modes does not depend on the tree it is in, so the fewest parameters of a subtree over a set follow from those of
+    its two parts: 2^(N-1) spectra, 3^N / 2 splits.  Greedy: O(N²) spectra of pairs and ever larger clusters; two
+    clusters depend on each other as far as the rank of their union is below the product of their ranks (Ballani &
+    Grasedyck 2014).  Spectra are taken of the core of a lossless Tucker decomposition, which is smaller than the
+    tensor.
+
+    References
+    ----------
+    .. [1] J. Ballani, L. Grasedyck, "Tree adaptive approximation in the hierarchical tensor format", SIAM J. Sci.
+    Comput.
+       36 (2014).
+
+    Examples
+    --------
+    >>> import numpy as np, htf
+    >>> a, b = np.random.default_rng(0).normal(size=(2, 4, 4))
+    >>> htf.optimize_tree(np.einsum("ik,jl->ijkl", a, b), tol=1e-8)  # modes 0 and 2 belong together, 1 and 3 too
+    DimensionTree(order=4, depth=2, arities=[2])
+    """
+    B = backend_of(tensor, "tensor")
+    order = len(tensor.shape)
+    if order < 2:
+        raise ValueError(f"tensor has order {order}; a tree is chosen from order 2 on")
+    if not check_tolerance(tol):
+        raise ValueError(f"tol is {tol}; expected a positive relative error")
+    if method not in ("auto", "exhaustive", "greedy"):
+        raise ValueError(f"method is {method!r}; expected 'auto', 'exhaustive' or 'greedy'")
+    flat = hierarchical_tucker(tensor, tree=DimensionTree.balanced(order, arity=order))
+    ranks = _Ranks(B, flat, tol / math.sqrt(max(2 * order - 3, 1)))
+    dims = [int(n) for n in tensor.shape]
+    if method == "exhaustive" or (method == "auto" and order <= _EXHAUSTIVE_ORDER):
+        return DimensionTree.from_nested(_exhaustive(dims, ranks))
+    return DimensionTree.from_nested(_greedy(order, ranks))
+
+
+class _Ranks:
+    """Ranks of matricizations of the core at a tolerance, each computed once."""
+
+    def __init__(self, B: Backend, flat: HTTensor, share: float) -> None:
+        self.B, self.core, self.order = B, flat.factors[-1][..., 0], flat.order
+        self.tail = share * float(flat.norm())
+        self.known: dict[frozenset[int], int] = {}
+
+    def __call__(self, modes: frozenset[int]) -> int:
+        rest = [mode for mode in range(self.order) if mode not in modes]
+        # A set and its complement have the same spectrum; the name is that of the one without the last mode.
+        key = modes if self.order - 1 not in modes else frozenset(rest)
+        if key not in self.known:
+            own = sorted(modes)
+            small, large = sorted((own, rest), key=lambda side: prod([self.core.shape[m] for m in side]))
+            matrix = self.B.reshape(
+                self.B.transpose(self.core, (*small, *large)), (prod([self.core.shape[m] for m in small]), -1)
+            )
+            self.known[key] = kept(left_singular(self.B, matrix)[1], None, self.tail)
+        return self.known[key]
+
+
+def _exhaustive(dims: list[int], rank: Callable[[frozenset[int]], int]) -> Any:
+    order = len(dims)
+    everything = frozenset(range(order))
+    cost: dict[frozenset[int], int] = {}
+    nested: dict[frozenset[int], Any] = {}
+    for mode in range(order):
+        own = frozenset([mode])
+        cost[own], nested[own] = dims[mode] * rank(own), mode
+    for size in range(2, order + 1):
+        for modes in itertools.combinations(range(order), size):
+            whole = frozenset(modes)
+            above = 1 if whole == everything else rank(whole)
+            best = None
+            # The part with the first mode names the split, so that each is met once.
+            for count in range(size - 1):
+                for others in itertools.combinations(modes[1:], count):
+                    part = frozenset((modes[0], *others))
+                    rest = whole - part
+                    total = cost[part] + cost[rest] + above * rank(part) * rank(rest)
+                    if best is None or total < best[0]:
+                        best = (total, part, rest)
+            assert best is not None
+            cost[whole] = best[0]
+            nested[whole] = (nested[best[1]], nested[best[2]])
+    return nested[everything]
+
+
+def _greedy(order: int, rank: Callable[[frozenset[int]], int]) -> Any:
+    clusters: dict[frozenset[int], Any] = {frozenset([mode]): mode for mode in range(order)}
+    while len(clusters) > 2:
+        first, second = min(
+            itertools.combinations(clusters, 2),
+            # Equals are joined smallest first, which keeps the tree flat.
+            key=lambda pair: (rank(pair[0] | pair[1]) / (rank(pair[0]) * rank(pair[1])), len(pair[0] | pair[1])),
+        )
+        clusters[first | second] = (clusters.pop(first), clusters.pop(second))
+    return tuple(clusters.values())

@@ -1,0 +1,241 @@
+"""CP, Tucker and tensor train to hierarchical Tucker and back, in TensorLy's classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tensorly.cp_tensor import CPTensor
+from tensorly.tt_tensor import TTTensor
+from tensorly.tucker_tensor import TuckerTensor
+
+from htf.tensors._backend import Array, Backend, asarray, backend_of, check_alike, constant, context, eye
+from htf.tensors._linalg import mode_product, prod
+from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
+from htf.tree import DimensionTree
+
+# Components of a CP tensor that an exact expansion may have; beyond it a fit is what one wants.
+_LARGEST_EXPANSION = 2**16
+
+
+def cp_to_ht(cp_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
+    """A CP tensor in HT format, exactly.
+
+    Parameters
+    ----------
+    cp_tensor : CPTensor or (weights, factors)
+        Weights may be None.
+    tree : DimensionTree, optional
+        ``DimensionTree.balanced`` by default.
+
+    Returns
+    -------
+    HTTensor
+        All ranks are the number of components; transfer tensors are 1 on their diagonals and 0 elsewhere.
+    """
+    weights, factors = cp_tensor
+    factors = list(factors)
+    B = backend_of(factors[0], "factor of mode 0")
+    check_alike(factors, "factors")
+    tree = _tree_for(tree, len(factors))
+    rank = int(factors[0].shape[1])
+    for mode, factor in enumerate(factors):
+        if len(factor.shape) != 2 or factor.shape[1] != rank:
+            raise ValueError(f"factor of mode {mode} has shape {tuple(factor.shape)}; expected (dimension, {rank})")
+    if weights is None:
+        weights = B.ones(rank, **context(factors[0]))
+    if tree.order == 1:
+        return HTTensor._of(tree, [B.reshape(B.sum(factors[0] * weights, 1), (-1, 1))])
+    parts = list(factors)
+    for node in tree.inner_nodes:
+        arity = len(tree.children(node))
+        if node == tree.root:
+            top = _diagonal(B, rank, arity, factors[0])
+            parts.append(B.reshape(top * weights, (*top.shape, 1)))
+        else:
+            parts.append(_diagonal(B, rank, arity + 1, factors[0]))
+    return HTTensor._of(tree, parts)
+
+
+def ht_to_cp(ht_tensor: HTTensor | RawHT) -> CPTensor:
+    """An HT tensor as a sum of outer products, exactly.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+        Of one output.
+
+    Returns
+    -------
+    CPTensor
+        As many components as combinations of the leaves' ranks reach the root: their product in general, the number of
+        components again for a tensor that was one of CP.
+
+    Raises
+    ------
+    ValueError
+        If there would be more than 65,536 components; a fit (``tensorly.decomposition.parafac``) is what helps then.
+    """
+    x = as_ht(ht_tensor)
+    if x.outputs > 1:
+        raise ValueError(f"the tensor has {x.outputs} outputs; a CP tensor has one")
+    B = backend_of(x.factors[0])
+    # Per node: the column of each leaf below it that a component takes, and the components' coordinates in the frame.
+    columns: list[dict[int, np.ndarray]] = []
+    coordinates: list[Array] = []
+    for node, factor in enumerate(x.factors):
+        group = x.tree.children(node)
+        if not group:
+            columns.append({node: np.arange(factor.shape[1])})
+            coordinates.append(eye(B, factor.shape[1], factor))
+            continue
+        sizes = [coordinates[child].shape[0] for child in group]
+        if prod(sizes) > _LARGEST_EXPANSION:
+            raise ValueError(f"node {node} has {prod(sizes)} components; exact expansions end at {_LARGEST_EXPANSION}")
+        for axis, child in enumerate(group):
+            factor = mode_product(B, factor, coordinates[child], axis)
+        matrix = B.reshape(factor, (-1, factor.shape[-1]))
+        used = np.flatnonzero(_as_numpy(B, matrix).any(axis=1))
+        used = used if used.size else np.zeros(1, dtype=int)
+        chosen = np.unravel_index(used, sizes)
+        columns.append({m: c[k] for child, k in zip(group, chosen, strict=True) for m, c in columns[child].items()})
+        coordinates.append(matrix[used])
+    if x.order == 1:
+        return CPTensor((None, [x.factors[0]]))
+    return CPTensor((coordinates[-1][:, 0], [x.factors[mode][:, columns[-1][mode]] for mode in range(x.order)]))
+
+
+def tucker_to_ht(tucker_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
+    """A Tucker tensor in HT format, exactly.
+
+    Parameters
+    ----------
+    tucker_tensor : TuckerTensor or (core, factors)
+    tree : DimensionTree, optional
+        The tree of depth one by default, whose transfer tensor is the core.  On any other, the core is decomposed.
+
+    Returns
+    -------
+    HTTensor
+    """
+    from htf.decomposition import hierarchical_tucker
+
+    core, factors = tucker_tensor
+    B = backend_of(core, "core")
+    check_alike([core, *factors], "the core and factors")
+    order = len(core.shape)
+    tree = _tree_for(DimensionTree.balanced(order, arity=max(order, 2)) if tree is None else tree, order)
+    for mode, factor in enumerate(factors):
+        if len(factor.shape) != 2 or factor.shape[1] != core.shape[mode]:
+            raise ValueError(f"factor {mode} has shape {tuple(factor.shape)}; expected (dimension, {core.shape[mode]})")
+    if tree.depth <= 1 and order > 1:
+        walk = tree.modes(tree.root)
+        return HTTensor._of(tree, [*factors, B.reshape(B.transpose(core, walk), (*(core.shape[m] for m in walk), 1))])
+    inner = hierarchical_tucker(core, tree=tree)
+    return HTTensor._of(
+        tree, [B.matmul(f, U) for f, U in zip(factors, inner.factors, strict=False)] + inner.factors[order:]
+    )
+
+
+def ht_to_tucker(ht_tensor: HTTensor | RawHT) -> TuckerTensor:
+    """An HT tensor in Tucker format, exactly.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+        Of one output.
+
+    Returns
+    -------
+    TuckerTensor
+        Its factors are the leaf frames; its core has the product of the leaves' ranks as entries.
+
+    Raises
+    ------
+    ValueError
+        For several outputs, or a single mode.
+    """
+    x = as_ht(ht_tensor)
+    if x.outputs > 1:
+        raise ValueError(f"the tensor has {x.outputs} outputs; a Tucker tensor has one")
+    B = backend_of(x.factors[0])
+    if x.order == 1:
+        raise ValueError("the tensor has one mode; in TensorLy a Tucker tensor has two modes at least")
+    frames = x.factors[: x.order]
+    identities = [eye(B, frame.shape[1], frame) for frame in frames]
+    return TuckerTensor((HTTensor._of(x.tree, identities + x.factors[x.order :]).to_tensor(), frames))
+
+
+def tt_to_ht(tt_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
+    """A tensor train in HT format, exactly.
+
+    Parameters
+    ----------
+    tt_tensor : TTTensor or sequence of cores
+        (rank, dimension, rank), the outer ranks 1.
+    tree : DimensionTree, optional
+        ``DimensionTree.linear`` by default, on which cores become transfer tensors and leaf frames are identities.  To
+        any other the tensor is brought by `ht_change_tree`.
+
+    Returns
+    -------
+    HTTensor
+    """
+    cores = list(tt_tensor)
+    B = backend_of(cores[0], "core 0")
+    check_alike(cores, "cores")
+    linear = DimensionTree.linear(len(cores))
+    for k, core in enumerate(cores):
+        before = 1 if k == 0 else int(cores[k - 1].shape[-1])
+        if len(core.shape) != 3 or core.shape[0] != before or (k == len(cores) - 1 and core.shape[2] != 1):
+            raise ValueError(
+                f"core {k} has shape {tuple(core.shape)}; expected ({before}, dimension, rank), the last rank 1"
+            )
+    if len(cores) == 1:
+        return HTTensor._of(linear, [cores[0][0]])
+    leaves = [cores[0][0], *(eye(B, core.shape[1], core) for core in cores[1:])]
+    x = HTTensor._of(linear, [*leaves, *cores[1:]])
+    return x if tree is None else x.change_tree(_tree_for(tree, len(cores)))
+
+
+def ht_to_tt(ht_tensor: HTTensor | RawHT) -> TTTensor:
+    """An HT tensor as a tensor train, exactly.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+        Of one output.
+
+    Returns
+    -------
+    TTTensor
+        The tensor is brought to ``DimensionTree.linear`` first, see `ht_change_tree`: ranks between neighbours are
+        those of the tensor, and can be larger than any of the tree's.
+    """
+    x = as_ht(ht_tensor)
+    if x.outputs > 1:
+        raise ValueError(f"the tensor has {x.outputs} outputs; a tensor train has one")
+    B = backend_of(x.factors[0])
+    x = x.change_tree(DimensionTree.linear(x.order))
+    first = x.factors[0]
+    cores = [B.reshape(first, (1, *first.shape))]
+    cores += [mode_product(B, x.factors[x.order + k - 1], x.factors[k], 1) for k in range(1, x.order)]
+    return TTTensor(cores)
+
+
+def _tree_for(tree: DimensionTree | None, order: int) -> DimensionTree:
+    if tree is None:
+        return DimensionTree.balanced(order)
+    if tree.order != order:
+        raise ValueError(f"tree has {tree.order} modes; the tensor has {order}")
+    return tree
+
+
+def _diagonal(B: Backend, size: int, axes: int, like: Array) -> Array:
+    values = np.zeros((size,) * axes)
+    values[(np.arange(size),) * axes] = 1
+    return asarray(B, values, like)
+
+
+def _as_numpy(B: Backend, array: Array) -> np.ndarray:
+    return np.asarray(B.to_numpy(constant(array)))

@@ -1,0 +1,80 @@
+"""HT tensors in safetensors files, the tree as JSON beside the factors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from htf._files import read_tensors, write_tensors
+from htf.tensors._backend import backend_of
+from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
+from htf.tree import DimensionTree
+
+_WHAT = "HTTensor"
+
+
+def save(ht_tensor: HTTensor | RawHT, path: str | Path) -> None:
+    """Write an HT tensor to a safetensors file.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+        Of NumPy arrays or PyTorch tensors; those of other backends are written as NumPy arrays.
+    path : str or Path
+        Written beside and then renamed, so that a file of that name is replaced whole or not at all.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; what was there is kept.
+    """
+    x = as_ht(ht_tensor)
+    B = backend_of(x.factors[0])
+    about = {
+        "what": _WHAT,
+        "backend": B.backend_name,
+        "order": x.tree.order,
+        "children": [list(x.tree.children(node)) for node in x.tree.inner_nodes],
+    }
+    tensors = {
+        f"factor.{node}": f if isinstance(f, torch.Tensor) else torch.from_numpy(B.to_numpy(f))
+        for node, f in enumerate(x.factors)
+    }
+    write_tensors(Path(path), tensors, about)
+
+
+def load(path: str | Path, backend: str | None = None) -> HTTensor:
+    """Read an HT tensor that `save` wrote; nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : str or Path
+    backend : str, optional
+        Name of the TensorLy backend of the factors; that of the tensor that was saved by default.
+
+    Returns
+    -------
+    HTTensor
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is damaged, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there")
+    tensors, about = read_tensors(path)
+    if not isinstance(about, dict) or about.get("what") != _WHAT:
+        raise ValueError(f"{path} holds no HTTensor")
+    try:
+        tree = DimensionTree(about["order"], about["children"])
+        x = HTTensor((tree, [tensors[f"factor.{node}"] for node in range(tree.n_nodes)]))
+        saved = str(about["backend"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    name = saved if backend is None else backend
+    return x if name == "pytorch" else x.to_backend(name)

@@ -1,0 +1,289 @@
+"""One test case that every HT tensor inherits: each operation against the dense result, in values and gradients."""
+
+from __future__ import annotations
+
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import htf
+from htf import tensors
+
+
+def dense(tree: htf.DimensionTree, factors: list[Any]) -> Any:
+    """The tensor from the definition, one einsum over all nodes: shape dims + (outputs,), for either backend."""
+    letters = string.ascii_letters
+    mode = dict(enumerate(letters[: tree.order]))
+    rank = {node: letters[tree.order + node] for node in range(tree.n_nodes)}
+    terms = [
+        "".join(rank[c] for c in tree.children(node)) + rank[node] if node >= tree.order else mode[node] + rank[node]
+        for node in range(tree.n_nodes)
+    ]
+    equation = ",".join(terms) + "->" + "".join(mode.values()) + rank[tree.root]
+    return torch.einsum(equation, *(torch.as_tensor(f) for f in factors))
+
+
+def squeezed(values: Tensor) -> Tensor:
+    """Without the axis of outputs where there is one output."""
+    return values[..., 0] if values.shape[-1] == 1 else values
+
+
+def densely(result: Any) -> Tensor:
+    """An operation's result as a dense torch tensor."""
+    return torch.as_tensor(result.to_tensor() if isinstance(result, htf.HTTensor) else result)
+
+
+def other_trees(order: int) -> list[htf.DimensionTree]:
+    tree = htf.DimensionTree
+    shapes = [tree.balanced(order), tree.linear(order), tree.interleaved(order), tree.balanced(order, arity=3)]
+    backwards = tree.from_nested(_renamed(tree.linear(order).nested, list(range(order))[::-1]))
+    return [*shapes, backwards]
+
+
+def _renamed(nested: Any, names: list[int]) -> Any:
+    return tuple(_renamed(n, names) for n in nested) if isinstance(nested, tuple) else names[nested]
+
+
+Operation = tuple[Callable[..., Any], Callable[..., Any]]
+
+
+def matrix(like: Any, rows: int, columns: int) -> Any:
+    """A fixed matrix beside an array."""
+    values = np.cos(1.0 + np.arange(rows * columns)).reshape(rows, columns)
+    if isinstance(like, Tensor):
+        return torch.as_tensor(values, dtype=like.dtype)
+    return values.astype(like.dtype)
+
+
+def _along(d: Tensor, m: Tensor, mode: int) -> Tensor:
+    return torch.moveaxis(torch.tensordot(m, d, dims=([1], [mode])), 0, mode)
+
+
+def operations(x: htf.HTTensor) -> dict[str, Operation]:
+    """From a name to (what HT tensors do, what dense ones do); each takes x and y."""
+    n, dims, trail = x.order, x.dims, x.ndim - x.order
+    last = dims[-1] - 1
+    found: dict[str, Operation] = {
+        "to_tensor": (lambda x, y: x, lambda a, b: a),
+        "to_vec": (lambda x, y: x.to_vec(), lambda a, b: a.reshape(-1)),
+        "to_unfolded": (lambda x, y: x.to_unfolded(n - 1), lambda a, b: a.movedim(n - 1, 0).reshape(dims[-1], -1)),
+        "norm": (lambda x, y: x.norm(), lambda a, b: a.norm()),
+        "inner": (lambda x, y: x.inner(y), lambda a, b: (a * b).sum()),
+        "distance": (lambda x, y: tensors.ht_distance(x, y), lambda a, b: (a - b).norm()),
+        "add": (lambda x, y: x + y, lambda a, b: a + b),
+        "add three": (lambda x, y: tensors.ht_add(x, y, x), lambda a, b: a + b + a),
+        "linear combination": (lambda x, y: 2 * x - y / 4, lambda a, b: 2 * a - b / 4),
+        "hadamard": (lambda x, y: x * y, lambda a, b: a * b),
+        "matrix along a mode": (
+            lambda x, y: x.mode_dot(matrix(x.factors[0], 2, dims[0]), 0),
+            lambda a, b: _along(a, matrix(a, 2, dims[0]), 0),
+        ),
+        "matrices along all modes": (
+            lambda x, y: (
+                tensors.ht_multi_mode_dot(x, [matrix(x.factors[0], d, 3) for d in dims_of(x)], transpose=False)
+                if set(dims_of(x)) == {3}
+                else tensors.ht_multi_mode_dot(
+                    x, [matrix(x.factors[0], d, 2) for d in dims_of(x)], list(range(n)), transpose=True
+                )
+            ),
+            lambda a, b: _all_modes(a, n, dims),
+        ),
+        "vector along a mode": (
+            lambda x, y: x.mode_dot(matrix(x.factors[0], 1, dims[-1])[0], -1),
+            lambda a, b: torch.tensordot(matrix(a, 1, dims[-1])[0], a, dims=([0], [n - 1])),
+        ),
+        "contract all": (
+            lambda x, y: x.contract({m: matrix(x.factors[0], 1, d)[0] for m, d in enumerate(dims)}),
+            lambda a, b: _contract_all(a, dims),
+        ),
+        "sum of one": (lambda x, y: x.sum(0), lambda a, b: a.sum(0)),
+        "sum of all": (lambda x, y: x.sum(), lambda a, b: a.sum(tuple(range(n)))),
+        "integer": (lambda x, y: x[last if n == 1 else 0], lambda a, b: a[last if n == 1 else 0]),
+        "slices": (
+            lambda x, y: x[(slice(None, None, 2),) + (slice(None),) * (n - 1)],
+            lambda a, b: a[::2],
+        ),
+        "rows": (lambda x, y: x[[0, -1, 0]], lambda a, b: a[[0, dims[0] - 1, 0]]),
+        "entries": (
+            lambda x, y: x[tuple([0, d - 1, -1] for d in dims)],
+            lambda a, b: a[tuple([0, d - 1, d - 1] for d in dims)],
+        ),
+        "orthogonalize": (lambda x, y: x.orthogonalize(), lambda a, b: a),
+        "permute": (lambda x, y: x.permute(range(n)[::-1]), lambda a, b: a.permute(*range(n)[::-1], *[n] * trail)),
+        "split": (
+            lambda x, y: x.reshape([*dims[:-1], 1, dims[-1]]),
+            lambda a, b: a.reshape(*dims[:-1], 1, dims[-1], *a.shape[n:]),
+        ),
+    }
+    if n == 1:
+        return found
+    found |= {
+        "outer": (
+            lambda x, y: x.outer(x.sum(list(range(1, n)))) if not trail else x,
+            lambda a, b: torch.tensordot(a, a.sum(tuple(range(1, n))), 0) if not trail else a,
+        ),
+        "merge": (
+            lambda x, y: x.reshape([dims[0] * dims[1], *dims[2:]]),
+            lambda a, b: a.reshape(dims[0] * dims[1], *a.shape[2:]),
+        ),
+        "merge all": (
+            lambda x, y: x.reshape([int(np.prod(dims))]),
+            lambda a, b: a.reshape(-1, *a.shape[n:]),
+        ),
+        "paired arrays": (
+            lambda x, y: x[([0, -1, 0], Ellipsis, [-1, 0, 0]) + (slice(None),) * trail],
+            lambda a, b: a[([0, dims[0] - 1, 0], *[slice(None)] * (n - 2), [last, 0, 0])],
+        ),
+        "integer beside an array": (
+            lambda x, y: x[(0, Ellipsis, [0, -1]) + (slice(None),) * trail],
+            lambda a, b: a[0].movedim(n - 2, 0)[[0, last]],
+        ),
+        "tensordot": (
+            lambda x, y: x.tensordot((y if not trail else x[..., 0]).sum(list(range(1, n))), ([0], [0])),
+            lambda a, b: torch.tensordot(a, (b if not trail else a[..., 0]).sum(tuple(range(1, n))), dims=([0], [0])),
+        ),
+    }
+    for k, tree in enumerate(other_trees(n)):
+        found[f"tree {k}"] = (lambda x, y, tree=tree: x.change_tree(tree), lambda a, b: a)
+    for node in {0, n - 1, x.tree.root - 1}:
+        found[f"root above {node}"] = (lambda x, y, node=node: x.move_root(node), lambda a, b: a)
+    return found
+
+
+def dims_of(x: htf.HTTensor) -> tuple[int, ...]:
+    return x.dims
+
+
+def _all_modes(a: Tensor, order: int, dims: tuple[int, ...]) -> Tensor:
+    for mode, d in enumerate(dims):
+        m = matrix(a, d, 3) if set(dims) == {3} else matrix(a, d, 2).T
+        a = _along(a, m, mode)
+    return a
+
+
+def _contract_all(a: Tensor, dims: tuple[int, ...]) -> Tensor:
+    for d in dims:
+        a = torch.tensordot(matrix(a, 1, d)[0], a, dims=([0], [0]))
+    return a
+
+
+def _naming(operation: str) -> Callable[[str], str]:
+    return lambda message: f"{operation}: {message}"
+
+
+class HTTensorTestCase(ABC):
+    """Subclasses say how to make one, in NumPy and double precision; y is another one of its tree and shape."""
+
+    @abstractmethod
+    def make(self, seed: int) -> htf.HTTensor: ...
+
+    def pair(self) -> tuple[htf.HTTensor, htf.HTTensor]:
+        return self.make(0), self.make(1)
+
+    @pytest.mark.parametrize("backend", ["numpy", "pytorch"])
+    @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 2e-4)])
+    def test_operations_are_those_of_the_dense_tensor(self, backend, dtype, tolerance):
+        x, y = (z.to(getattr(np, dtype)).to_backend(backend) for z in self.pair())
+        a, b = (squeezed(dense(z.tree, z.factors).double()) for z in (x, y))
+        for name, (ours, theirs) in operations(x).items():
+            result = ours(x, y)
+            assert isinstance(result, htf.HTTensor) or name not in ("add", "hadamard", "split", "permute")
+            if isinstance(result, htf.HTTensor):
+                assert tensors.HTTensor((result.tree, result.factors)).shape == result.shape, name
+                kind = type(x.factors[0])
+                assert all(isinstance(f, kind) and f.dtype == x.dtype for f in result.factors), name
+            expected = theirs(a, b)
+            scale = float(expected.abs().max()) + 1
+            torch.testing.assert_close(
+                densely(result).double(), expected, rtol=0, atol=tolerance * scale, msg=_naming(name)
+            )
+
+    def test_gradients_are_those_of_the_dense_tensor(self):
+        x, y = (z.to_backend("pytorch").requires_grad_() for z in self.pair())
+        a, b = (squeezed(dense(z.tree, z.factors)) for z in (x, y))
+        parameters = [*x.factors, *y.factors]
+        for name, (ours, theirs) in operations(x).items():
+            expected = theirs(a, b)
+            weight = torch.as_tensor(np.sin(1.0 + np.arange(expected.numel())).reshape(tuple(expected.shape)))
+            wanted = torch.autograd.grad((expected * weight).sum(), parameters, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad((densely(ours(x, y)) * weight).sum(), parameters, allow_unused=True)
+            for node, (f, w) in enumerate(zip(found, wanted, strict=True)):
+                f, w = (torch.zeros_like(parameters[node]) if g is None else g for g in (f, w))
+                scale = float(w.abs().max()) + 1
+                torch.testing.assert_close(f, w, rtol=0, atol=1e-7 * scale, msg=_naming(name))
+
+    def test_raw_form_does_as_well(self):
+        x, y = self.pair()
+        tree, factors = x
+        raw = (tree, tuple(factors))
+        np.testing.assert_array_equal(tensors.ht_to_tensor(raw), x.to_tensor())
+        np.testing.assert_array_equal(tensors.ht_to_vec(raw), x.to_vec())
+        np.testing.assert_array_equal(tensors.ht_to_unfolded(raw, 0), x.to_unfolded(0))
+        np.testing.assert_array_equal(tensors.ht_inner(raw, y), x.inner(y))
+        np.testing.assert_array_equal(tensors.ht_norm(raw), x.norm())
+        np.testing.assert_array_equal(tensors.ht_add(raw, y).to_tensor(), (x + y).to_tensor())
+        np.testing.assert_array_equal(tensors.ht_round(raw, rank=1).to_tensor(), x.round(rank=1).to_tensor())
+
+    def test_frames_are_orthonormal_and_the_root_has_the_norm(self):
+        x = self.make(0).orthogonalize()
+        for factor in x.factors[:-1]:
+            frame = factor.reshape(-1, factor.shape[-1])
+            np.testing.assert_allclose(frame.T @ frame, np.eye(frame.shape[1]), atol=1e-12)
+        np.testing.assert_allclose(np.linalg.norm(x.factors[-1]), np.linalg.norm(x.to_tensor()))
+
+    @pytest.mark.parametrize("backend", ["numpy", "pytorch"])
+    def test_singular_values_are_those_of_the_matricizations(self, backend):
+        x = self.make(0)
+        whole = x.to_tensor()
+        for node, values in x.to_backend(backend).singular_values().items():
+            rows = x.tree.modes(node)
+            matrix = np.moveaxis(whole, rows, range(len(rows))).reshape(np.prod([x.dims[m] for m in rows]), -1)
+            expected = np.zeros(len(values))
+            found = np.linalg.svd(matrix, compute_uv=False)[: len(values)]
+            expected[: len(found)] = found
+            np.testing.assert_allclose(np.asarray(values), expected, atol=1e-12 * expected[0])
+
+    def test_rounding_keeps_what_its_spectra_promise(self):
+        x, y = self.pair()
+        z = x + y * 0.01
+        whole, norm, spectra = z.to_tensor(), float(z.norm()), z.singular_values()
+        for tol in (1e-12, 0.05, 0.4):
+            assert np.linalg.norm(z.round(tol=tol).to_tensor() - whole) <= tol * norm * (1 + 1e-9) + 1e-13 * norm
+        for rank in (1, 2):
+            rounded = z.round(rank=rank)
+            assert max((*rounded.rank[:-1], 1)) <= max(rank, 1) or x.order == 1
+            error = np.linalg.norm(rounded.to_tensor() - whole)
+            tails = [float((s[rank:] ** 2).sum()) for s in spectra.values()]
+            if x.outputs == 1 and x.order > 1 and len(x.tree.children(x.tree.root)) == 2:
+                # Both children of a binary root have the same spectrum, and dropping it once drops it for both.
+                tails.remove(float((spectra[x.tree.children(x.tree.root)[0]][rank:] ** 2).sum()))
+            assert max(tails, default=0) ** 0.5 - 1e-10 <= error <= sum(tails) ** 0.5 + 1e-10
+
+    def test_sums_are_rounded_as_if_they_had_been_formed(self):
+        x, y = self.pair()
+        formed = (2 * x - y).round(tol=0.1)
+        spared = tensors.ht_round_sum([x, y], weights=[2, -1], tol=0.1)
+        assert formed.rank == spared.rank
+        np.testing.assert_allclose(spared.to_tensor(), formed.to_tensor(), atol=1e-11 * float(x.norm()))
+
+    def test_randomized_rounding_is_exact_at_the_exact_ranks(self):
+        x = self.make(0)
+        ranks = x.round().rank
+        z = tensors.ht_round_sum([x, x, x], weights=[1, 1, -1], rank=ranks, method="randomized", random_state=0)
+        np.testing.assert_allclose(z.to_tensor(), x.to_tensor(), atol=1e-9 * float(x.norm()))
+
+    def test_saving_keeps_everything(self, tmp_path):
+        for z in (self.make(0), self.make(0).to(np.float32).to_backend("pytorch")):
+            htf.save(z, tmp_path / "x.safetensors")
+            back = htf.load(tmp_path / "x.safetensors")
+            assert back.tree == z.tree
+            assert type(back.factors[0]) is type(z.factors[0])
+            assert back.dtype == z.dtype
+            for f, g in zip(back.factors, z.factors, strict=True):
+                np.testing.assert_array_equal(np.asarray(f), np.asarray(g))
