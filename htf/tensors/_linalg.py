@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import math
 
-from htf.tensors._backend import Array, Backend, constant, needs_gradient
+from htf.tensors._backend import Array, Backend, constant, eye, needs_gradient
+
+
+# Up to this order products over all nodes are computed as they stand; above it, scales are divided out node by node, so
+# that only a result can leave the range of its dtype, and nothing on the way to it.
+PLAIN_ORDER = 32
 
 
 def prod(numbers: tuple[int, ...] | list[int]) -> int:
     """Product of integers, exact at any size."""
-    return math.prod(int(n) for n in numbers)
+    return math.prod(numbers)
 
 
 def mode_product(B: Backend, tensor: Array, matrix: Array, axis: int) -> Array:
     """``tensor`` times ``matrix`` (new × old) along `axis`."""
     shape = tuple(tensor.shape)
+    if len(shape) == 2:
+        return B.matmul(tensor, matrix.T) if axis else B.matmul(matrix, tensor)
     before, after = prod(shape[:axis]), prod(shape[axis + 1 :])
     new = (*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
     if after == 1:
@@ -33,12 +40,12 @@ def matricize(B: Backend, tensor: Array, axis: int) -> Array:
     """(axis, all others)."""
     if axis:
         tensor = B.moveaxis(tensor, axis, 0)
-    return B.reshape(tensor, (tensor.shape[0], -1))
+    return tensor if len(tensor.shape) == 2 else B.reshape(tensor, (tensor.shape[0], -1))
 
 
 def tall(B: Backend, tensor: Array) -> Array:
     """(all others, last axis)."""
-    return B.reshape(tensor, (-1, tensor.shape[-1]))
+    return tensor if len(tensor.shape) == 2 else B.reshape(tensor, (-1, tensor.shape[-1]))
 
 
 def gram(B: Backend, tensor: Array, axis: int) -> Array:
@@ -65,8 +72,9 @@ def orthonormal_parts(B: Backend, matrix: Array) -> tuple[Array, Array | None, A
     later can multiply by the small P first and spare forming their product.
     """
     rows, columns = matrix.shape
-    # Below this size LAPACK's overhead is that of an eigendecomposition; wide matrices have nothing to gain.  PyTorch
-    # brings a QR that is as fast.
+    if rows <= columns:
+        return eye(B, rows, matrix), None, matrix
+    # Below this size LAPACK's overhead is that of an eigendecomposition.  PyTorch brings a QR that is as fast.
     if columns < 16 or rows < 4 * columns or needs_gradient(matrix) or B.backend_name != "numpy":
         Q, R = B.qr(matrix)
         return Q, None, R
@@ -89,22 +97,24 @@ def orthonormal_parts(B: Backend, matrix: Array) -> tuple[Array, Array | None, A
     return Q, identity - error / 2 + 0.375 * square, R + B.matmul(error / 2 - 0.125 * square, R)
 
 
-def left_singular(B: Backend, matrix: Array) -> tuple[Array, Array]:
+def left_singular(B: Backend, matrix: Array, count: int | None = None) -> tuple[Array, Array]:
     """Left singular vectors (m, p) and descending singular values (p,) of an (m, n) matrix, p = min(m, n).
 
     With gradients, or where the matrix is not wide: LAPACK's SVD.  Otherwise the eigendecomposition of the m × m
     Gramian, taken again for the rows below ``epsilon^(1/5)`` of the largest singular value, and so on: each Gramian
     loses only what is below the square root of the rounding error relative to its own largest value, so the result is
     accurate to some ``epsilon^(4/5)`` of the largest singular value, at the cost of one matrix product or little more.
+    Where only the first `count` have to be, the others may be off by up to the square root of the rounding error.
     """
     rows, columns = matrix.shape
-    if needs_gradient(matrix) or columns < 2 * rows or rows * columns < 2048:
+    if needs_gradient(matrix) or columns < 2 * rows or rows * columns < 1024:
         U, S, _ = B.svd(matrix, full_matrices=False)
         return U, S
     cut = float(B.eps(matrix.dtype)) ** 0.2
     vectors: list[Array] = []
     values: list[Array] = []
     basis = None  # of what is left
+    found = 0
     rest = matrix
     while True:
         squares, own = B.eigh(B.matmul(rest, rest.T))
@@ -113,7 +123,11 @@ def left_singular(B: Backend, matrix: Array) -> tuple[Array, Array]:
         total = own if basis is None else B.matmul(basis, own)
         size = int(squares.shape[0])
         head = size if not largest > 0 else max(int((squares > cut**2 * largest).sum()), 1)
-        roots = B.sqrt(B.maximum(squares[:head], B.zeros_like(squares[:head])))
+        found += head
+        if count is not None and found >= count:
+            head = size
+        # Rounding leaves zeros a little negative.
+        roots = B.sqrt(B.abs(squares[:head]))
         vectors.append(total[:, :head])
         values.append(roots)
         if head == size:
@@ -135,9 +149,25 @@ def kept(singular_values: Array, rank: int | None, tail: float) -> int:
     """How many singular values to keep: the fewest whose tail has a norm of at most `tail`, `rank` at most, 1 at
     least.
     """
-    values = [float(s) for s in constant(singular_values)]
+    values = constant(singular_values).tolist()
+    largest = max(values, default=0.0)
+    if largest > 0:
+        # Relative to the largest, or squares would leave the range of doubles long before the values do.
+        values, tail = [s / largest for s in values], tail / largest
     count, dropped = len(values), 0.0
     while count > 1 and math.sqrt(dropped + values[count - 1] ** 2) <= tail:
         count -= 1
         dropped += values[count] ** 2
     return count if rank is None else max(1, min(count, rank))
+
+
+def safe_scale(B: Backend, array: Array) -> Array:
+    """The largest size of an entry as a constant, 1 for zeros: what an array can be divided by."""
+    largest = B.max(B.abs(constant(array)))
+    return B.where(largest > 0, largest, largest * 0 + 1)
+
+
+def with_scale(B: Backend, array: Array, logarithm: Array) -> Array:
+    """``array`` times the exponential of `logarithm`, where the two may leave the range of the dtype only together."""
+    size = safe_scale(B, array)
+    return array / size * B.exp(B.log(size) + logarithm)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
-from htf.tensors._backend import Array, Backend, backend_of, check_alike, constant, eye, zeros
-from htf.tensors._linalg import mode_product, tall
+from htf.tensors._backend import Array, Backend, backend_of, check_alike, eye, zeros
+from htf.tensors._linalg import PLAIN_ORDER, mode_product, safe_scale, tall, with_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tree import DimensionTree
-
-# Up to this order inner products are computed as they stand: 32 levels of factors cannot leave the range of doubles
-# unless the result does.  Above it, scales are divided out node by node.
-_PLAIN_ORDER = 32
 
 
 def ht_add(*ht_tensors: HTTensor | RawHT) -> HTTensor:
@@ -25,8 +21,9 @@ def ht_add(*ht_tensors: HTTensor | RawHT) -> HTTensor:
     Returns
     -------
     HTTensor
-        Exact, with the frames of all summands side by side.  O(N R³) entries for ranks R = Σ r are written; to round
-        the sum anyway, `ht_round_sum` spares forming it.
+        Exact, with the frames of all summands side by side; a leaf whose rank would exceed its dimension gets the
+        identity as its frame.  O(N R³) entries for ranks R = Σ r are written; to round the sum anyway, `ht_round_sum`
+        spares forming it.
     """
     if not ht_tensors:
         raise ValueError("there is nothing to add; expected at least one tensor")
@@ -35,25 +32,49 @@ def ht_add(*ht_tensors: HTTensor | RawHT) -> HTTensor:
     if len(summands) == 1:
         return first
     B, tree = backend_of(first.factors[0]), first.tree
+    full = _outgrown(tree, first.dims, [sum(ranks) for ranks in zip(*(x.rank for x in summands), strict=True)])
     factors = []
     for node in range(tree.n_nodes):
-        parts = [x.factors[node] for x in summands]
-        if node < tree.order:
+        parts = _absorbing(B, tree, node, [x.factors for x in summands], full)
+        if node in full:
+            factors.append(eye(B, first.dims[node], first.factors[node]))
+        elif node < tree.order:
             # A tree of one mode has its tensor at the leaf.
             factors.append(B.concatenate(parts, 1) if node != tree.root else sum(parts[1:], parts[0]))
         else:
-            factors.append(block_diagonal(B, parts, shared_last=node == tree.root))
+            shared = {axis for axis, child in enumerate(tree.children(node)) if child in full}
+            if node == tree.root:
+                shared.add(len(parts[0].shape) - 1)
+            factors.append(block_diagonal(B, parts, shared))
     return HTTensor._of(tree, factors)
 
 
-def block_diagonal(B: Backend, parts: Sequence[Array], shared_last: bool) -> Array:
-    """Tensors along the diagonal of a larger one; the last axis shared, or diagonal too."""
-    axes = len(parts[0].shape) - shared_last
-    total = [sum(p.shape[axis] for p in parts) for axis in range(axes)]
+def _outgrown(tree: DimensionTree, dims: Sequence[int], ranks: Sequence[int]) -> set[int]:
+    """Leaves whose ranks would exceed their dimensions: they get the identity, and their parents the frames."""
+    return {leaf for leaf in tree.leaves if leaf != tree.root and ranks[leaf] > dims[leaf]}
+
+
+def _absorbing(
+    B: Backend, tree: DimensionTree, node: int, tensors: Sequence[Sequence[Array]], full: Container[int]
+) -> list[Array]:
+    """The factors of a node of several tensors, times the frames of its children in `full`."""
+    parts = [factors[node] for factors in tensors]
+    for axis, child in enumerate(tree.children(node)):
+        if child in full:
+            parts = [mode_product(B, p, factors[child], axis) for p, factors in zip(parts, tensors, strict=True)]
+    return parts
+
+
+def block_diagonal(B: Backend, parts: Sequence[Array], shared: Container[int]) -> Array:
+    """Tensors along the diagonal of a larger one in all axes but the `shared` ones, where they lie on each other."""
+    axes = [axis for axis in range(len(parts[0].shape)) if axis not in shared]
+    if not axes:
+        return sum(parts[1:], parts[0])
+    total = {axis: sum(p.shape[axis] for p in parts) for axis in axes}
     # Padded one axis after the other and concatenated along the first, so that gradients and any backend follow.
     padded = []
     for k, part in enumerate(parts):
-        for axis in range(1, axes):
+        for axis in axes[1:]:
             before = sum(p.shape[axis] for p in parts[:k])
             shape = list(part.shape)
             pieces = []
@@ -65,7 +86,7 @@ def block_diagonal(B: Backend, parts: Sequence[Array], shared_last: bool) -> Arr
                     pieces.append(zeros(B, tuple(shape), part))
             part = B.concatenate(pieces, axis) if len(pieces) > 1 else part
         padded.append(part)
-    return B.concatenate(padded, 0)
+    return B.concatenate(padded, axes[0])
 
 
 def ht_scale(ht_tensor: HTTensor | RawHT, factor: float | Array) -> HTTensor:
@@ -90,21 +111,27 @@ def ht_hadamard(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
     Returns
     -------
     HTTensor
-        Exact: frames are row-wise, transfer tensors axis-wise Kronecker products.  Outputs multiply one by one.
+        Exact: frames are row-wise, transfer tensors axis-wise Kronecker products.  A leaf whose rank would exceed its
+        dimension gets the identity as its frame.  Outputs multiply one by one.
     """
     x, y = pair(first, second)
     B, tree = backend_of(x.factors[0]), x.tree
+    full = _outgrown(tree, x.dims, [a * b for a, b in zip(x.rank, y.rank, strict=True)])
     factors = []
     for node in range(tree.n_nodes):
-        a, b = x.factors[node], y.factors[node]
-        single = (0,) if node < tree.order else ()  # axes that are not ranks of both
+        if node in full:
+            factors.append(eye(B, x.dims[node], x.factors[node]))
+            continue
+        a, b = _absorbing(B, tree, node, [x.factors, y.factors], full)
+        # Axes that are not ranks of both are run through together.
+        single = {0} if node < tree.order else {k for k, child in enumerate(tree.children(node)) if child in full}
         if node == tree.root:
-            single = (*single, len(a.shape) - 1)
+            single.add(len(a.shape) - 1)
         factors.append(_kronecker(B, a, b, single))
     return HTTensor._of(tree, factors)
 
 
-def _kronecker(B: Backend, a: Array, b: Array, single: tuple[int, ...]) -> Array:
+def _kronecker(B: Backend, a: Array, b: Array, single: Container[int]) -> Array:
     """Kronecker product along all axes but the `single` ones, along which it is entrywise."""
     left: list[int] = []
     right: list[int] = []
@@ -192,13 +219,13 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     B, tree = backend_of(x.factors[0]), x.tree
     if tree.order == 1:
         return B.sum(x.factors[0] * y.factors[0])
-    rescaled = tree.order > _PLAIN_ORDER
+    rescaled = tree.order > PLAIN_ORDER
     logarithm = None
     overlaps: list[Array] = []
     for node in range(tree.root):
         overlap = frame_overlap(B, tree, node, x.factors[node], y.factors[node], overlaps)
         if rescaled:
-            scale = _safe_scale(B, overlap)
+            scale = safe_scale(B, overlap)
             overlap = overlap / scale
             logarithm = B.log(scale) if logarithm is None else logarithm + B.log(scale)
         overlaps.append(overlap)
@@ -208,11 +235,7 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     total = B.sum(a * b)
     if logarithm is None:
         return total
-    # exp(log|total| + log scales), so that the two may overflow apart but not together.
-    size = constant(B.abs(total))
-    if float(size) == 0:
-        return total
-    return total / size * B.exp(B.log(size) + logarithm)
+    return with_scale(B, total, logarithm)
 
 
 def frame_overlap(B: Backend, tree: DimensionTree, node: int, a: Array, b: Array, overlaps: Sequence[Array]) -> Array:
@@ -221,11 +244,6 @@ def frame_overlap(B: Backend, tree: DimensionTree, node: int, a: Array, b: Array
         for axis, child in enumerate(tree.children(node)):
             b = mode_product(B, b, overlaps[child], axis)
     return B.matmul(tall(B, a).T, tall(B, b))
-
-
-def _safe_scale(B: Backend, matrix: Array) -> Array:
-    largest = B.max(B.abs(constant(matrix)))
-    return B.where(largest > 0, largest, largest * 0 + 1)
 
 
 def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:

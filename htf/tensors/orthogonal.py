@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from htf.tensors._backend import Array, Backend, all_finite, backend_of
-from htf.tensors._linalg import left_singular, matricize, mode_product, orthonormal_parts, tall
+from htf.tensors._linalg import (
+    PLAIN_ORDER,
+    left_singular,
+    matricize,
+    mode_product,
+    orthonormal_parts,
+    safe_scale,
+    tall,
+    with_scale,
+)
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tree import DimensionTree
 
@@ -48,26 +57,48 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> tuple[list[Array], list[Arra
     The transfer tensors of a sum are block diagonal; they are multiplied by the blocks of the children's R factors one
     by one, so that of R = Σ r columns only r enter each product.
     """
-    for x in summands:
-        check_finite(x.factors)
+    try:
+        factors, corrections = _orthogonal_sum(summands)
+        failed = not all_finite(backend_of(factors[-1]), factors[-1])
+    except Exception:  # LinAlgError of NumPy, of PyTorch, or what another backend raises
+        for x in summands:
+            check_finite(x.factors)
+        raise
+    if failed:
+        # What is not finite anywhere reaches the root, so the factors are looked through only now.
+        for x in summands:
+            check_finite(x.factors)
+        raise OverflowError("the tensor's norm is beyond the range of its dtype")
+    return factors, corrections
+
+
+def _orthogonal_sum(summands: Sequence[HTTensor]) -> tuple[list[Array], list[Array | None]]:
     tree = summands[0].tree
     B = backend_of(summands[0].factors[0])
     triangles: list[list[Array]] = []  # per node, the blocks of R that belong to each summand
     factors: list[Array] = []
     corrections: list[Array | None] = []
+    logarithm = None
     for node in range(tree.n_nodes):
         parts = [x.factors[node] for x in summands]
         if node >= tree.order:
             for axis, child in enumerate(tree.children(node)):
                 parts = [mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
         if node == tree.root:
-            factors.append(sum(parts[1:], parts[0]))
+            root = sum(parts[1:], parts[0])
+            factors.append(root if logarithm is None else with_scale(B, root, logarithm))
             corrections.append(None)
             break
         whole = parts[0] if len(parts) == 1 else B.concatenate(parts, len(parts[0].shape) - 1)
         Q, P, R = orthonormal_parts(B, tall(B, whole))
+        if tree.order > PLAIN_ORDER:
+            scale = safe_scale(B, R)
+            R, logarithm = R / scale, B.log(scale) + (0 if logarithm is None else logarithm)
         corrections.append(P)
-        factors.append(B.reshape(Q, (*whole.shape[:-1], Q.shape[1])))
+        factors.append(Q if node < tree.order else B.reshape(Q, (*whole.shape[:-1], Q.shape[1])))
+        if len(parts) == 1:
+            triangles.append([R])
+            continue
         ends = [0]
         for p in parts:
             ends.append(ends[-1] + p.shape[-1])
@@ -111,19 +142,27 @@ def ht_singular_values(ht_tensor: HTTensor | RawHT) -> dict[int, Array]:
 
 
 def edge_decompositions(
-    B: Backend, tree: DimensionTree, factors: Sequence[Array], corrections: Sequence[Array | None]
+    B: Backend,
+    tree: DimensionTree,
+    factors: Sequence[Array],
+    corrections: Sequence[Array | None],
+    skipped: Container[int] = (),
+    counts: Sequence[int | None] | None = None,
 ) -> list[tuple[int, Array, Array, Array]]:
     """(node, left singular vectors U, the same times the correction, singular values), from the root's children down.
 
     `factors` and `corrections` are those of `orthogonal_sum`.  What the rest of the tensor looks like from a node is an
-    orthonormal matrix times a small one; that small one is carried down, and never its Gramian.
+    orthonormal matrix times a small one; that small one is carried down, and never its Gramian.  Leaves in `skipped`
+    are left out; of the others, only the first of `counts` singular values need be accurate.
     """
     found: list[tuple[int, Array, Array, Array]] = []
     carried: dict[int, Array] = {tree.root: factors[-1]}
     for node in range(tree.root, tree.order - 1, -1):
         seen = carried.pop(node)
         for axis, child in enumerate(tree.children(node)):
-            U, S = left_singular(B, matricize(B, seen, axis))
+            if child in skipped:
+                continue
+            U, S = left_singular(B, matricize(B, seen, axis), None if counts is None else counts[child])
             P = corrections[child]
             corrected = U if P is None else B.matmul(P, U)
             found.append((child, U, corrected, S))

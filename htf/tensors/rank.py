@@ -173,10 +173,12 @@ def _of_fraction(
 
 
 def limits(tree: DimensionTree, dims: Sequence[int], rank: RankLike | None, outputs: int) -> list[int | None]:
-    """Largest ranks for a truncation, None where there is no limit; asking for more than there is asks for nothing."""
+    """Largest ranks for a truncation, None where nothing is said; asking for more than there is asks for nothing."""
     if rank is None:
         return [None] * tree.n_nodes
-    return spread_rank(tree, rank, outputs)
+    # A node that a mapping leaves out may have any rank.
+    bounds = rank_bounds(tree, dims, outputs)
+    return [b if r is None else r for r, b in zip(spread_rank(tree, rank, outputs), bounds, strict=True)]
 
 
 def check_tolerance(tol: float | None) -> float | None:

@@ -155,15 +155,23 @@ def truncate(
     # by the correction's inverse, it is the transpose of the plain singular vectors.
     inside: dict[int, Array] = {}
     outside: dict[int, Array] = {}
-    for node, U, V, S in edge_decompositions(B, tree, factors, corrections):
+    # Leaves whose rank is within its bound already, where ranks are all that is asked for, keep their frames.
+    kept_whole = {
+        leaf for leaf in tree.leaves if tol is None and factors[leaf].shape[-1] <= (bound[leaf] or 0)
+    }
+    counts = bound if tol is None else None
+    for node, U, V, S in edge_decompositions(B, tree, factors, corrections, kept_whole, counts):
         count = kept(S, bound[node], share * norm)
         outside[node], inside[node] = U[:, :count].T, V[:, :count].T
     rounded = []
     for node, factor in enumerate(factors):
         if node >= tree.order:
             for axis, child in enumerate(tree.children(node)):
-                factor = mode_product(B, factor, outside[child], axis)
-        if node != tree.root:
+                if child not in kept_whole:
+                    factor = mode_product(B, factor, outside[child], axis)
+        if node in kept_whole:
+            factor = factor if corrections[node] is None else B.matmul(factor, corrections[node])
+        elif node != tree.root:
             factor = mode_product(B, factor, inside[node], len(factor.shape) - 1)
         rounded.append(factor)
     return HTTensor._of(tree, rounded)

@@ -198,6 +198,11 @@ def test_inner_products_at_order_1024_stay_in_range():
         for scale in (3.0, 1 / 3.0)
     )
     np.testing.assert_allclose(x.inner(y), 1, rtol=1e-3)
+    # The tensor with its scale undone at the leaves has the same norm, whatever its factors look like.
+    undone = HTTensor((x.tree, [f * 3.0**64 if n % 64 == 0 and n < 1024 else f / 3 if n < 1024 and n % 64 else f
+                                for n, f in enumerate(exact.factors)])).to(np.float32)  # fmt: skip
+    scale = 3.0 ** (64 * 16 - (1024 - 16))
+    np.testing.assert_allclose(np.linalg.norm(undone.orthogonalize().factors[-1]), scale, rtol=1e-3)
 
 
 def test_scale_of_high_orders_has_right_gradients():

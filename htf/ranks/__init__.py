@@ -1,0 +1,23 @@
+"""Ranks of tensors and networks: spectra on the tree, effective and separation rank, entropies, CP rank."""
+
+from htf.ranks.cp_rank import CPRankEstimate, cp_rank
+from htf.ranks.edges import hierarchical_rank, log_norm, spectra
+from htf.ranks.entropies import entanglement_entropies, renyi2_entropies
+from htf.ranks.separation import separation_rank, separation_spectrum
+from htf.ranks.spectrum import effective_rank, numerical_rank, participation_ratio, stable_rank
+
+__all__ = [
+    "CPRankEstimate",
+    "cp_rank",
+    "effective_rank",
+    "entanglement_entropies",
+    "hierarchical_rank",
+    "log_norm",
+    "numerical_rank",
+    "participation_ratio",
+    "renyi2_entropies",
+    "separation_rank",
+    "separation_spectrum",
+    "spectra",
+    "stable_rank",
+]

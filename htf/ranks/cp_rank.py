@@ -1,0 +1,159 @@
+"""An estimate of the CP rank of a dense tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import tensorly as tl
+from tensorly.backend import BackendManager
+from tensorly.decomposition import parafac
+
+from htf._checks import positive
+from htf.tensors._backend import Array, Backend, all_finite, backend_of, constant
+from htf.tensors._linalg import kept, prod
+from htf.tensors.rank import check_tolerance
+
+
+class CPRankEstimate(NamedTuple):
+    """What `cp_rank` found.
+
+    Attributes
+    ----------
+    rank : int or None
+        The smallest rank whose best fit meets the tolerance; None if none up to the largest one tried does.
+    errors : dict
+        From each rank tried to the relative error of its best fit.
+    lower_bound : int
+        No lower rank meets the tolerance, as no matricization allows it.
+    """
+
+    rank: int | None
+    errors: dict[int, float]
+    lower_bound: int
+
+
+def cp_rank(
+    tensor: Array,
+    max_rank: int | None = None,
+    tol: float = 1e-6,
+    n_init: int = 5,
+    n_iter_max: int = 1000,
+    random_state: Any = None,
+) -> CPRankEstimate:
+    """Estimate the CP rank of a dense tensor from above, by fitting one rank after the other.
+
+    Parameters
+    ----------
+    tensor : array
+        Of two axes or more, of any backend of TensorLy.
+    max_rank : int, optional
+        Largest rank to try; by default the product of all dimensions but the largest, which always suffices.
+    tol : float
+        Relative error in the Frobenius norm at which a fit counts as exact.
+    n_init : int
+        Random starts per rank; the first that meets the tolerance ends the search.
+    n_iter_max : int
+        Sweeps of alternating least squares per start.
+    random_state : int, RandomState or None
+
+    Returns
+    -------
+    CPRankEstimate
+        ``rank``, ``errors`` per rank, ``lower_bound``.  A zero tensor has rank 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `tensor` is no floating array, has fewer than two axes, an empty one, or NaN or infinite entries; if
+        `max_rank`, `n_init` or `n_iter_max` is below 1, or `tol` is negative or not finite.
+
+    Notes
+    -----
+    CP rank is NP-hard to compute (Hillar & Lim 2013), and alternating least squares may miss a fit that exists, so the
+    rank found is an upper bound at this tolerance, and ``lower_bound`` the largest rank that a matricization needs at
+    it.  Below the rank of a tensor the best error may have no minimum but an infimum, even zero (border rank, de Silva
+    & Lim 2008): then tighter tolerances find higher ranks.  Computed in double precision.
+
+    References
+    ----------
+    .. [1] C. J. Hillar, L.-H. Lim, "Most tensor problems are NP-hard", J. ACM 60 (2013).
+    .. [2] V. de Silva, L.-H. Lim, "Tensor rank and the ill-posedness of the best low-rank approximation problem", SIAM
+       J. Matrix Anal. Appl. 30 (2008).
+    """
+    B = _checked_backend(tensor)
+    relative = check_tolerance(tol) or 0.0
+    n_init, n_iter_max = positive("n_init", n_init), positive("n_iter_max", n_iter_max)
+    dims = [int(d) for d in tensor.shape]
+    highest = prod(dims) // max(dims) if max_rank is None else positive("max_rank", max_rank)
+    largest = float(B.max(B.abs(constant(tensor))))
+    if largest == 0:
+        return CPRankEstimate(0, {}, 0)
+    fixed = B.tensor(B.to_numpy(constant(tensor)), dtype=B.float64) / largest
+    fixed = fixed / B.sqrt(B.sum(fixed * fixed))
+    lower = _lower_bound(B, fixed, relative)
+    rng = tl.check_random_state(random_state)
+    errors: dict[int, float] = {}
+    with _current(B.backend_name):
+        for rank in range(lower, highest + 1):
+            errors[rank] = _best_error(B, fixed, rank, relative, n_init, n_iter_max, rng)
+            if errors[rank] <= relative:
+                return CPRankEstimate(rank, errors, lower)
+    return CPRankEstimate(None, errors, lower)
+
+
+def _checked_backend(tensor: Array) -> Backend:
+    B = backend_of(tensor, "tensor")
+    if "float" not in str(tensor.dtype):
+        raise TypeError(f"tensor has dtype {tensor.dtype}; expected a real floating type")
+    if len(tensor.shape) < 2 or 0 in tensor.shape:
+        raise ValueError(f"tensor has shape {tuple(tensor.shape)}; expected two axes or more, none of them empty")
+    if not all_finite(B, tensor):
+        raise ValueError("tensor has NaN or infinite entries")
+    return B
+
+
+def _lower_bound(B: Backend, tensor: Array, tol: float) -> int:
+    """The most singular values that a matricization by one mode or by leading modes needs for a relative error."""
+    order = len(tensor.shape)
+    matrices = [B.reshape(B.moveaxis(tensor, mode, 0), (tensor.shape[mode], -1)) for mode in range(order)]
+    matrices += [B.reshape(tensor, (prod(tuple(tensor.shape[:k])), -1)) for k in range(2, order - 1)]
+    rounding = float(B.eps(tensor.dtype)) ** 0.75
+    return max(kept(B.svd(m, full_matrices=False)[1], None, max(tol, rounding)) for m in matrices)
+
+
+def _best_error(B: Backend, tensor: Array, rank: int, tol: float, n_init: int, n_iter_max: int, rng: Any) -> float:
+    best = float("inf")
+    for _ in range(n_init):
+        # A ridge far below the tolerance keeps the normal equations of surplus or collinear components solvable.
+        weights, factors = parafac(
+            tensor,
+            rank,
+            n_iter_max=n_iter_max,
+            init="random",
+            tol=1e-13,
+            l2_reg=1e-14,
+            linesearch=True,
+            random_state=rng,
+        )
+        rest = tensor - tl.cp_to_tensor((weights, factors))
+        best = min(best, float(B.sqrt(B.sum(rest * rest))))
+        if best <= tol:
+            break
+    return best
+
+
+@contextmanager
+def _current(name: str) -> Iterator[None]:
+    """TensorLy's backend for this thread; `tl.backend_context` would make the old one every thread's on its way out."""
+    local = BackendManager._THREAD_LOCAL_DATA.__dict__
+    before = local.get("backend")
+    tl.set_backend(name, local_threadsafe=True)
+    try:
+        yield
+    finally:
+        if before is None:
+            local.pop("backend", None)
+        else:
+            local["backend"] = before

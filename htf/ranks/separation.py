@@ -1,0 +1,121 @@
+"""Separation rank across bipartitions of the modes that need not be on the tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from htf.ranks._frames import Frames, Ranked
+from htf.ranks.edges import spectra_of
+from htf.ranks.spectrum import numerical_rank
+from htf.tensors._backend import Array, constant
+from htf.tensors.ht_tensor import check_mode
+from htf.tensors.rank import check_tolerance
+from htf.tree import DimensionTree
+
+
+def separation_spectrum(x: Ranked, modes: Sequence[int], run: int = 0) -> Array:
+    """Singular values of the matricization of some modes against the rest, relative to the norm of the tensor.
+
+    Parameters
+    ----------
+    x : HTTensor, (tree, factors), HTNetwork, CPNetwork or CPTensor
+    modes : sequence of int
+        One side of the bipartition, in any order; negative ones count from the last.
+    run : int
+        Which run of a network.
+
+    Returns
+    -------
+    array
+        In double precision, descending, squares adding to 1.  The axis of several outputs belongs to the rest.
+
+    Raises
+    ------
+    IndexError
+        If a mode or `run` is out of range.
+    ValueError
+        If `modes` is empty, repeats a mode, or holds all of them; for NaN or infinite entries.
+    TypeError
+        If `x` is nothing that has a tree.
+
+    Notes
+    -----
+    Where the modes or the rest are a node of the tree, this is what `spectra` finds there; for CP they always are.
+    Otherwise the tensor is brought to a tree that has such a node, see `htf.tensors.ht_change_tree`: exact, and never
+    dense, but ranks multiply along the cut.  A network of high order whose tree the cut crosses often is out of reach,
+    as the rank itself is.
+
+    References
+    ----------
+    .. [1] N. Cohen, A. Shashua, "Inductive bias of deep convolutional networks through pooling geometry", ICLR 2017.
+    """
+    frames = Frames.of(x, run)
+    chosen = _checked_modes(modes, frames.tree.order)
+    rest = set(range(frames.tree.order)) - chosen
+    # Several outputs belong to the rest, so that its matricization is another one then.
+    sides = [chosen] if int(frames.factors[-1].shape[-1]) > 1 else [chosen, rest]
+    if not rest:
+        raise ValueError(f"modes holds all {len(chosen)} modes; expected some to be left on the other side")
+    if frames.diagonal:
+        frames = frames.separated(chosen)
+    node = _node_of(frames.tree, sides)
+    if node is None:
+        nested = (_restricted(frames.tree, chosen), _restricted(frames.tree, rest))
+        frames = Frames.of(frames.normalized().to_ht().change_tree(DimensionTree.from_nested(nested)))
+        node = _node_of(frames.tree, sides)
+    return spectra_of(frames)[node]  # type: ignore[index]
+
+
+def separation_rank(x: Ranked, modes: Sequence[int], tol: float | None = None, run: int = 0) -> int:
+    """Separation rank: the least number of products g(modes) h(rest) that add to the tensor.
+
+    Parameters
+    ----------
+    x : HTTensor, (tree, factors), HTNetwork, CPNetwork or CPTensor
+    modes : sequence of int
+        One side of the bipartition, in any order; negative ones count from the last.
+    tol : float, optional
+        Relative to the largest singular value; see `numerical_rank`.
+    run : int
+        Which run of a network.
+
+    Returns
+    -------
+    int
+        The rank of the matricization of `modes` against the rest.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError
+        As `separation_spectrum`, and for a tolerance that is no number, negative or not finite.
+
+    References
+    ----------
+    .. [1] N. Cohen, A. Shashua, "Inductive bias of deep convolutional networks through pooling geometry", ICLR 2017.
+    """
+    check_tolerance(tol)
+    return numerical_rank(constant(separation_spectrum(x, modes, run)), tol)
+
+
+def _checked_modes(modes: Sequence[int], order: int) -> set[int]:
+    numbers = [check_mode(mode, order) for mode in modes]
+    if not numbers:
+        raise ValueError("modes is empty; expected at least one mode")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"modes is {list(modes)} and repeats a mode; expected each once")
+    return set(numbers)
+
+
+def _node_of(tree: DimensionTree, sides: Sequence[set[int]]) -> int | None:
+    """A node whose modes are one of the sets."""
+    return next((node for node in tree.edges if set(tree.modes(node)) in sides), None)
+
+
+def _restricted(tree: DimensionTree, modes: set[int]) -> Any:
+    """The tree in nested form without the other modes, and without the nodes that joined nothing else."""
+    built: list[Any] = [mode if mode in modes else None for mode in tree.leaves]
+    for node in tree.inner_nodes:
+        parts = [built[child] for child in tree.children(node) if built[child] is not None]
+        built.append(None if not parts else parts[0] if len(parts) == 1 else tuple(parts))
+    return built[tree.root]

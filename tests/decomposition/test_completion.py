@@ -1,0 +1,198 @@
+"""Completion: planted tensors recovered from part of their entries."""
+
+import numpy as np
+import pytest
+import torch
+
+import htf
+from htf.decomposition.completion import CompletionInfo, HTCompletion, ht_completion, ht_completion_masked
+
+
+def planted(shape, rank, part, seed=0, tree=None):
+    """A random HT tensor, index tuples of a random part of its entries, and their values."""
+    z = htf.random_ht(shape, rank=rank, tree=tree, random_state=seed)
+    rng = np.random.RandomState(seed + 10)
+    size = int(np.prod(shape))
+    rows = np.stack(np.unravel_index(rng.permutation(size)[: int(part * size)], shape), 1)
+    return z, rows, z.entries(rows)
+
+
+def relative_error(x, z):
+    dense = np.asarray(z.to_tensor())
+    return np.linalg.norm(np.asarray(x.to_tensor()) - dense) / np.linalg.norm(dense)
+
+
+@pytest.mark.parametrize("rank", [3, None])
+@pytest.mark.parametrize(("shape", "part"), [((8,) * 4, 0.25), ((6, 5, 4, 7), 0.5)])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_planted_tensor_is_recovered(shape, part, rank, seed):
+    z, rows, values = planted(shape, 3, part, seed)
+    x, info = ht_completion(rows, values, shape, rank=rank, random_state=0, return_info=True)
+    assert relative_error(x, z) < 1e-6
+    assert info.errors[-1] < 1e-9
+    assert info.converged
+    assert info.rank == x.rank == (3, 3, 3, 3, 3, 3, 1)
+    assert (info.validation_error is None) == (rank is not None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tree"),
+    [
+        ((5, 6, 4, 5), htf.DimensionTree.linear(4)),
+        ((5, 4, 4, 3, 3), htf.DimensionTree.balanced(5, 3)),
+        ((5, 4, 5), htf.DimensionTree.balanced(3, 3)),
+        ((9, 10), None),
+        ((5, 1, 6, 5), None),
+    ],
+)
+def test_other_trees(shape, tree):
+    z, rows, values = planted(shape, 2, 0.6, tree=tree)
+    assert relative_error(ht_completion(rows, values, shape, rank=2, tree=tree, random_state=0), z) < 1e-6
+
+
+def test_ranks_of_nodes_differ():
+    z, rows, values = planted((8,) * 4, [2, 3, 4, 3, 3, 3, 1], 0.3)
+    x = ht_completion(rows, values, z.shape, rank=z.rank, random_state=0)
+    assert x.rank == z.rank
+    assert relative_error(x, z) < 1e-6
+
+
+def test_one_mode():
+    x = ht_completion(np.array([[0], [1], [2], [1]]), np.array([3.0, 1.0, -2.0, 2.0]), (3,), rank=1, ridge=0.0)
+    np.testing.assert_allclose(x.to_tensor(), [3.0, 1.5, -2.0], rtol=1e-12)
+
+
+def test_repeated_entries_are_averaged():
+    rows = np.stack(np.unravel_index(np.arange(12), (3, 4)), 1)
+    dense = np.outer([1.0, 2.0, -1.0], [1.0, -1.0, 2.0, 0.5])
+    values = dense.reshape(-1)
+    x = ht_completion(
+        np.concatenate([rows, rows]), np.concatenate([values + 0.1, values - 0.1]), (3, 4), rank=1, ridge=0.0
+    )
+    np.testing.assert_allclose(x.to_tensor(), dense, atol=1e-8)
+
+
+def test_noise_does_not_raise_the_rank():
+    z, rows, values = planted((8,) * 4, 3, 0.4)
+    noise = 0.01 * np.random.RandomState(0).standard_normal(len(values)) * np.sqrt((values**2).mean())
+    x, info = ht_completion(rows, values + noise, z.shape, random_state=0, return_info=True)
+    assert max(x.rank) == 3
+    assert relative_error(x, z) < 0.005
+    assert info.validation_error == pytest.approx(0.01, rel=0.5)
+
+
+def test_backends_agree():
+    z, rows, values = planted((6, 5, 4, 7), 2, 0.5)
+    ours = ht_completion(rows, values, z.shape, rank=2, random_state=0)
+    theirs = ht_completion(torch.as_tensor(rows), torch.as_tensor(values), z.shape, rank=2, random_state=0)
+    assert isinstance(theirs.factors[0], torch.Tensor)
+    np.testing.assert_allclose(theirs.to_tensor().numpy(), ours.to_tensor(), atol=1e-8)
+
+
+def test_single_precision():
+    z, rows, values = planted((6, 5, 4, 7), 2, 0.5)
+    x = ht_completion(rows, torch.as_tensor(values, dtype=torch.float32), z.shape, rank=2, random_state=0)
+    assert x.dtype == torch.float32
+    assert relative_error(x, z) < 1e-4
+
+
+def test_conjugate_gradients_do_what_the_normal_equations_do(monkeypatch):
+    z, rows, values = planted((6, 5, 4, 7), 2, 0.5)
+    monkeypatch.setattr("htf.decomposition.completion._LARGEST_DIRECT", 0)
+    monkeypatch.setattr("htf.decomposition.completion._CHUNK_ENTRIES", 1000)
+    assert relative_error(ht_completion(rows, values, z.shape, rank=2, random_state=0), z) < 1e-6
+
+
+def test_masked_form_and_estimator_agree():
+    z, rows, _ = planted((6, 5, 4, 7), 2, 0.5)
+    mask = np.zeros(z.shape)
+    mask[tuple(rows.T)] = 1
+    tensor = np.where(mask, z.to_tensor(), np.nan)
+    x = ht_completion_masked(tensor, mask, rank=2, random_state=0)
+    estimator = HTCompletion(rank=2, random_state=0)
+    y = estimator.fit_transform(tensor, mask)
+    assert relative_error(x, z) < 1e-6
+    assert y is estimator.decomposition_
+    assert isinstance(estimator.info_, CompletionInfo)
+    for a, b in zip(x.factors, y.factors, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert estimator.fit(tensor, mask=mask) is estimator
+    on_torch = ht_completion_masked(torch.as_tensor(tensor), torch.as_tensor(mask) > 0, rank=2, random_state=0)
+    np.testing.assert_allclose(on_torch.to_tensor().numpy(), x.to_tensor(), atol=1e-8)
+
+
+def test_reproducible():
+    z, rows, values = planted((6, 5, 4, 7), 2, 0.5)
+    first, second = (ht_completion(rows, values, z.shape, random_state=3) for _ in range(2))
+    for a, b in zip(first.factors, second.factors, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("rank", [2, None])
+def test_zero_values_give_the_zero_tensor(rank):
+    z, rows, values = planted((5, 4, 3), 2, 0.8)
+    x, info = ht_completion(rows, values * 0, z.shape, rank=rank, return_info=True)
+    assert not x.to_tensor().any()
+    assert set(x.rank) == {1}
+    assert info.errors == (0.0,)
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150])
+def test_scale_of_the_values(scale):
+    z, rows, values = planted((6, 5, 4), 2, 0.6)
+    x = ht_completion(rows, values * scale, z.shape, rank=2, random_state=0)
+    assert relative_error(x / scale, z) < 1e-6
+
+
+def test_slices_that_are_not_observed_stay_finite():
+    z, rows, values = planted((6, 5, 4, 7), 2, 0.6)
+    seen = rows[:, 3] != 2
+    x = ht_completion(rows[seen], values[seen], z.shape, rank=2, random_state=0)
+    dense, true = x.to_tensor(), z.to_tensor()
+    rest = np.arange(7) != 2
+    np.testing.assert_allclose(dense[..., rest], true[..., rest], atol=1e-6)
+    assert np.abs(dense).max() <= 10 * np.abs(true).max()
+
+
+def test_too_few_entries():
+    z, rows, values = planted((6, 5, 4, 7), 3, 0.5)
+    with pytest.warns(UserWarning, match="values has 20 entries, fewer than the 129 parameters .* of rank 3"):
+        ht_completion(rows[:20], values[:20], z.shape, rank=3, random_state=0)
+
+
+ROWS, VALUES = np.stack(np.unravel_index(np.arange(60), (3, 4, 5)), 1), np.arange(60.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"indices": ROWS + 1}, IndexError, r"indices\[3\] has 4 for mode 1|indices\[4\] has 5 for mode 2"),
+        ({"indices": ROWS - 1}, IndexError, r"indices\[0\] has -1 for mode 0; expected 0 to 2"),
+        ({"indices": ROWS[:, :2]}, ValueError, r"indices has shape \(60, 2\); expected \(n, 3\)"),
+        ({"indices": ROWS * 1.0}, TypeError, "indices have dtype float64; expected integers"),
+        ({"indices": ROWS[:0], "values": VALUES[:0]}, ValueError, "indices is empty"),
+        ({"values": VALUES[:-1]}, ValueError, r"values has shape \(59,\); expected \(60,\)"),
+        ({"values": np.where(VALUES == 7, np.nan, VALUES)}, ValueError, r"values\[7\] is nan"),
+        ({"values": np.where(VALUES == 9, np.inf, VALUES)}, ValueError, r"values\[9\] is inf"),
+        ({"values": VALUES.astype(int)}, TypeError, "values have dtype int64; expected a real floating"),
+        ({"values": VALUES * 1j}, TypeError, "values have dtype complex128"),
+        ({"values": list(VALUES)}, TypeError, "values is a list"),
+        ({"tol": -1.0}, ValueError, "tol is -1.0; expected at least 0"),
+        ({"ridge": -1.0}, ValueError, "ridge is -1.0; expected at least 0"),
+        ({"ridge": "x"}, TypeError, "ridge is 'x'"),
+        ({"rank": 0}, ValueError, "rank is 0"),
+        ({"rank": None, "validation": 1.0}, ValueError, "validation is 1.0"),
+        ({"n_iter_max": 0}, ValueError, "n_iter_max is 0"),
+        ({"shape": (3, 4)}, ValueError, r"expected \(n, 2\)"),
+        ({"tree": htf.DimensionTree.balanced(4)}, ValueError, "the tree has 4 modes"),
+    ],
+)
+def test_bad_input(changes, error, message):
+    arguments = {"indices": ROWS, "values": VALUES, "shape": (3, 4, 5), "rank": 1, **changes}
+    with pytest.raises(error, match=message):
+        ht_completion(**arguments)
+
+
+def test_mask_of_another_shape():
+    with pytest.raises(ValueError, match=r"mask has shape \(3, 4\); the tensor has \(3, 4, 5\)"):
+        ht_completion_masked(np.ones((3, 4, 5)), np.ones((3, 4)), rank=1)
