@@ -3,23 +3,38 @@
 # Set before the imports below: results record it.
 __version__ = "0.1.0"
 
-from htf import datasets, nn, probes, training
-from htf.decomposition import HierarchicalTucker, hierarchical_tucker, ht_als, optimize_tree
+from htf import datasets, nn, probes, ranks, tensors, training
+from htf.decomposition import (
+    HierarchicalTucker,
+    HTCompletion,
+    cross_approximation,
+    hierarchical_tucker,
+    ht_als,
+    ht_completion,
+    ht_completion_masked,
+    optimize_tree,
+)
 from htf.tensors import HTTensor, load, random_ht, save
 from htf.tree import DimensionTree
 
 __all__ = [
     "DimensionTree",
+    "HTCompletion",
     "HTTensor",
     "HierarchicalTucker",
+    "cross_approximation",
     "datasets",
     "hierarchical_tucker",
     "ht_als",
+    "ht_completion",
+    "ht_completion_masked",
     "load",
     "nn",
     "optimize_tree",
     "probes",
     "random_ht",
+    "ranks",
     "save",
+    "tensors",
     "training",
 ]

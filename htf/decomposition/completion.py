@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorly as tl
 from tensorly.decomposition._base_decomposition import DecompositionMixin
+from tqdm import tqdm
 
 from htf._checks import positive
+from htf.decomposition._least_squares import Fit, Observed, Options
 from htf.engine.layout import check_dims
-from htf.tensors._backend import Array, Backend, backend_of, constant, eye, zeros
-from htf.tensors._linalg import mode_product, prod, tall
+from htf.tensors._backend import Array, Backend, backend_of, constant, zeros
 from htf.tensors.arithmetic import ht_add
 from htf.tensors.ht_tensor import HTTensor
-from htf.tensors.indexing import joint_values
 from htf.tensors.random import random_ht
 from htf.tensors.rank import RankLike, n_parameters, rank_bounds, validate_ht_rank
 from htf.tree import DimensionTree
 
-# Entries of the rows of a least squares problem that are held at once: 32 MB in doubles.
-_CHUNK_ENTRIES = 2**22
-# Up to this many unknowns of a node, the normal equations are formed and solved.
-_LARGEST_DIRECT = 1024
-# Steps of conjugate gradients for nodes with more.
-_CG_STEPS = 25
 # Passes for one added rank, before the last one has been added.
 _GROWTH_PASSES = 15
 # Fits of higher rank that may fail to lower the validation error before the search for a rank ends.
@@ -70,6 +64,7 @@ def ht_completion(
     ridge: float = 1.0,
     validation: float = 0.1,
     random_state: Any = None,
+    progress: bool = False,
     return_info: bool = False,
 ) -> Any:
     r"""Fit an HT tensor to some entries of a tensor.
@@ -97,6 +92,8 @@ def ht_completion(
         Part of the entries that is held out while the rank is sought, between 0 and 1.
     random_state : int, RandomState or None
         For the first factors and for the entries held out.
+    progress : bool
+        Show a line with passes, their rate, rank and error.
     return_info : bool
         Return a `CompletionInfo` too.
 
@@ -150,11 +147,7 @@ def ht_completion(
     rows = _check_indices(indices, dims)
     B = _check_values(values, len(rows))
     values = constant(values)
-    options = _Options(
-        positive("n_iter_max", n_iter_max),
-        _not_negative("tol", tol),
-        _not_negative("ridge", ridge),
-    )
+    numbers = positive("n_iter_max", n_iter_max), _not_negative("tol", tol), _not_negative("ridge", ridge)
     if rank is None and not 0 < validation < 1:
         raise ValueError(f"validation is {validation}; expected a part of the entries, between 0 and 1")
     ranks = None if rank is None else validate_ht_rank(dims, rank, tree)
@@ -168,7 +161,7 @@ def ht_completion(
         )
     rng = tl.check_random_state(random_state)
     scale = float(B.max(B.abs(values)))
-    observed = _Observed(B, tree, dims, rows, values / (scale or 1.0))
+    observed = Observed(B, tree, dims, rows, values / (scale or 1.0))
     if scale == 0:
         factors = [
             zeros(B, (*((dims[n],) if n < tree.order else (1,) * len(tree.children(n))), 1), values)
@@ -176,7 +169,8 @@ def ht_completion(
         ]
         x, errors, held, converged = HTTensor._of(tree, factors), [0.0], None, True
     else:
-        x, errors, held, converged = _completed(observed, ranks, options, validation, rng)
+        with tqdm(disable=not progress, unit="pass") as bar:
+            x, errors, held, converged = _completed(observed, ranks, Options(*numbers, bar), validation, rng)
     info = CompletionInfo(tuple(errors), held, x.rank, converged)
     return (x * scale, info) if return_info else x * scale
 
@@ -299,222 +293,8 @@ def _not_negative(name: str, value: float) -> float:
     return float(value)
 
 
-@dataclass(frozen=True)
-class _Options:
-    n_iter_max: int
-    tol: float
-    ridge: float
-
-
-@dataclass(frozen=True)
-class _Observed:
-    """The entries that are known."""
-
-    B: Backend
-    tree: DimensionTree
-    dims: tuple[int, ...]
-    rows: np.ndarray
-    values: Array
-
-    def some(self, chosen: np.ndarray) -> _Observed:
-        return _Observed(self.B, self.tree, self.dims, self.rows[chosen], self.values[chosen])
-
-    def error(self, x: HTTensor) -> float:
-        """Relative error of a tensor at these entries."""
-        return _norm(self.B, x.entries(self.rows) - self.values) / (_norm(self.B, self.values) or 1.0)
-
-
-def _norm(B: Backend, vector: Array) -> float:
-    return float(B.norm(vector, 2))
-
-
-class _Fit:
-    """Alternating least squares on a tensor that is orthogonalized towards one node after the other."""
-
-    def __init__(self, observed: _Observed, start: HTTensor, ridge: float) -> None:
-        self.observed, self.B, self.tree, self.ridge = observed, observed.B, observed.tree, ridge
-        self.factors = start.orthogonalize().factors
-        self.by_index = [
-            np.split(np.argsort(column, kind="stable"), np.cumsum(np.bincount(column, minlength=dim))[:-1])
-            for column, dim in zip(observed.rows.T, observed.dims, strict=True)
-        ]
-        # Rows of the frames at the given entries, and of what is outside of a node; the latter along one path only.
-        self.below: list[Array] = [None] * self.tree.n_nodes
-        self.above: dict[int, Array] = {}
-        for node in range(self.tree.root):
-            self._renew(node)
-        self.above[self.tree.root] = observed.values[:, None] * 0 + 1
-        self.size = _norm(self.B, observed.values) or 1.0
-        self.damping = 0.0
-        self._weigh(self._error())
-
-    @property
-    def tensor(self) -> HTTensor:
-        return HTTensor._of(self.tree, list(self.factors))
-
-    def run(self, n_passes: int, tol: float, errors: list[float], least_gain: float = 1e-3) -> bool:
-        """Passes until the error is below `tol` or no longer falls; whether that came before `n_passes`."""
-        start = len(errors)
-        for _ in range(n_passes):
-            self._pass()
-            errors.append(self._error())
-            self._weigh(errors[-1])
-            if errors[-1] <= tol:
-                return True
-            if len(errors) - start > 3 and errors[-1] > (1 - least_gain) * errors[-4]:
-                return True
-        return False
-
-    def _error(self) -> float:
-        return _norm(self.B, self._residual(self.tree.root)) / self.size
-
-    def _weigh(self, error: float) -> None:
-        # A tensor whose frames around a node are orthonormal has the norm of that node's factor: penalties on it are
-        # the same problem at every node.  Their weight is that of a Gaussian prior where the error is noise.
-        self.damping = self.ridge * min(error, 1.0) ** 2
-
-    def _pass(self) -> None:
-        for step, node in _tour(self.tree):
-            if step == "down":
-                self._descend(node)
-            elif step == "up":
-                self._ascend(node)
-            else:
-                self._update(node)
-
-    def _descend(self, node: int) -> None:
-        B, parent = self.B, self.tree.parent(node)
-        assert parent is not None
-        axis = self.tree.children(parent).index(node)
-        moved = B.moveaxis(self.factors[parent], axis, -1)
-        Q, R = B.qr(tall(B, moved))
-        orthonormal = B.reshape(Q, (*moved.shape[:-1], Q.shape[1]))
-        self.factors[parent] = B.moveaxis(orthonormal, -1, axis)
-        self.factors[node] = mode_product(B, self.factors[node], R, len(self.factors[node].shape) - 1)
-        siblings = [self.below[c] for c in self.tree.children(parent) if c != node]
-        self.above[node] = joint_values(B, orthonormal, [*siblings, self.above[parent]])
-
-    def _ascend(self, node: int) -> None:
-        B, parent = self.B, self.tree.parent(node)
-        assert parent is not None
-        factor = self.factors[node]
-        Q, R = B.qr(tall(B, factor))
-        self.factors[node] = B.reshape(Q, (*factor.shape[:-1], Q.shape[1]))
-        axis = self.tree.children(parent).index(node)
-        self.factors[parent] = mode_product(B, self.factors[parent], R, axis)
-        self._renew(node)
-        del self.above[node]
-
-    def _renew(self, node: int) -> None:
-        group = self.tree.children(node)
-        if group:
-            self.below[node] = joint_values(self.B, self.factors[node], [self.below[c] for c in group])
-        else:
-            self.below[node] = self.factors[node][self.observed.rows[:, node]]
-
-    def _residual(self, node: int) -> Array:
-        self._renew(node)
-        return self.observed.values - self.B.sum(self.below[node] * self.above[node], 1)
-
-    def _update(self, node: int) -> None:
-        residual = self._residual(node)
-        factor = self.factors[node]
-        if node < self.tree.order:
-            self.factors[node] = factor + self._leaf_change(node, residual)
-        else:
-            self.factors[node] = factor + self.B.reshape(self._inner_change(node, residual), tuple(factor.shape))
-
-    def _leaf_change(self, node: int, residual: Array) -> Array:
-        """Rows of a leaf's frame meet different entries, so each is a problem of its own."""
-        B, above, factor = self.B, self.above[node], self.factors[node]
-        mean = float(B.sum(above**2)) / prod(tuple(factor.shape))
-        penalty, shift = self._shift(mean, above)
-        identity = eye(B, int(above.shape[1]), above) * shift
-        changes = []
-        for index, chosen in enumerate(self.by_index[node]):
-            part = above[chosen]
-            right = B.matmul(part.T, residual[chosen]) - penalty * factor[index]
-            changes.append(_solved(B, B.matmul(part.T, part) + identity, right))
-        return B.stack(changes, 0)
-
-    def _inner_change(self, node: int, residual: Array) -> Array:
-        B = self.B
-        parts = [self.below[c] for c in self.tree.children(node)] + [self.above[node]]
-        size = prod(tuple(self.factors[node].shape))
-        right = zeros(B, (size,), residual)
-        trace = 0.0
-        direct = size <= _LARGEST_DIRECT
-        gram = zeros(B, (size, size), residual) if direct else None
-        for chunk, where in _design(B, parts):
-            right = right + B.matmul(chunk.T, residual[where])
-            trace += float(B.sum(chunk**2))
-            if direct:
-                gram = gram + B.matmul(chunk.T, chunk)
-        penalty, shift = self._shift(trace / size, residual)
-        right = right - penalty * B.reshape(self.factors[node], (-1,))
-        if direct:
-            return _solved(B, gram + eye(B, size, residual) * shift, right)
-        return _conjugate_gradients(B, parts, right, shift)
-
-    def _shift(self, mean: float, like: Array) -> tuple[float, float]:
-        """The penalty's weight for a Gramian of this mean diagonal, and what is added to the diagonal in all."""
-        epsilon = float(self.B.eps(like.dtype))
-        penalty = self.damping * mean
-        # Gramians can be singular to rounding error; one is zero where no entry meets the node.
-        return penalty, penalty + 10 * epsilon * mean + epsilon**2
-
-
-def _tour(tree: DimensionTree) -> Iterator[tuple[str, int]]:
-    """Steps of a walk around the tree, along every edge once down and once up; nodes are updated on the way up."""
-    stack = [(tree.root, 0)]
-    while stack:
-        node, axis = stack.pop()
-        group = tree.children(node)
-        if axis < len(group):
-            stack += [(node, axis + 1), (group[axis], 0)]
-            yield "down", group[axis]
-        else:
-            yield "update", node
-            if node != tree.root:
-                yield "up", node
-
-
-def _design(B: Backend, parts: Sequence[Array]) -> Iterator[tuple[Array, slice]]:
-    """Rows of the least squares problem of an inner node: products of what is at the ends of its edges."""
-    count = int(parts[0].shape[0])
-    step = max(_CHUNK_ENTRIES // prod([int(p.shape[1]) for p in parts]), 1)
-    for start in range(0, count, step):
-        where = slice(start, min(start + step, count))
-        chunk = parts[0][where]
-        for part in parts[1:]:
-            chunk = B.reshape(chunk[:, :, None] * part[where][:, None, :], (where.stop - start, -1))
-        yield chunk, where
-
-
-def _solved(B: Backend, matrix: Array, right: Array) -> Array:
-    return B.solve(matrix, right[:, None])[:, 0]
-
-
-def _conjugate_gradients(B: Backend, parts: Sequence[Array], right: Array, damping: float) -> Array:
-    """A few steps towards the solution of the damped normal equations, whose matrix is not formed."""
-    solution, rest = right * 0, right
-    direction, square = rest, float(B.sum(rest**2))
-    first = square
-    for _ in range(_CG_STEPS):
-        if square <= float(B.eps(right.dtype)) ** 2 * first or square == 0:
-            break
-        product = direction * damping
-        for chunk, _ in _design(B, parts):
-            product = product + B.matmul(chunk.T, B.matmul(chunk, direction))
-        length = square / float(B.sum(direction * product))
-        solution, rest = solution + direction * length, rest - product * length
-        previous, square = square, float(B.sum(rest**2))
-        direction = rest + direction * (square / previous)
-    return solution
-
-
 def _completed(
-    observed: _Observed, ranks: tuple[int, ...] | None, options: _Options, validation: float, rng: Any
+    observed: Observed, ranks: tuple[int, ...] | None, options: Options, validation: float, rng: Any
 ) -> tuple[HTTensor, list[float], float | None, bool]:
     held = None
     errors: list[float] = []
@@ -523,10 +303,10 @@ def _completed(
     else:
         start = _start(observed, rng)
         for highest in range(1, max(ranks)):
-            fit = _Fit(observed, start, options.ridge)
+            fit = Fit(observed, start, options)
             fit.run(_GROWTH_PASSES, options.tol, errors, least_gain=0.05)
             start = _grown(observed, fit.tensor, [min(highest + 1, r) for r in ranks], options, rng)
-    fit = _Fit(observed, start, options.ridge)
+    fit = Fit(observed, start, options)
     converged = fit.run(options.n_iter_max, options.tol, errors)
     if ranks is None:
         return fit.tensor, errors, held, converged
@@ -534,10 +314,10 @@ def _completed(
 
 
 def _detoured(
-    observed: _Observed,
+    observed: Observed,
     x: HTTensor,
     ranks: tuple[int, ...],
-    options: _Options,
+    options: Options,
     rng: Any,
     errors: list[float],
     converged: bool,
@@ -547,9 +327,9 @@ def _detoured(
         if errors[-1] <= options.tol or not converged or max(ranks) == 1:
             break
         error, tried = errors[-1], list[float]()
-        fit = _Fit(observed, _grown(observed, x, [r + extra for r in ranks], options, rng), options.ridge)
+        fit = Fit(observed, _grown(observed, x, [r + extra for r in ranks], options, rng), options)
         fit.run(2 * _GROWTH_PASSES, options.tol, tried, least_gain=0.01)
-        fit = _Fit(observed, fit.tensor.round(rank=[*ranks[:-1], 1]), options.ridge)
+        fit = Fit(observed, fit.tensor.round(rank=[*ranks[:-1], 1]), options)
         fit.run(options.n_iter_max, options.tol, tried)
         if tried[-1] < 0.95 * error:
             x = fit.tensor
@@ -557,21 +337,21 @@ def _detoured(
     return x, errors
 
 
-def _start(observed: _Observed, rng: Any) -> HTTensor:
+def _start(observed: Observed, rng: Any) -> HTTensor:
     return random_ht(observed.dims, 1, observed.tree, random_state=rng, like=observed.values)
 
 
-def _grown(observed: _Observed, x: HTTensor, caps: Sequence[int], options: _Options, rng: Any) -> HTTensor:
+def _grown(observed: Observed, x: HTTensor, caps: Sequence[int], options: Options, rng: Any) -> HTTensor:
     """The tensor with one of rank 1 added, fitted to its residual; ranks at most `caps`."""
     residual = observed.values - x.entries(observed.rows)
-    rest = _Observed(observed.B, observed.tree, observed.dims, observed.rows, residual)
-    fit = _Fit(rest, _start(observed, rng), options.ridge)
+    rest = Observed(observed.B, observed.tree, observed.dims, observed.rows, residual)
+    fit = Fit(rest, _start(observed, rng), options)
     fit.run(5, 0.0, [])
     return ht_add(x, fit.tensor).round(rank=[*caps[:-1], 1])
 
 
 def _of_found_rank(
-    observed: _Observed, options: _Options, validation: float, rng: Any, errors: list[float]
+    observed: Observed, options: Options, validation: float, rng: Any, errors: list[float]
 ) -> tuple[HTTensor, float]:
     """The fit whose rank predicts the entries held out best, and its error there."""
     count = len(observed.rows)
@@ -583,7 +363,7 @@ def _of_found_rank(
     bounds = rank_bounds(observed.tree, observed.dims)
 
     def fit_from(start: HTTensor) -> tuple[HTTensor, float]:
-        fit = _Fit(fitted, start, options.ridge)
+        fit = Fit(fitted, start, options)
         found, error = start, math.inf
         for _ in range(max(options.n_iter_max // _GROWTH_PASSES, 1)):
             done = fit.run(_GROWTH_PASSES, options.tol, errors, least_gain=0.01)

@@ -13,12 +13,12 @@ import numpy
 import torch
 from torch import Tensor
 
+from htf._files import read_json, write_json
 from htf.datasets import TWINS, ImageData, one_vs_all, quantize
 from htf.engine import Plan
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn._network import TreeNetwork
 from htf.probes.result import FITS_FOLDER, FitRecord, job_content
-from htf._files import read_json, write_json
 from htf.training.loop import Batch, Fit, FitSettings
 from htf.tree import DimensionTree
 

@@ -14,11 +14,11 @@ import torch
 
 from htf import __version__
 from htf._checks import positive
+from htf._files import read_json, write_json
 from htf.datasets import TWINS, ImageData, load
 from htf.probes.jobs import Inputs, make_jobs
 from htf.probes.result import SETTINGS_FILE, RankFit
 from htf.probes.schedule import run_jobs
-from htf._files import read_json, write_json
 from htf.training.loop import FitSettings
 
 FORMATS = ("cp", "ht")

@@ -11,7 +11,6 @@ import math
 
 from htf.tensors._backend import Array, Backend, constant, eye, needs_gradient
 
-
 # Up to this order products over all nodes are computed as they stand; above it, scales are divided out node by node, so
 # that only a result can leave the range of its dtype, and nothing on the way to it.
 PLAIN_ORDER = 32

@@ -290,4 +290,3 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     B = backend_of(x.factors[0])
     root = orthogonal_sum([x, ht_scale(y, -1)])[0][-1]
     return B.norm(B.reshape(root, (-1,)), 2)
-

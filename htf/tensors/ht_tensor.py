@@ -516,4 +516,3 @@ def ht_to_vec(ht_tensor: HTTensor | RawHT) -> Array:
     """
     x = as_ht(ht_tensor)
     return backend_of(x.factors[0]).reshape(ht_to_tensor(x), (-1,))
-

@@ -156,9 +156,7 @@ def truncate(
     inside: dict[int, Array] = {}
     outside: dict[int, Array] = {}
     # Leaves whose rank is within its bound already, where ranks are all that is asked for, keep their frames.
-    kept_whole = {
-        leaf for leaf in tree.leaves if tol is None and factors[leaf].shape[-1] <= (bound[leaf] or 0)
-    }
+    kept_whole = {leaf for leaf in tree.leaves if tol is None and factors[leaf].shape[-1] <= (bound[leaf] or 0)}
     counts = bound if tol is None else None
     for node, U, V, S in edge_decompositions(B, tree, factors, corrections, kept_whole, counts):
         count = kept(S, bound[node], share * norm)

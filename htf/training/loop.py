@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from htf._files import read_tensors, write_tensors
 from htf.engine import Plan
 from htf.nn._network import TreeNetwork
-from htf._files import read_tensors, write_tensors
 from htf.training.optimizer import RelativeAdam, center_outputs
 
 Batch = tuple[Plan, Tensor]

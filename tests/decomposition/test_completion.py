@@ -98,8 +98,8 @@ def test_single_precision():
 
 def test_conjugate_gradients_do_what_the_normal_equations_do(monkeypatch):
     z, rows, values = planted((6, 5, 4, 7), 2, 0.5)
-    monkeypatch.setattr("htf.decomposition.completion._LARGEST_DIRECT", 0)
-    monkeypatch.setattr("htf.decomposition.completion._CHUNK_ENTRIES", 1000)
+    monkeypatch.setattr("htf.decomposition._least_squares._LARGEST_DIRECT", 0)
+    monkeypatch.setattr("htf.decomposition._least_squares._CHUNK_ENTRIES", 1000)
     assert relative_error(ht_completion(rows, values, z.shape, rank=2, random_state=0), z) < 1e-6
 
 
@@ -196,3 +196,12 @@ def test_bad_input(changes, error, message):
 def test_mask_of_another_shape():
     with pytest.raises(ValueError, match=r"mask has shape \(3, 4\); the tensor has \(3, 4, 5\)"):
         ht_completion_masked(np.ones((3, 4, 5)), np.ones((3, 4)), rank=1)
+
+
+def test_progress_is_shown_on_request(capsys):
+    z = htf.random_ht((4, 4, 4), 1, random_state=0)
+    indices = np.random.RandomState(0).randint(0, 4, (50, 3))
+    for progress in (False, True):
+        ht_completion(indices, z.entries(indices), z.shape, rank=1, random_state=0, progress=progress)
+        shown = capsys.readouterr().err
+        assert ("pass" in shown and "error" in shown) == progress

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import htf
-from htf.decomposition.cross import CrossInfo, _maxvol, cross_approximation
+from htf.decomposition._pivots import maxvol
+from htf.decomposition.cross import CrossInfo, cross_approximation
 from htf.tensors import ht_distance, ht_norm
 
 BINARY_WEIGHTS = 0.5 ** np.arange(1, 61)
@@ -183,12 +184,24 @@ def test_progress_shows_error_and_evaluations(capsys):
     assert "evaluations, error" in shown
 
 
-def test_interrupt_is_passed_on():
-    def interrupted(i):
-        raise KeyboardInterrupt
+def test_an_interrupt_is_passed_on_until_there_is_something_to_return():
+    calls = 0
+
+    def interrupted(i, after):
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise KeyboardInterrupt
+        return FUNCTIONS["root"](i)
 
     with pytest.raises(KeyboardInterrupt):
-        cross_approximation(interrupted, (2,) * 10)
+        cross_approximation(lambda i: interrupted(i, 3), (2,) * 60)
+    calls = 0
+    with pytest.warns(UserWarning, match="it was interrupted"):
+        x, info = cross_approximation(lambda i: interrupted(i, 40), (2,) * 60, random_state=0, return_info=True)
+    assert 0 < info.error < 1
+    assert not info.converged
+    assert fresh_error(x, FUNCTIONS["root"]) < 10 * info.error
 
 
 def test_function_may_write_to_its_argument():
@@ -240,7 +253,7 @@ def test_bad_options(options, error, message):
 
 def test_maxvol_bounds_the_coefficients():
     Q = np.linalg.qr(np.random.RandomState(0).standard_normal((200, 7)))[0]
-    coefficients, rows = _maxvol(Q)
+    coefficients, rows = maxvol(Q)
     assert len(set(rows)) == 7
     assert np.abs(coefficients).max() <= 1.05 + 1e-12
     np.testing.assert_allclose(coefficients @ Q[rows], Q, atol=1e-12)
