@@ -70,6 +70,10 @@ def plot_rank_fit(result: RankFit) -> Figure:
     return figure
 
 
+# Points: wider edges would cover their neighbours.
+_THICKEST = 8.0
+
+
 def draw_tree(
     tree: DimensionTree,
     ax: Axes | None = None,
@@ -85,9 +89,9 @@ def draw_tree(
     ax : matplotlib Axes, optional
         Where to draw; by default on a new figure.
     widths : mapping, optional
-        Line width of the edge above a node, in points: ranks, for example.
+        Width of the edge above a node: ranks, for example.  In points, or in proportion if the largest exceeds 8.
     labels : mapping, optional
-        Text beside a node; by default the modes, on leaves only.
+        Text at a node, below leaves and on a white ground at inner nodes; by default the modes, on leaves only.
 
     Returns
     -------
@@ -99,6 +103,7 @@ def draw_tree(
     for node in tree.inner_nodes:
         children = tree.children(node)
         across[node] = sum(across[c] for c in children) / len(children)
+    thinned = 1.0 if not widths else min(1.0, _THICKEST / max(max(widths.values()), 1.0))
     for node in tree.edges:
         parent = tree.parent(node)
         assert parent is not None
@@ -106,7 +111,7 @@ def draw_tree(
             [across[node], across[parent]],
             [tree.level(node), tree.level(parent)],
             color="0.5",
-            linewidth=1.0 if widths is None else widths.get(node, 1.0),
+            linewidth=1.0 if widths is None else widths.get(node, 1.0) * thinned,
             solid_capstyle="round",
             zorder=1,
         )
@@ -123,6 +128,9 @@ def draw_tree(
             ha="center",
             va="top",
             fontsize="x-small",
+            # Thick edges meet below an inner node, where its label is.
+            bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"} if node >= tree.order else None,
+            zorder=3,
         )
     ax.set_axis_off()
     ax.margins(0.05, 0.15)

@@ -6,7 +6,7 @@ tensor formats, ranks, plots) is a reading of one of these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -254,6 +254,20 @@ class DimensionTree:
         """The modes below `node`, in the order of its leaves."""
         return self._modes[self._check(node)]
 
+    def node(self, modes: Iterable[int]) -> int:
+        """The node of a set of modes; the inverse of `modes`.
+
+        Raises
+        ------
+        ValueError
+            If no node of the tree joins just these modes.
+        """
+        wanted = frozenset(int(mode) for mode in modes)
+        found = self._nodes.get(wanted)
+        if found is None:
+            raise ValueError(f"no node of the tree joins just the modes {sorted(wanted)}")
+        return found
+
     def level(self, node: int) -> int:
         """The height of `node`: 0 for a leaf, otherwise one more than its highest child."""
         return self._heights[self._check(node)]
@@ -397,6 +411,10 @@ class DimensionTree:
         for group in self._children:
             modes.append(tuple(mode for child in group for mode in modes[child]))
         return tuple(modes)
+
+    @cached_property
+    def _nodes(self) -> dict[frozenset[int], int]:
+        return {frozenset(modes): node for node, modes in enumerate(self._modes)}
 
     @cached_property
     def _heights(self) -> tuple[int, ...]:

@@ -3,17 +3,33 @@
 import re
 from pathlib import Path
 
+import numpy as np
+
 from htf.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+CODE = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
 def test_the_ten_lines_fit_the_digits():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     names = {}
-    exec(code, names)
+    exec(CODE[0], names)
     assert names["loss"].item() < 0.2 * names["target"].var().item()
+
+
+def test_the_ten_lines_of_ht_tensors(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(CODE[1], names)
+    z, x, y = names["z"], names["x"], names["y"]
+    dense = x.to_tensor() * y.to_tensor() + 2 * x.to_tensor()
+    assert np.linalg.norm(z.to_tensor() - dense) <= 1e-8 * np.linalg.norm(dense)
+    rows = np.random.default_rng(0).integers(0, 2, (100, 60))
+    np.testing.assert_allclose(names["f"].entries(rows), names["function"](rows), rtol=1e-6)
+    assert len(CODE) == 2
 
 
 def test_the_commands_are_those_of_the_makefile_and_the_cli(capsys, monkeypatch):

@@ -35,7 +35,8 @@ def ht_als(
     n_iter_max : int
         Sweeps at most.
     tol : float
-        Stop when a sweep lowers the relative error by less.
+        Stop when a sweep lowers the relative error by less.  Ranks for a given error are what `hierarchical_tucker`
+        finds; its result can be `init`.
     return_errors : bool
         Return the relative error before the first sweep and after each, too.
 
@@ -59,8 +60,7 @@ def ht_als(
     References
     ----------
     .. [1] S. Holtz, T. Rohwedder, R. Schneider, "The alternating linear scheme for tensor optimization in the tensor
-    train
-       format", SIAM J. Sci. Comput. 34 (2012).
+       train format", SIAM J. Sci. Comput. 34 (2012).
     """
     B = backend_of(tensor, "tensor")
     positive("n_iter_max", n_iter_max)

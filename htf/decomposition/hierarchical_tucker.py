@@ -81,9 +81,11 @@ def hierarchical_tucker(
 
     Examples
     --------
-    >>> import numpy as np, htf >>> grid = np.linspace(0, 1, 8) >>> x = htf.hierarchical_tucker(1 / (1 +
-    np.add.outer(np.add.outer(grid, grid), np.add.outer(grid, grid))), tol=1e-6) >>> x.shape, x.rank ((8, 8, 8, 8), (4,
-    4, 4, 4, 5, 5, 1))
+    >>> import numpy as np, htf
+    >>> i, j, k, l = np.ogrid[:8, :8, :8, :8]
+    >>> x = htf.hierarchical_tucker(1 / (1.0 + i + j + k + l), tol=1e-6)
+    >>> x.shape, x.rank
+    ((8, 8, 8, 8), (6, 6, 6, 6, 7, 7, 1))
     """
     B = backend_of(tensor, "tensor")
     check_alike([tensor], "tensor")

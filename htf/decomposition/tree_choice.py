@@ -53,8 +53,7 @@ def optimize_tree(tensor: Array, tol: float, method: str = "auto") -> DimensionT
     References
     ----------
     .. [1] J. Ballani, L. Grasedyck, "Tree adaptive approximation in the hierarchical tensor format", SIAM J. Sci.
-    Comput.
-       36 (2014).
+       Comput. 36 (2014).
 
     Examples
     --------

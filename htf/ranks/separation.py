@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from htf.ranks._frames import Frames, Ranked
 from htf.ranks.edges import spectra_of
@@ -11,6 +10,7 @@ from htf.ranks.spectrum import numerical_rank
 from htf.tensors._backend import Array, constant
 from htf.tensors.ht_tensor import check_mode
 from htf.tensors.rank import check_tolerance
+from htf.tensors.retree import restricted
 from htf.tree import DimensionTree
 
 
@@ -61,7 +61,7 @@ def separation_spectrum(x: Ranked, modes: Sequence[int], run: int = 0) -> Array:
         frames = frames.separated(chosen)
     node = _node_of(frames.tree, sides)
     if node is None:
-        nested = (_restricted(frames.tree, chosen), _restricted(frames.tree, rest))
+        nested = (restricted(frames.tree, chosen), restricted(frames.tree, rest))
         frames = Frames.of(frames.normalized().to_ht().change_tree(DimensionTree.from_nested(nested)))
         node = _node_of(frames.tree, sides)
     return spectra_of(frames)[node]  # type: ignore[index]
@@ -110,12 +110,3 @@ def _checked_modes(modes: Sequence[int], order: int) -> set[int]:
 def _node_of(tree: DimensionTree, sides: Sequence[set[int]]) -> int | None:
     """A node whose modes are one of the sets."""
     return next((node for node in tree.edges if set(tree.modes(node)) in sides), None)
-
-
-def _restricted(tree: DimensionTree, modes: set[int]) -> Any:
-    """The tree in nested form without the other modes, and without the nodes that joined nothing else."""
-    built: list[Any] = [mode if mode in modes else None for mode in tree.leaves]
-    for node in tree.inner_nodes:
-        parts = [built[child] for child in tree.children(node) if built[child] is not None]
-        built.append(None if not parts else parts[0] if len(parts) == 1 else tuple(parts))
-    return built[tree.root]

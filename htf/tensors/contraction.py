@@ -70,6 +70,7 @@ def ht_multi_mode_dot(
     factors = list(x.factors)
     removed: dict[int, Array] = {}
     for operand, mode in zip(matrices_or_vectors, numbers, strict=True):
+        backend_of(operand, f"the operand of mode {mode}")
         check_alike((x.factors[mode], operand), f"the tensor and the operand of mode {mode}")
         if len(operand.shape) == 2 and transpose:
             operand = operand.T
@@ -99,6 +100,7 @@ def ht_contract(ht_tensor: HTTensor | RawHT, vectors: Mapping[int, Array]) -> HT
         Of the modes that are left; an array, () or (outputs,), where none is.
     """
     for mode, vector in vectors.items():
+        backend_of(vector, f"the vector of mode {mode}")
         if len(vector.shape) != 1:
             raise ValueError(f"the vector of mode {mode} has shape {tuple(vector.shape)}; expected one axis")
     return ht_multi_mode_dot(ht_tensor, list(vectors.values()), list(vectors))

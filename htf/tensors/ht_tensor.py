@@ -232,19 +232,35 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         return HTTensor._of(self.tree, self.factors)
 
     def draw(self, ax: Axes | None = None, **kwargs: Any) -> Axes:
-        """Draw the tree with edges as thick as their ranks; see `htf.plotting.draw_tree`."""
+        """Draw the tree with edges as thick as their ranks, and the ranks; see `htf.plotting.draw_tree`.
+
+        Up to order 16 leaves are labelled with mode and rank, above it only nodes of four modes or more, with the rank.
+        """
         ranks = dict(enumerate(self.rank[:-1]))
-        return self.tree.draw(ax, **{"widths": ranks, "labels": ranks, **kwargs})
+        small = self.order <= 16
+        labels = {
+            node: f"mode {node}\nrank {rank}" if node < self.order else rank
+            for node, rank in ranks.items()
+            if small or len(self.tree.modes(node)) >= 4
+        }
+        return self.tree.draw(ax, **{"widths": ranks, "labels": labels, **kwargs})
 
     # -- arithmetic ------------------------------------------------------------------------------------
 
     # NumPy would otherwise take HT tensors apart as sequences, entry by entry.
     __array_ufunc__ = None
 
+    def __array__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("an HTTensor is not written out by itself; use to_tensor()")
+
     def __add__(self, other: object) -> HTTensor:
         from htf.tensors.arithmetic import ht_add
 
         return ht_add(self, other) if isinstance(other, HTTensor) else NotImplemented
+
+    def __radd__(self, other: object) -> HTTensor:
+        # What sum() starts from.
+        return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __sub__(self, other: object) -> HTTensor:
         from htf.tensors.arithmetic import ht_add

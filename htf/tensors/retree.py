@@ -107,15 +107,14 @@ def _oriented(network: Network, root: int, order: Sequence[Leg], tree: Dimension
 
 def _reordered(x: HTTensor, tree: DimensionTree) -> HTTensor:
     """Children in the order of another tree that joins the same sets of modes."""
-    node_of = {frozenset(x.tree.modes(node)): node for node in range(x.tree.n_nodes)}
     factors: list[Array] = []
     B = backend_of(x.factors[0])
     for node in range(tree.n_nodes):
-        mine = node_of[frozenset(tree.modes(node))]
+        mine = x.tree.node(tree.modes(node))
         factor = x.factors[mine]
         if node >= tree.order:
             own = x.tree.children(mine)
-            axes = [own.index(node_of[frozenset(tree.modes(child))]) for child in tree.children(node)]
+            axes = [own.index(x.tree.node(tree.modes(child))) for child in tree.children(node)]
             if axes != sorted(axes):
                 factor = B.transpose(factor, (*axes, len(axes)))
         factors.append(factor)
@@ -181,10 +180,8 @@ def _alignment(left: list[int], right: list[int]) -> list[int]:
 
 def _subtree(x: HTTensor, modes: Sequence[int]) -> Any:
     """The nested form of the node of these modes, or None."""
-    for node in range(x.tree.n_nodes):
-        if len(x.tree.modes(node)) == len(modes) and set(x.tree.modes(node)) == set(modes):
-            return _nested(x.tree, node)
-    return None
+    node = x.tree._nodes.get(frozenset(modes))
+    return None if node is None else _nested(x.tree, node)
 
 
 def _nested(tree: DimensionTree, node: int) -> Any:
@@ -202,12 +199,13 @@ def _renamed(nested: Any, names: Mapping[int, int]) -> Any:
     return names[nested]
 
 
-def _restricted(nested: Any, modes: set[int]) -> Any:
-    """A nested tree without the leaves that are not in `modes`, and without the nodes that joined nothing else."""
-    if not isinstance(nested, tuple):
-        return nested if nested in modes else None
-    parts = [part for part in (_restricted(child, modes) for child in nested) if part is not None]
-    return None if not parts else parts[0] if len(parts) == 1 else tuple(parts)
+def restricted(tree: DimensionTree, modes: set[int]) -> Any:
+    """The tree in nested form without the other modes, and without the nodes that joined nothing else."""
+    built: list[Any] = [mode if mode in modes else None for mode in tree.leaves]
+    for node in tree.inner_nodes:
+        parts = [built[child] for child in tree.children(node) if built[child] is not None]
+        built.append(None if not parts else parts[0] if len(parts) == 1 else tuple(parts))
+    return built[tree.root]
 
 
 def _with_subtree(x: HTTensor, modes: Sequence[int], shape: Any) -> tuple[HTTensor, int]:
@@ -216,13 +214,11 @@ def _with_subtree(x: HTTensor, modes: Sequence[int], shape: Any) -> tuple[HTTens
         x = x.change_tree(DimensionTree.from_nested(shape)) if x.order > 1 else x
         return x, x.tree.root
     if _subtree(x, modes) == shape:
-        node = next(n for n in range(x.tree.n_nodes) if set(x.tree.modes(n)) == set(modes))
-        moved = x.move_root(node)
+        moved = x.move_root(x.tree.node(modes))
     else:
         others = set(range(x.order)) - set(modes)
-        moved = x.change_tree(DimensionTree.from_nested((shape, _restricted(x.tree.nested, others))))
-    top = next(c for c in moved.tree.children(moved.tree.root) if set(moved.tree.modes(c)) == set(modes))
-    return moved, top
+        moved = x.change_tree(DimensionTree.from_nested((shape, restricted(x.tree, others))))
+    return moved, moved.tree.node(modes)
 
 
 def _descendants(tree: DimensionTree, node: int) -> list[int]:
