@@ -22,6 +22,7 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/probe_speed.py $(BENCH)
+	$(BIN)/python benchmarks/ht_speed.py
 
 wheel: $(VENV)/.core
 	$(INSTALL) build

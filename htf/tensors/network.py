@@ -252,6 +252,8 @@ class Network:
     def simplify(self, root: int) -> int:
         """Contract vertices that join nothing: vectors, and matrices between bonds.  Returns the root that is left."""
         waiting = list(self.legs)
+        # Kept up to date here, as finding the ends takes a pass over all vertices.
+        ends = self._ends()
         while waiting:
             vertex = waiting.pop()
             if vertex not in self.legs or len(self.legs) == 1:
@@ -267,9 +269,11 @@ class Network:
                 useless = len(legs) == 2 and not own
             if not useless:
                 continue
-            near = self.neighbours(vertex)
+            near = [other for leg in legs for other in ends[leg] if other != vertex]
             into = min(near, key=lambda other: prod(tuple(self.arrays[other].shape)))
             self.absorb(vertex, into)
+            for leg in legs:
+                ends[leg] = [into if other == vertex else other for other in ends[leg]]
             waiting.append(into)
             if vertex == root:
                 root = into
