@@ -1,7 +1,8 @@
-"""Checks of arguments that are counts."""
+"""Checks of arguments that are counts or dimensions."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import SupportsInt, cast
 
 
@@ -17,3 +18,13 @@ def positive(name: str, value: object) -> int:
     if number < 1:
         raise ValueError(f"{name} is {number}; expected at least 1")
     return number
+
+
+def check_dims(dims: int | Sequence[int], order: int) -> tuple[int, ...]:
+    """Mode dimensions as a tuple, one integer standing for all modes."""
+    if not isinstance(dims, Iterable):
+        return (positive("dims", dims),) * order
+    spread = tuple(positive(f"dims[{mode}]", dim) for mode, dim in enumerate(dims))
+    if len(spread) != order:
+        raise ValueError(f"dims has {len(spread)} entries; the tree has {order} modes")
+    return spread

@@ -13,9 +13,8 @@ import tensorly as tl
 from tensorly.decomposition._base_decomposition import DecompositionMixin
 from tqdm import tqdm
 
-from htf._checks import positive
+from htf._checks import check_dims, positive
 from htf.decomposition._least_squares import Fit, Observed, Options
-from htf.engine.layout import check_dims
 from htf.tensors._backend import Array, Backend, backend_of, constant, zeros
 from htf.tensors.arithmetic import ht_add
 from htf.tensors.ht_tensor import HTTensor

@@ -10,9 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from htf._checks import positive
+from htf._checks import check_dims, positive
 from htf.decomposition._pivots import BlackBox, IndexFunction, LimitReachedError, Search
-from htf.engine.layout import check_dims
 from htf.tensors._backend import Array, asarray, backend_of
 from htf.tensors._linalg import prod
 from htf.tensors.ht_tensor import HTTensor

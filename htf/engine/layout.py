@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from htf._checks import positive
+from htf._checks import check_dims, positive
 from htf.tree import DimensionTree
 
 
@@ -100,13 +100,3 @@ class Layout:
     def n_parameters(self) -> int:
         """Entries of all matrices of one run, without sharing."""
         return sum(len(block.nodes) * block.rows * block.columns for block in self.blocks)
-
-
-def check_dims(dims: int | Sequence[int], order: int) -> tuple[int, ...]:
-    """Mode dimensions as a tuple, one integer standing for all modes."""
-    if not isinstance(dims, Iterable):
-        return (positive("dims", dims),) * order
-    spread = tuple(positive(f"dims[{mode}]", dim) for mode, dim in enumerate(dims))
-    if len(spread) != order:
-        raise ValueError(f"dims has {len(spread)} entries; the tree has {order} modes")
-    return spread

@@ -8,8 +8,8 @@ import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor, nn
 
-from htf._checks import positive
-from htf.engine.layout import Layout, check_dims
+from htf._checks import check_dims, positive
+from htf.engine.layout import Layout
 from htf.nn._network import Seed, TreeNetwork, draw, generators, per_run
 from htf.nn.init import Initializer
 from htf.tree import DimensionTree

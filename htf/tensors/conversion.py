@@ -112,29 +112,26 @@ def tucker_to_ht(tucker_tensor: Any, tree: DimensionTree | None = None) -> HTTen
     ----------
     tucker_tensor : TuckerTensor or (core, factors)
     tree : DimensionTree, optional
-        The tree of depth one by default, whose transfer tensor is the core.  On any other, the core is decomposed.
+        The tree of depth one by default, whose transfer tensor is the core.  To any other the tensor is brought by
+        `ht_change_tree`.
 
     Returns
     -------
     HTTensor
     """
-    from htf.decomposition import hierarchical_tucker
-
     core, factors = tucker_tensor
     B = backend_of(core, "core")
     check_alike([core, *factors], "the core and factors")
     order = len(core.shape)
-    tree = _tree_for(DimensionTree.balanced(order, arity=max(order, 2)) if tree is None else tree, order)
+    flat = DimensionTree.balanced(order, arity=max(order, 2))
+    tree = _tree_for(flat if tree is None else tree, order)
     for mode, factor in enumerate(factors):
         if len(factor.shape) != 2 or factor.shape[1] != core.shape[mode]:
             raise ValueError(f"factor {mode} has shape {tuple(factor.shape)}; expected (dimension, {core.shape[mode]})")
-    if tree.depth <= 1 and order > 1:
-        walk = tree.modes(tree.root)
-        return HTTensor._of(tree, [*factors, B.reshape(B.transpose(core, walk), (*(core.shape[m] for m in walk), 1))])
-    inner = hierarchical_tucker(core, tree=tree)
-    return HTTensor._of(
-        tree, [B.matmul(f, U) for f, U in zip(factors, inner.factors, strict=False)] + inner.factors[order:]
-    )
+    if order == 1:
+        return HTTensor._of(flat, [B.matmul(factors[0], B.reshape(core, (-1, 1)))])
+    x = HTTensor._of(flat, [*factors, B.reshape(core, (*core.shape, 1))])
+    return x if tree == flat else x.change_tree(tree)
 
 
 def ht_to_tucker(ht_tensor: HTTensor | RawHT) -> TuckerTensor:

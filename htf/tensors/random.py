@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorly as tl
 
-from htf.engine.layout import check_dims
+from htf._checks import check_dims
 from htf.tensors._backend import Array, asarray, backend_of
 from htf.tensors._linalg import prod
 from htf.tensors.ht_tensor import HTTensor

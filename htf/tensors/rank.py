@@ -6,8 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 
-from htf._checks import positive
-from htf.engine.layout import check_dims
+from htf._checks import check_dims, positive
 from htf.tensors._linalg import prod
 from htf.tree import DimensionTree
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from htf.engine.layout import check_dims
+from htf._checks import check_dims
 from htf.tensors._backend import backend_of
 from htf.tensors._linalg import prod
 from htf.tensors.arithmetic import renumbered

@@ -60,6 +60,8 @@ def test_vectors_are_converted_too():
         (tensors.ht_to_tt, tensors.tt_to_ht),
     ):
         np.testing.assert_allclose(back(there(x)).to_tensor(), x.to_tensor())
+    core, factor = np.arange(1.0, 3.0), np.arange(8.0).reshape(4, 2)
+    np.testing.assert_allclose(tensors.tucker_to_ht((core, [factor])).to_tensor(), factor @ core)
     with pytest.raises(ValueError, match="a Tucker tensor has two modes at least"):
         tensors.ht_to_tucker(x)
 
