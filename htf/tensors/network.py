@@ -31,15 +31,17 @@ class Network:
     ----------
     arrays, legs : dict
         Per vertex, the array and the legs of its axes.
-    ends : dict
-        Per leg, the vertices that hold it.
+    units : dict
+        From the bonds of finished subtrees to the vertices at their tops; `join` leaves those alone.
     """
 
     def __init__(self) -> None:
         self.arrays: dict[int, Array] = {}
         self.legs: dict[int, list[Leg]] = {}
-        self.next_vertex = 0
-        self.next_bond = 0
+        self.units: dict[Leg, int] = {}
+        self._centre: int | None = None
+        self._next_vertex = 0
+        self._next_bond = 0
 
     @classmethod
     def of(cls, x: HTTensor) -> Network:
@@ -54,7 +56,7 @@ class Network:
             else:
                 factor = factor[..., 0]
             network.arrays[node], network.legs[node] = factor, below
-        network.next_vertex = network.next_bond = x.tree.n_nodes
+        network._next_vertex = network._next_bond = x.tree.n_nodes
         return network
 
     # -- finding ---------------------------------------------------------------------------------------
@@ -65,10 +67,11 @@ class Network:
 
     def neighbours(self, vertex: int) -> dict[int, Leg]:
         """From each neighbouring vertex to the bond to it."""
-        ends = self._ends()
+        ends = self.ends()
         return {other: leg for leg in self.legs[vertex] if leg[0] == "bond" for other in ends[leg] if other != vertex}
 
-    def _ends(self) -> dict[Leg, list[int]]:
+    def ends(self) -> dict[Leg, list[int]]:
+        """Per leg, the vertices that hold it."""
         ends: dict[Leg, list[int]] = {}
         for vertex, legs in self.legs.items():
             for leg in legs:
@@ -77,7 +80,7 @@ class Network:
 
     def path(self, start: int, goal: int) -> list[int]:
         """Vertices from `start` to `goal`, both included."""
-        ends = self._ends()
+        ends = self.ends()
         came: dict[int, int] = {start: start}
         queue = [start]
         while goal not in came:
@@ -94,7 +97,7 @@ class Network:
 
     def beyond(self, leg: Leg, vertex: int) -> list[int]:
         """The vertices on the other side of a bond of `vertex`."""
-        ends = self._ends()
+        ends = self.ends()
         found = [other for other in ends[leg] if other != vertex]
         seen = {vertex, *found}
         for current in found:
@@ -145,9 +148,9 @@ class Network:
         rows = prod(tuple(array.shape[: len(legs)]))
         shape = tuple(array.shape)
         left, right = factorized(B.reshape(array, (rows, -1)), centred)
-        bond: Leg = ("bond", self.next_bond)
-        new = self.next_vertex
-        self.next_bond, self.next_vertex = self.next_bond + 1, self.next_vertex + 1
+        bond: Leg = ("bond", self._next_bond)
+        new = self._next_vertex
+        self._next_bond, self._next_vertex = self._next_bond + 1, self._next_vertex + 1
         self.arrays[new] = B.reshape(left, (*shape[: len(legs)], left.shape[1]))
         self.legs[new] = [*legs, bond]
         self.arrays[vertex] = B.reshape(right, (right.shape[0], *shape[len(legs) :]))
@@ -169,8 +172,6 @@ class Network:
                 self.split(there, stay, centred)
             if centred:
                 self._centre = there
-
-    _centre: int | None = None
 
     def centre(self, vertex: int) -> None:
         """Make all matricizations towards `vertex` orthonormal, starting from where they are so already."""
@@ -206,12 +207,12 @@ class Network:
 
     def join(self, legs: Sequence[Leg], centred: bool) -> tuple[int, Leg]:
         """Bring legs together on a vertex of their own: that vertex, and its bond to the rest."""
-        holders = {leg: self._outer(leg) for leg in legs}
+        holders = {leg: self.outer(leg) for leg in legs}
         goal = max(holders.values(), key=lambda vertex: sum(other == vertex for other in holders.values()))
         for leg, vertex in holders.items():
             if leg not in self.legs[goal]:
                 # An earlier move may have merged the vertex into another.
-                holder = vertex if vertex in self.arrays and leg in self.legs[vertex] else self._outer(leg)
+                holder = vertex if vertex in self.arrays and leg in self.legs[vertex] else self.outer(leg)
                 self.move(leg, holder, goal, centred)
         rest = [leg for leg in self.legs[goal] if leg not in legs]
         if len(rest) == 1 and rest[0][0] == "bond":
@@ -223,26 +224,28 @@ class Network:
         new = self.split(goal, list(legs), centred)
         return new, self.legs[new][-1]
 
-    def _outer(self, leg: Leg) -> int:
+    def mode(self, mode: int) -> Leg:
+        """The leg that stands for a mode in `join`: the bond of its leaf, or its own where it has no leaf to itself."""
+        own = mode_leg(mode)
+        (vertex,) = self.holders(own)
+        others = [leg for leg in self.legs[vertex] if leg != own]
+        if len(others) != 1 or others[0][0] != "bond":
+            return own
+        self.units[others[0]] = vertex
+        return others[0]
+
+    def outer(self, leg: Leg) -> int:
         """The end of a leg that is not the subtree it stands for: the one joined later, or the only one."""
         inside = self.units.get(leg)
-        found = [vertex for vertex in self.holders(leg) if vertex != inside]
-        return found[0]
-
-    @property
-    def units(self) -> dict[Leg, int]:
-        """From the bonds of finished subtrees to the vertices at their tops; `join` leaves those alone."""
-        if not hasattr(self, "_units"):
-            self._units: dict[Leg, int] = {}
-        return self._units
+        return next(vertex for vertex in self.holders(leg) if vertex != inside)
 
     def insert_on(self, bond: Leg) -> int:
         """A vertex with the identity in the middle of a bond."""
         a, b = self.holders(bond)
         array = self.arrays[a]
         size = array.shape[self.legs[a].index(bond)]
-        new, fresh = self.next_vertex, ("bond", self.next_bond)
-        self.next_vertex, self.next_bond = self.next_vertex + 1, self.next_bond + 1
+        new, fresh = self._next_vertex, ("bond", self._next_bond)
+        self._next_vertex, self._next_bond = self._next_vertex + 1, self._next_bond + 1
         self.legs[b] = [fresh if leg == bond else leg for leg in self.legs[b]]
         self.arrays[new], self.legs[new] = eye(backend_of(array), size, array), [bond, fresh]
         return new
@@ -253,7 +256,7 @@ class Network:
         """Contract vertices that join nothing: vectors, and matrices between bonds.  Returns the root that is left."""
         waiting = list(self.legs)
         # Kept up to date here, as finding the ends takes a pass over all vertices.
-        ends = self._ends()
+        ends = self.ends()
         while waiting:
             vertex = waiting.pop()
             if vertex not in self.legs or len(self.legs) == 1:
@@ -291,7 +294,7 @@ class Network:
         children: list[tuple[int, ...]] = []
         factors: list[Array] = [None] * order
         # Post-order without recursion: trees can be a thousand levels deep.
-        ends = self._ends()
+        ends = self.ends()
         number: dict[int, int] = {}
         stack: list[tuple[int, Leg | None, bool]] = [(root, None, False)]
         while stack:

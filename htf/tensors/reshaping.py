@@ -113,15 +113,7 @@ def _merged(network: Network, legs: Sequence[Leg], centred: bool) -> int:
     (vertex,) = network.holders(legs[0])
     if len(legs) == 1:
         return vertex
-    bonds = []
-    for leg in legs:
-        (holder,) = network.holders(leg)
-        others = [own for own in network.legs[holder] if own != leg]
-        if len(others) == 1 and others[0][0] == "bond":
-            network.units[others[0]] = holder
-            bonds.append(others[0])
-        else:
-            bonds.append(leg)
+    bonds = [network.mode(leg[1]) for leg in legs]
     top = _joined(network, bonds, centred)
     for leg in legs:
         (holder,) = network.holders(leg)
@@ -144,15 +136,8 @@ def diagonal(x: HTTensor, modes: Sequence[int], position: int) -> HTTensor:
     network = Network.of(x)
     root = network.simplify(x.tree.root)
     B = backend_of(x.factors[0])
-    legs = [mode_leg(mode) for mode in modes]
-    bonds: list[Leg] = []
-    frames = []
-    for leg in legs:
-        (holder,) = network.holders(leg)
-        (bond,) = (own for own in network.legs[holder] if own != leg)
-        network.units[bond] = holder
-        bonds.append(bond)
-        frames.append(holder)
+    legs, bonds = [mode_leg(mode) for mode in modes], [network.mode(mode) for mode in modes]
+    frames = [network.units[bond] for bond in bonds]
     top, above = network.join(bonds, centred=not x.requires_grad)
     array = network.arranged(top, [*bonds, above])
     values = joint_values(

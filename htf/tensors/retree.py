@@ -53,60 +53,29 @@ def ht_change_tree(ht_tensor: HTTensor | RawHT, tree: DimensionTree, tol: float 
 
 def _changed(x: HTTensor, tree: DimensionTree) -> HTTensor:
     network = Network.of(x)
-    root = network.simplify(x.tree.root)
+    network.simplify(x.tree.root)
     centred = not x.requires_grad
-    legs: dict[int, Leg] = {}
-    ends = network._ends()
-    for mode in range(x.order):
-        (vertex,) = ends[("mode", mode)]
-        others = [leg for leg in network.legs[vertex] if leg != ("mode", mode)]
-        if others and others[0][0] == "bond" and len(others) == 1:
-            legs[mode] = others[0]
-            network.units[others[0]] = vertex
-        else:
-            legs[mode] = ("mode", mode)
-    top = tree.children(tree.root)
-    for node in tree.inner_nodes:
-        if node == tree.root:
-            break
-        vertex, bond = network.join([legs[child] for child in tree.children(node)], centred)
-        legs[node] = bond
+    legs: list[Leg] = [network.mode(mode) for mode in range(x.order)]
+    for node in tree.inner_nodes[:-1]:
+        group = [legs[child] for child in tree.children(node)]
+        vertex, bond = network.join(group, centred)
+        legs.append(bond)
         network.units[bond] = vertex
-        order = [legs[child] for child in tree.children(node)]
-        network.arrays[vertex] = network.arranged(vertex, [*order, bond])
-        network.legs[vertex] = [*order, bond]
-    wanted = [legs[child] for child in top]
+    wanted = [legs[child] for child in tree.children(tree.root)]
     if len(set(wanted)) < len(wanted):
         # Two subtrees face each other across one bond: the root goes in between.
-        first = network.units[wanted[0]] if len(top) == 2 else root
-        bond = wanted[0]
-        root = network.insert_on(bond)
-        order = sorted(network.legs[root], key=lambda leg: first not in network.holders(leg))
-        # The children of the root in the tree's order: the one that holds the smaller child's modes first.
-        return _oriented(network, root, order, tree)
-    root = _outer_vertex(network, wanted)
-    while len(network.legs) > len(network.units) + 1:
-        unit_vertices = set(network.units.values())
-        spare = next(v for v in network.legs if v != root and v not in unit_vertices)
-        near = network.path(spare, root)[1]
-        network.absorb(spare, near)
-    return _oriented(network, root, wanted, tree)
-
-
-def _outer_vertex(network: Network, legs: Sequence[Leg]) -> int:
-    return network._outer(legs[0])
-
-
-def _oriented(network: Network, root: int, order: Sequence[Leg], tree: DimensionTree) -> HTTensor:
-    outputs = [leg for leg in network.legs[root] if leg == OUTPUTS]
-    network.arrays[root] = network.arranged(root, [*order, *outputs])
-    network.legs[root] = [*order, *outputs]
-    x = network.to_ht(root)
-    return x if x.tree == tree else _reordered(x, tree)
+        return _reordered(network.to_ht(network.insert_on(wanted[0])), tree)
+    root = network.outer(wanted[0])
+    tops = set(network.units.values())
+    for spare in [vertex for vertex in network.legs if vertex != root and vertex not in tops]:
+        network.absorb(spare, network.path(spare, root)[1])
+    return _reordered(network.to_ht(root), tree)
 
 
 def _reordered(x: HTTensor, tree: DimensionTree) -> HTTensor:
     """Children in the order of another tree that joins the same sets of modes."""
+    if x.tree == tree:
+        return x
     factors: list[Array] = []
     B = backend_of(x.factors[0])
     for node in range(tree.n_nodes):
