@@ -187,12 +187,16 @@ class DimensionTree:
                 groups.append(own)
                 parent.append(own)
                 stack.extend((child, own) for child in reversed(item))
-            elif isinstance(item, int) and not isinstance(item, bool):
-                leaves.append(item)
-                parent.append(item)
+            elif hasattr(item, "__index__") and not isinstance(item, bool):
+                leaves.append(int(item))
+                parent.append(int(item))
             else:
                 raise TypeError(f"nested holds {item!r}; expected integers and tuples of them")
         order = len(leaves)
+        missing = set(range(order)).difference(leaves)
+        strange = set(leaves).difference(range(order))
+        if strange and all(len(own) > 1 for own in groups):
+            raise ValueError(f"nested joins {order} modes, and holds {min(strange)} but not {min(missing)}")
         # A tuple is opened before the ones inside it, so the reversed opening order is bottom-up.
         number = {id(own): order + k for k, own in enumerate(reversed(groups))}
         children = [[number[id(c)] if isinstance(c, list) else c for c in own] for own in reversed(groups)]
@@ -262,11 +266,15 @@ class DimensionTree:
         ValueError
             If no node of the tree joins just these modes.
         """
-        wanted = frozenset(int(mode) for mode in modes)
-        found = self._nodes.get(wanted)
+        wanted = sorted(int(mode) for mode in modes)
+        found = self.find(wanted)
         if found is None:
-            raise ValueError(f"no node of the tree joins just the modes {sorted(wanted)}")
+            raise ValueError(f"no node of the tree joins just the modes {wanted}")
         return found
+
+    def find(self, modes: Iterable[int]) -> int | None:
+        """The node of a set of modes, or None if the tree has none; see `node`."""
+        return self._nodes.get(frozenset(modes))
 
     def level(self, node: int) -> int:
         """The height of `node`: 0 for a leaf, otherwise one more than its highest child."""

@@ -11,7 +11,7 @@ import numpy as np
 import tensorly as tl
 
 from htf.tensors._linalg import kept, prod
-from htf.tensors.arithmetic import ht_norm
+from htf.tensors.arithmetic import log_norm
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.indexing import ht_entries
 from htf.tree import DimensionTree
@@ -267,8 +267,8 @@ def _rms(values: np.ndarray) -> float:
 
 
 def _rms_of(x: HTTensor) -> float:
-    norm = float(ht_norm(x))
-    return math.exp(math.log(norm) - 0.5 * math.log(prod(x.shape))) if 0 < norm < math.inf else 0.0
+    # In logarithms, as a norm can be beyond the range of doubles where a typical entry is of size one.
+    return math.exp(log_norm(x) - 0.5 * math.log(prod(x.shape)))
 
 
 def _ratio(error: float, scale: float) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from htf._checks import positive
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
-from htf.tensors._backend import Array, Backend, backend_of, check_alike, constant
-from htf.tensors._linalg import matricize, mode_product, orthonormal, prod, tall
+from htf.tensors._backend import Array, Backend, all_finite, backend_of, check_alike, constant
+from htf.tensors._linalg import frobenius, matricize, mode_product, orthonormal, prod, tall
 from htf.tensors.ht_tensor import HTTensor, as_ht
 from htf.tensors.rank import RankLike, check_tolerance
 from htf.tree import DimensionTree
@@ -48,7 +48,7 @@ def ht_als(
     Raises
     ------
     ValueError, TypeError
-        As `hierarchical_tucker`, and if neither `rank` nor `init` is given or `init` has another shape.
+        As `hierarchical_tucker`, and if `init` has another shape, or not just one of `init` and `rank` is given.
 
     Notes
     -----
@@ -70,6 +70,10 @@ def ht_als(
             raise ValueError("rank and init are None; expected ranks, or a tensor that has them")
         x = hierarchical_tucker(tensor, rank=rank, tree=tree)
     else:
+        if rank is not None or tree is not None:
+            raise ValueError("init is given beside rank or tree; it has ranks and a tree of its own")
+        if not all_finite(B, tensor):
+            raise ValueError("tensor has NaN or infinite entries")
         x = as_ht(init).orthogonalize()
         check_alike([x.factors[0], tensor], "init and the tensor")
         if x.shape != tuple(tensor.shape):
@@ -90,7 +94,7 @@ class _Sweep:
 
     def __init__(self, B: Backend, tensor: Array, x: HTTensor) -> None:
         self.B, self.tree, self.factors = B, x.tree, list(x.factors)
-        self.norm = float(constant(B.norm(B.reshape(tensor, (-1,)), 2)))
+        self.norm = float(constant(frobenius(B, tensor)))
         walk = x.tree.modes(x.tree.root)
         # In the order of the tree's walk the modes of every node lie together.
         self.tensor = B.reshape(B.transpose(tensor, (*walk, x.order)), (-1, x.outputs))

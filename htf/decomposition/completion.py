@@ -19,9 +19,11 @@ from htf.tensors._backend import Array, Backend, backend_of, constant, zeros
 from htf.tensors.arithmetic import ht_add
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.random import random_ht
-from htf.tensors.rank import RankLike, n_parameters, rank_bounds, validate_ht_rank
+from htf.tensors.rank import RankLike, as_tree, check_tolerance, n_parameters, rank_bounds, validate_ht_rank
 from htf.tree import DimensionTree
 
+# A relative error above which a fit has found nothing, as zeros have an error of 1.
+_NOTHING_FOUND = 0.9
 # Passes for one added rank, before the last one has been added.
 _GROWTH_PASSES = 15
 # Fits of higher rank that may fail to lower the validation error before the search for a rank ends.
@@ -111,7 +113,8 @@ def ht_completion(
     Warns
     -----
     UserWarning
-        If there are fewer entries than parameters in an HT tensor of the given rank.
+        If there are fewer entries than parameters in an HT tensor of the given rank, or the fit is hardly better than
+        zeros.
 
     Notes
     -----
@@ -141,12 +144,12 @@ def ht_completion(
     >>> bool(np.linalg.norm(x.to_tensor() - z.to_tensor()) < 1e-6 * np.linalg.norm(z.to_tensor()))
     True
     """
-    tree = DimensionTree.balanced(len(shape)) if tree is None else tree
+    tree = as_tree(tree, len(shape), "shape")
     dims = check_dims(tuple(shape), tree.order)
     rows = _check_indices(indices, dims)
     B = _check_values(values, len(rows))
     values = constant(values)
-    numbers = positive("n_iter_max", n_iter_max), _not_negative("tol", tol), _not_negative("ridge", ridge)
+    numbers = positive("n_iter_max", n_iter_max), check_tolerance(tol) or 0.0, check_tolerance(ridge, "ridge") or 0.0
     if rank is None and not 0 < validation < 1:
         raise ValueError(f"validation is {validation}; expected a part of the entries, between 0 and 1")
     ranks = None if rank is None else validate_ht_rank(dims, rank, tree)
@@ -170,6 +173,14 @@ def ht_completion(
     else:
         with tqdm(disable=not progress, unit="pass") as bar:
             x, errors, held, converged = _completed(observed, ranks, Options(*numbers, bar), validation, rng)
+        if errors[-1] > _NOTHING_FOUND:
+            converged = False
+            warnings.warn(
+                f"the fit ended at a relative error of {errors[-1]:.2f}, hardly better than zero; "
+                "try another random_state, tree or rank",
+                UserWarning,
+                stacklevel=2,
+            )
     info = CompletionInfo(tuple(errors), held, x.rank, converged)
     return (x * scale, info) if return_info else x * scale
 
@@ -237,6 +248,11 @@ class HTCompletion(DecompositionMixin):  # type: ignore[misc]
         self.validation = validation
         self.random_state = random_state
 
+    def fit(self, tensor: Array, mask: Array) -> HTCompletion:
+        """Complete a tensor, and return the estimator."""
+        self.fit_transform(tensor, mask)
+        return self
+
     def fit_transform(self, tensor: Array, mask: Array) -> HTTensor:
         """Complete a tensor from the entries that a mask selects; see `ht_completion_masked`."""
         self.decomposition_, self.info_ = ht_completion_masked(
@@ -284,32 +300,38 @@ def _check_values(values: Array, count: int) -> Backend:
     return B
 
 
-def _not_negative(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is {value!r}; expected a number")
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name} is {value}; expected at least 0")
-    return float(value)
-
-
 def _completed(
     observed: Observed, ranks: tuple[int, ...] | None, options: Options, validation: float, rng: Any
 ) -> tuple[HTTensor, list[float], float | None, bool]:
-    held = None
-    errors: list[float] = []
     if ranks is None:
+        errors: list[float] = []
         start, held = _of_found_rank(observed, options, validation, rng, errors)
-    else:
-        start = _start(observed, rng)
-        for highest in range(1, max(ranks)):
-            fit = Fit(observed, start, options)
-            fit.run(_GROWTH_PASSES, options.tol, errors, least_gain=0.05)
-            start = _grown(observed, fit.tensor, [min(highest + 1, r) for r in ranks], options, rng)
+        fit = Fit(observed, start, options)
+        converged = fit.run(options.n_iter_max, options.tol, errors)
+        return fit.tensor, errors, held, converged
+    best: tuple[HTTensor, list[float], float | None, bool] | None = None
+    for start in _starts(observed, options, rng):
+        found = _of_rank(observed, start, ranks, options, rng)
+        if best is None or found[1][-1] < best[1][-1]:
+            best = found
+        if best[1][-1] <= options.tol:
+            break
+    assert best is not None
+    return best
+
+
+def _of_rank(
+    observed: Observed, start: HTTensor, ranks: tuple[int, ...], options: Options, rng: Any
+) -> tuple[HTTensor, list[float], None, bool]:
+    """The fit of given ranks that is reached from a tensor of rank 1."""
+    errors: list[float] = []
+    for highest in range(1, max(ranks)):
+        fit = Fit(observed, start, options)
+        fit.run(_GROWTH_PASSES, options.tol, errors, least_gain=0.05)
+        start = _grown(observed, fit.tensor, [min(highest + 1, r) for r in ranks], options, rng)
     fit = Fit(observed, start, options)
     converged = fit.run(options.n_iter_max, options.tol, errors)
-    if ranks is None:
-        return fit.tensor, errors, held, converged
-    return *_detoured(observed, fit.tensor, ranks, options, rng, errors, converged), held, converged
+    return *_detoured(observed, fit.tensor, ranks, options, rng, errors, converged), None, converged
 
 
 def _detoured(
@@ -336,15 +358,29 @@ def _detoured(
     return x, errors
 
 
-def _start(observed: Observed, rng: Any) -> HTTensor:
-    return random_ht(observed.dims, 1, observed.tree, random_state=rng, like=observed.values)
+def _starts(observed: Observed, options: Options, rng: Any) -> list[HTTensor]:
+    """Two tensors of rank 1 after a few passes, the better first: one from near a constant, one from random signs.
+
+    At high orders products of signed numbers have next to nothing to do with the data, and least squares do not lead
+    away from there; what has no mean is met by signs.
+    """
+    signed = random_ht(observed.dims, 1, observed.tree, random_state=rng, like=observed.values)
+    order = observed.tree.order
+    constant_like = [1 + 0.3 * f if node < order else f * 0 + 1 for node, f in enumerate(signed.factors)]
+    found = []
+    for start in (HTTensor._of(observed.tree, constant_like), signed):
+        errors: list[float] = []
+        fit = Fit(observed, start, options)
+        fit.run(3, options.tol, errors)
+        found.append((errors[-1], fit.tensor))
+    return [x for _, x in sorted(found, key=lambda pair: pair[0])]
 
 
 def _grown(observed: Observed, x: HTTensor, caps: Sequence[int], options: Options, rng: Any) -> HTTensor:
     """The tensor with one of rank 1 added, fitted to its residual; ranks at most `caps`."""
     residual = observed.values - x.entries(observed.rows)
     rest = Observed(observed.B, observed.tree, observed.dims, observed.rows, residual)
-    fit = Fit(rest, _start(observed, rng), options)
+    fit = Fit(rest, _starts(rest, options, rng)[0], options)
     fit.run(5, 0.0, [])
     return ht_add(x, fit.tensor).round(rank=[*caps[:-1], 1])
 
@@ -355,7 +391,7 @@ def _of_found_rank(
     """The fit whose rank predicts the entries held out best, and its error there."""
     count = len(observed.rows)
     if count < 2:
-        return _start(observed, rng), math.nan
+        return _starts(observed, options, rng)[0], math.nan
     order = rng.permutation(count)
     cut = min(max(round(validation * count), 1), count - 1)
     held, fitted = observed.some(order[:cut]), observed.some(order[cut:])
@@ -396,7 +432,7 @@ def _of_found_rank(
         enough = 1.05 * min(error for _, error in fits) + options.tol
         return [(x, error) for x, error in fits if error <= enough][-1]
 
-    best, error = fit_from(_start(observed, rng))
+    best, error = fit_from(_starts(fitted, options, rng)[0])
     for _ in range(_DETOURS):
         grown, grown_error = higher(best, error) if error > 10 * options.tol else (best, error)
         best, error = lower(grown, grown_error)

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from htf._checks import check_dims, positive
 from htf.decomposition._pivots import BlackBox, IndexFunction, LimitReachedError, Search
-from htf.tensors._backend import Array, asarray, backend_of
+from htf.tensors._backend import Array, asarray, backend_of, check_alike
 from htf.tensors._linalg import prod
 from htf.tensors.ht_tensor import HTTensor
+from htf.tensors.rank import as_tree, check_tolerance
 from htf.tree import DimensionTree
 
 # Sweeps in which the error may fail to halve before the search is given up.
@@ -149,17 +150,18 @@ def cross_approximation(
     >>> info.converged, x.rank[-2] <= 8
     (True, True)
     """
-    tree = DimensionTree.balanced(len(shape)) if tree is None else tree
+    tree = as_tree(tree, len(shape), "shape")
     dims = check_dims(tuple(shape), tree.order)
-    if not (isinstance(tol, int | float) and not isinstance(tol, bool)):
-        raise TypeError(f"tol is {tol!r}; expected a number")
-    if not (tol > 0 and math.isfinite(tol)):
-        raise ValueError(f"tol is {tol}; expected a positive relative error")
+    tol = check_tolerance(tol) or 0.0
+    if tol == 0:
+        raise ValueError("tol is 0; expected a positive relative error")
     if n_test is None:
         n_test = min(400, prod(dims))
     max_rank = None if max_rank is None else positive("max_rank", max_rank)
     n_test, max_sweeps = positive("n_test", n_test), positive("max_sweeps", max_sweeps)
     limit = None if max_evaluations is None else positive("max_evaluations", max_evaluations)
+    if like is not None:
+        check_alike([like], "like")
     search = Search(tree, dims, BlackBox(function, tree.order, limit), tol / 2, max_rank, n_test, random_state)
     search.begin(positive("initial_rank", initial_rank))
     with tqdm(disable=not progress, total=max_sweeps, unit="sweep") as bar:

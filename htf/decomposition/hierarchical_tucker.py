@@ -12,7 +12,7 @@ from tensorly.decomposition._base_decomposition import DecompositionMixin
 from htf.tensors._backend import Array, Backend, all_finite, asarray, backend_of, check_alike, constant
 from htf.tensors._linalg import kept, left_singular, mode_product, orthonormal, prod
 from htf.tensors.ht_tensor import HTTensor
-from htf.tensors.rank import RankLike, check_tolerance, validate_ht_rank
+from htf.tensors.rank import RankLike, as_tree, check_tolerance, validate_ht_rank
 from htf.tensors.rounding import spectra_count
 from htf.tree import DimensionTree
 
@@ -89,18 +89,24 @@ def hierarchical_tucker(
     """
     B = backend_of(tensor, "tensor")
     check_alike([tensor], "tensor")
-    tree = DimensionTree.balanced(len(tensor.shape)) if tree is None else tree
+    if not isinstance(tree, DimensionTree):
+        tree = as_tree(tree, len(tensor.shape))
     dims, outputs = _split_shape(tuple(int(n) for n in tensor.shape), tree)
     tol = check_tolerance(tol)
     if not all_finite(B, tensor):
         raise ValueError("tensor has NaN or infinite entries")
     if svd not in ("truncated_svd", "randomized_svd"):
         raise ValueError(f"svd is {svd!r}; expected 'truncated_svd' or 'randomized_svd'")
+    if oversampling < 0 or power_iterations < 0:
+        raise ValueError(f"oversampling is {oversampling} and power_iterations {power_iterations}; expected at least 0")
     if svd == "randomized_svd" and rank is None:
         raise ValueError("svd is 'randomized_svd' and rank is None; a sketch needs a rank")
     limit: Sequence[int | None] = [None] * tree.n_nodes
     if rank is not None:
         limit = validate_ht_rank(dims, rank, tree, outputs=outputs)
+    unit = _unit(B, tensor)
+    if unit != 1:
+        tensor = tensor / unit
     norm = float(constant(B.norm(B.reshape(tensor, (-1,)), 2)))
     epsilon = float(B.eps(tensor.dtype))
     # Rounding error grows with the shorter side of a matricization, not with the number of its entries.
@@ -108,10 +114,19 @@ def hierarchical_tucker(
     sketch = _Sketch(oversampling, power_iterations, random_state) if svd == "randomized_svd" else None
     arguments = (B, B.reshape(tensor, (*dims, outputs)), tree, limit, share * norm, sketch)
     if method == "leaves-to-root":
-        return _leaves_to_root(*arguments)
-    if method == "root-to-leaves":
-        return _root_to_leaves(*arguments)
-    raise ValueError(f"method is {method!r}; expected 'leaves-to-root' or 'root-to-leaves'")
+        x = _leaves_to_root(*arguments)
+    elif method == "root-to-leaves":
+        x = _root_to_leaves(*arguments)
+    else:
+        raise ValueError(f"method is {method!r}; expected 'leaves-to-root' or 'root-to-leaves'")
+    return x if unit == 1 else x * unit
+
+
+def _unit(B: Backend, tensor: Array) -> float:
+    """A power of two to divide by where squares of entries would leave the range of the dtype; otherwise 1."""
+    largest = float(B.max(B.abs(constant(tensor))))
+    margin = float(B.finfo(tensor.dtype).max) ** 0.25
+    return 1.0 if largest == 0 or 1 / margin < largest < margin else 2.0 ** math.frexp(largest)[1]
 
 
 def _split_shape(shape: tuple[int, ...], tree: DimensionTree) -> tuple[tuple[int, ...], int]:

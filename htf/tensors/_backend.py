@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from tensorly.backend import BackendManager
+from torch.autograd import forward_ad
 
 Array = Any  # an array of any backend: NumPy, PyTorch, JAX, ...
 Backend = Any  # tensorly.backend.core.Backend, which has no annotations
@@ -64,13 +65,14 @@ def check_alike(arrays: Iterable[Array], name: str) -> None:
     for array in arrays:
         if first is None:
             first = array
+            backend_of(array, name)
             if not _is_floating(array):
                 raise TypeError(f"{name} has dtype {array.dtype}; expected a real floating type")
             continue
+        if backend_of(array, name) is not backend_of(first):
+            raise TypeError(f"{name} mixes {type(first).__name__} and {type(array).__name__}; expected one backend")
         if array.dtype != first.dtype:
             raise TypeError(f"{name} mixes dtypes {first.dtype} and {array.dtype}; expected one")
-        if backend_of(array) is not backend_of(first):
-            raise TypeError(f"{name} mixes {type(first).__name__} and {type(array).__name__}; expected one backend")
         if _is_torch(array) and array.device != first.device:
             raise ValueError(f"{name} is partly on {first.device} and partly on {array.device}; expected one device")
 
@@ -84,8 +86,10 @@ def _is_torch(array: Array) -> bool:
 
 
 def needs_gradient(array: Array) -> bool:
-    """Whether autograd records what is done to the array."""
-    return bool(getattr(array, "requires_grad", False))
+    """Whether autograd records what is done to the array, backward or forward."""
+    if not _is_torch(array):
+        return False
+    return array.requires_grad or forward_ad.unpack_dual(array).tangent is not None
 
 
 def constant(array: Array) -> Array:

@@ -2,7 +2,7 @@
 
 Two of them are more than a call.  `orthonormal` and `left_singular` work through Gramians, so through matrix products,
 where LAPACK's QR and SVD of tall matrices would be several times slower; both repeat the step on what the squaring of
-singular values would lose, so that their results are accurate to rounding error and not to its square root.
+singular values would lose, so that their results are accurate to little more than rounding error, not to its root.
 """
 
 from __future__ import annotations
@@ -166,7 +166,19 @@ def safe_scale(B: Backend, array: Array) -> Array:
     return B.where(largest > 0, largest, largest * 0 + 1)
 
 
+def frobenius(B: Backend, array: Array) -> Array:
+    """Frobenius norm whose squares stay in range."""
+    scale = safe_scale(B, array)
+    return B.norm(B.reshape(array / scale, (-1,)), 2) * scale
+
+
 def with_scale(B: Backend, array: Array, logarithm: Array) -> Array:
-    """``array`` times the exponential of `logarithm`, where the two may leave the range of the dtype only together."""
+    """``array`` times the exponential of `logarithm`; what is in range stays so on the way."""
     size = safe_scale(B, array)
     return array / size * B.exp(B.log(size) + logarithm)
+
+
+def in_range(B: Backend, array: Array, logarithm: Array) -> bool:
+    """Whether ``array`` times the exponential of `logarithm` has entries that its dtype can hold."""
+    size = float(safe_scale(B, array))
+    return math.log(size) + float(logarithm) < math.log(float(B.finfo(array.dtype).max))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 
 from htf.tensors._backend import Array, Backend, backend_of, check_alike, eye, zeros
-from htf.tensors._linalg import PLAIN_ORDER, mode_product, safe_scale, tall, with_scale
+from htf.tensors._linalg import PLAIN_ORDER, frobenius, mode_product, safe_scale, tall, with_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tree import DimensionTree
 
@@ -96,8 +97,20 @@ def ht_scale(ht_tensor: HTTensor | RawHT, factor: float | Array) -> HTTensor:
     ----------
     ht_tensor : HTTensor or (tree, factors)
     factor : float or 0-dimensional array
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arrays with axes and complex numbers.
     """
     x = as_ht(ht_tensor)
+    if getattr(factor, "shape", ()) != ():
+        raise ValueError(f"factor has shape {tuple(getattr(factor, 'shape', ()))}; expected a number")
+    if isinstance(factor, complex) or "complex" in str(getattr(factor, "dtype", "")):
+        raise TypeError(f"factor is {factor!r}; expected a real number")
+    if type(x.factors[-1]) is not type(factor):
+        # A number of another library would bring its dtype along.
+        factor = float(factor)
     return HTTensor._of(x.tree, [*x.factors[:-1], x.factors[-1] * factor])
 
 
@@ -216,26 +229,33 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     A difference of two nearly equal tensors loses half of the digits here; `ht_distance` does not.
     """
     x, y = pair(first, second)
-    B, tree = backend_of(x.factors[0]), x.tree
-    if tree.order == 1:
-        return B.sum(x.factors[0] * y.factors[0])
-    rescaled = tree.order > PLAIN_ORDER
-    logarithm = None
+    B = backend_of(x.factors[0])
+    rescaled = x.order > PLAIN_ORDER
+    total, logarithm = _inner(B, x, y, rescaled)
+    return with_scale(B, total, logarithm) if rescaled else total
+
+
+def _inner(B: Backend, x: HTTensor, y: HTTensor, rescaled: bool) -> tuple[Array, Array]:
+    """Inner product without the scales that are divided out, and their logarithm: 0 where none is."""
+    tree = x.tree
+    logarithm: Array = 0.0
     overlaps: list[Array] = []
+
+    def divided(array: Array) -> Array:
+        nonlocal logarithm
+        if not rescaled:
+            return array
+        scale = safe_scale(B, array)
+        logarithm = logarithm + B.log(scale)
+        return array / scale
+
     for node in range(tree.root):
-        overlap = frame_overlap(B, tree, node, x.factors[node], y.factors[node], overlaps)
-        if rescaled:
-            scale = safe_scale(B, overlap)
-            overlap = overlap / scale
-            logarithm = B.log(scale) if logarithm is None else logarithm + B.log(scale)
-        overlaps.append(overlap)
-    a, b = x.factors[-1], y.factors[-1]
+        a, b = divided(x.factors[node]), divided(y.factors[node])
+        overlaps.append(divided(frame_overlap(B, tree, node, a, b, overlaps)))
+    a, b = divided(x.factors[-1]), divided(y.factors[-1])
     for axis, child in enumerate(tree.children(tree.root)):
         b = mode_product(B, b, overlaps[child], axis)
-    total = B.sum(a * b)
-    if logarithm is None:
-        return total
-    return with_scale(B, total, logarithm)
+    return B.sum(a * b), logarithm
 
 
 def frame_overlap(B: Backend, tree: DimensionTree, node: int, a: Array, b: Array, overlaps: Sequence[Array]) -> Array:
@@ -259,12 +279,20 @@ def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:
 
     Notes
     -----
-    The root of `ht_inner` of the tensor with itself, as costly and as differentiable (not at zero).
+    The root of `ht_inner` of the tensor with itself, as costly and as differentiable (not at zero); squares that would
+    leave the range of the dtype are not formed.
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
-    square = ht_inner(x, x)
-    return B.sqrt(B.maximum(square, B.zeros_like(square)))
+    square, logarithm = _inner(B, x, x, rescaled=True)
+    return with_scale(B, B.sqrt(B.maximum(square, B.zeros_like(square))), logarithm / 2)
+
+
+def log_norm(x: HTTensor) -> float:
+    """Logarithm of the Frobenius norm, which may be beyond the range of any dtype; -inf for zero."""
+    B = backend_of(x.factors[0])
+    square, logarithm = _inner(B, x, x, rescaled=True)
+    return (math.log(float(square)) + float(logarithm)) / 2 if float(square) > 0 else -math.inf
 
 
 def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
@@ -288,5 +316,5 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
 
     x, y = pair(first, second)
     B = backend_of(x.factors[0])
-    root = orthogonal_sum([x, ht_scale(y, -1)])[0][-1]
-    return B.norm(B.reshape(root, (-1,)), 2)
+    factors, _, logarithm = orthogonal_sum([x, ht_scale(y, -1)])
+    return with_scale(B, frobenius(B, factors[-1]), logarithm)

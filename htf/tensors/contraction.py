@@ -122,7 +122,7 @@ def ht_sum(ht_tensor: HTTensor | RawHT, modes: int | Sequence[int] | None = None
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
-    chosen = range(x.order) if modes is None else [modes] if isinstance(modes, int) else modes
+    chosen = range(x.order) if modes is None else [modes] if hasattr(modes, "__index__") else modes
     numbers = [check_mode(mode, x.order) for mode in chosen]
     if len(set(numbers)) != len(numbers):
         raise ValueError(f"modes is {modes}; expected each mode once")
@@ -144,8 +144,7 @@ def without_modes(x: HTTensor, vectors: Mapping[int, Array]) -> HTTensor | Array
         return parts[-1][0, 0] if x.outputs == 1 else parts[-1][0]
     network = Network.of(x)
     for mode, vector in vectors.items():
-        network.arrays[mode] = vector
-        network.legs[mode] = [leg for leg in network.legs[mode] if leg != ("mode", mode)]
+        network.put(mode, vector, [leg for leg in network.legs[mode] if leg != ("mode", mode)])
     left = [mode for mode in range(x.order) if mode not in vectors]
     network.rename({("mode", mode): ("mode", k) for k, mode in enumerate(left)})
     return network.to_ht(x.tree.root)

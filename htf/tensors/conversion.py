@@ -12,6 +12,7 @@ from tensorly.tucker_tensor import TuckerTensor
 from htf.tensors._backend import Array, Backend, asarray, backend_of, check_alike, constant, context, eye
 from htf.tensors._linalg import mode_product, prod
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
+from htf.tensors.rank import as_tree
 from htf.tree import DimensionTree
 
 # Components of a CP tensor that an exact expansion may have; beyond it a fit is what one wants.
@@ -35,15 +36,20 @@ def cp_to_ht(cp_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
     """
     weights, factors = cp_tensor
     factors = list(factors)
+    if not factors:
+        raise ValueError("cp_tensor has no factors; expected one per mode")
     B = backend_of(factors[0], "factor of mode 0")
     check_alike(factors, "factors")
-    tree = _tree_for(tree, len(factors))
-    rank = int(factors[0].shape[1])
+    tree = as_tree(tree, len(factors))
+    rank = int(factors[0].shape[-1])
     for mode, factor in enumerate(factors):
         if len(factor.shape) != 2 or factor.shape[1] != rank:
             raise ValueError(f"factor of mode {mode} has shape {tuple(factor.shape)}; expected (dimension, {rank})")
     if weights is None:
         weights = B.ones(rank, **context(factors[0]))
+    check_alike([factors[0], weights], "the factors and weights")
+    if tuple(weights.shape) != (rank,):
+        raise ValueError(f"weights have shape {tuple(weights.shape)}; expected ({rank},), one per component")
     if tree.order == 1:
         return HTTensor._of(tree, [B.reshape(B.sum(factors[0] * weights, 1), (-1, 1))])
     parts = list(factors)
@@ -101,7 +107,7 @@ def ht_to_cp(ht_tensor: HTTensor | RawHT) -> CPTensor:
         columns.append({m: c[k] for child, k in zip(group, chosen, strict=True) for m, c in columns[child].items()})
         coordinates.append(matrix[used])
     if x.order == 1:
-        return CPTensor((None, [x.factors[0]]))
+        return CPTensor((B.ones(1, **context(x.factors[0])), [x.factors[0]]))
     return CPTensor((coordinates[-1][:, 0], [x.factors[mode][:, columns[-1][mode]] for mode in range(x.order)]))
 
 
@@ -121,10 +127,12 @@ def tucker_to_ht(tucker_tensor: Any, tree: DimensionTree | None = None) -> HTTen
     """
     core, factors = tucker_tensor
     B = backend_of(core, "core")
+    if len(factors) != len(core.shape):
+        raise ValueError(f"there are {len(factors)} factors for a core of {len(core.shape)} axes; expected one each")
     check_alike([core, *factors], "the core and factors")
     order = len(core.shape)
     flat = DimensionTree.balanced(order, arity=max(order, 2))
-    tree = _tree_for(flat if tree is None else tree, order)
+    tree = as_tree(flat if tree is None else tree, order)
     for mode, factor in enumerate(factors):
         if len(factor.shape) != 2 or factor.shape[1] != core.shape[mode]:
             raise ValueError(f"factor {mode} has shape {tuple(factor.shape)}; expected (dimension, {core.shape[mode]})")
@@ -179,6 +187,8 @@ def tt_to_ht(tt_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
     HTTensor
     """
     cores = list(tt_tensor)
+    if not cores:
+        raise ValueError("tt_tensor has no cores; expected one per mode")
     B = backend_of(cores[0], "core 0")
     check_alike(cores, "cores")
     linear = DimensionTree.linear(len(cores))
@@ -192,7 +202,7 @@ def tt_to_ht(tt_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
         return HTTensor._of(linear, [cores[0][0]])
     leaves = [cores[0][0], *(eye(B, core.shape[1], core) for core in cores[1:])]
     x = HTTensor._of(linear, [*leaves, *cores[1:]])
-    return x if tree is None else x.change_tree(_tree_for(tree, len(cores)))
+    return x if tree is None else x.change_tree(as_tree(tree, len(cores)))
 
 
 def ht_to_tt(ht_tensor: HTTensor | RawHT) -> TTTensor:
@@ -218,14 +228,6 @@ def ht_to_tt(ht_tensor: HTTensor | RawHT) -> TTTensor:
     cores = [B.reshape(first, (1, *first.shape))]
     cores += [mode_product(B, x.factors[x.order + k - 1], x.factors[k], 1) for k in range(1, x.order)]
     return TTTensor(cores)
-
-
-def _tree_for(tree: DimensionTree | None, order: int) -> DimensionTree:
-    if tree is None:
-        return DimensionTree.balanced(order)
-    if tree.order != order:
-        raise ValueError(f"tree has {tree.order} modes; the tensor has {order}")
-    return tree
 
 
 def _diagonal(B: Backend, size: int, axes: int, like: Array) -> Array:

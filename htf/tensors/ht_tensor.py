@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -9,7 +10,7 @@ import tensorly as tl
 import torch
 from tensorly._factorized_tensor import FactorizedTensor
 
-from htf.tensors._backend import Array, backend_of, check_alike, context
+from htf.tensors._backend import Array, backend_of, check_alike, context, needs_gradient
 from htf.tensors._linalg import mode_product, prod
 from htf.tree import DimensionTree
 
@@ -185,7 +186,7 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
     @property
     def requires_grad(self) -> bool:
         """Whether autograd records operations on any factor."""
-        return any(getattr(f, "requires_grad", False) for f in self.factors)
+        return any(needs_gradient(f) for f in self.factors)
 
     # -- moving ----------------------------------------------------------------------------------------
 
@@ -194,9 +195,10 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
         PyTorch factors take what ``torch.Tensor.to`` takes; for other backends the one argument is a dtype.
         """
-        if hasattr(self.factors[0], "to") and context(self.factors[0]).get("device") is not None:
-            return HTTensor._of(self.tree, [f.to(*args, **kwargs) for f in self.factors])
-        return HTTensor._of(self.tree, [f.astype(*args, **kwargs) for f in self.factors])
+        on_torch = context(self.factors[0]).get("device") is not None
+        factors = [f.to(*args, **kwargs) if on_torch else f.astype(*args, **kwargs) for f in self.factors]
+        check_alike(factors[:1], "the tensor")
+        return HTTensor._of(self.tree, factors)
 
     def to_backend(self, name: str, **kwargs: Any) -> HTTensor:
         """A copy with the factors in another backend of TensorLy.
@@ -461,7 +463,10 @@ def pair(first: HTTensor | RawHT, second: HTTensor | RawHT) -> tuple[HTTensor, H
 
 def check_mode(mode: SupportsIndex, order: int) -> int:
     """A mode as a number from 0; negative ones count from the last."""
-    index = mode.__index__()
+    try:
+        index = operator.index(mode)
+    except TypeError:
+        raise TypeError(f"mode is {mode!r}; expected an integer") from None
     if not -order <= index < order:
         raise IndexError(f"mode is {index}; the tensor has modes 0 to {order - 1}")
     return index % order

@@ -95,7 +95,8 @@ def ht_getitem(ht_tensor: HTTensor | RawHT, key: Any) -> Any:
     ----------
     ht_tensor : HTTensor or (tree, factors)
     key : int, slice, Ellipsis, array of integers or booleans, or a tuple of these
-        One per axis of ``ht_tensor.shape``; axes left out are kept whole.
+        One per axis of ``ht_tensor.shape``; axes left out are kept whole.  A slice that keeps one of several outputs
+        drops their axis, as one output has none.
 
     Returns
     -------
@@ -128,7 +129,7 @@ def ht_getitem(ht_tensor: HTTensor | RawHT, key: Any) -> Any:
         if x.order in arrays and len(advanced) > 1:
             raise IndexError("an index array for the outputs goes with an index for every mode, or with none")
         x = _with_outputs(x, keys[-1])
-        if x.order in advanced and arrays and advanced[-2] != x.order - 1:
+        if x.order in advanced and x.order not in arrays and arrays and advanced[-2] != x.order - 1:
             raise IndexError("an integer for the outputs beside an index array needs one for the last mode too")
         keys = keys[: x.order]
         advanced = [axis for axis in advanced if axis < x.order]
@@ -154,7 +155,7 @@ def _with_outputs(x: HTTensor, key: Any) -> HTTensor:
         key = slice(int(key), int(key) + 1)
     elif isinstance(key, np.ndarray) and key.ndim > 1:
         raise IndexError(f"the index array of the outputs has {key.ndim} axes; beside whole modes it can have one")
-    chosen = np.arange(x.outputs)[key]
+    chosen = np.arange(x.outputs)[key].copy()
     if not chosen.size:
         raise IndexError("the index of the outputs selects nothing")
     return HTTensor._of(x.tree, [*x.factors[:-1], x.factors[-1][..., chosen]])
@@ -218,7 +219,8 @@ def _selected(x: HTTensor, keys: list[Any]) -> HTTensor:
         if isinstance(key, slice):
             if key == slice(None):
                 continue
-            key = np.arange(x.dims[mode])[key]
+            # A copy, as PyTorch takes no negative strides.
+            key = np.arange(x.dims[mode])[key].copy()
         if key.size == 0:
             raise IndexError(f"the index of mode {mode} selects nothing; an HT tensor has no empty modes")
         factors[mode] = x.factors[mode][key]

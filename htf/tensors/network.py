@@ -7,10 +7,11 @@ steps here.  A leg is ("mode", number), ("outputs",) or ("bond", number); bonds 
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from htf.tensors._backend import Array, backend_of, eye, needs_gradient
+from htf.tensors._backend import Array, backend_of, eye
 from htf.tensors._linalg import orthonormal, prod
 from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor
@@ -31,6 +32,8 @@ class Network:
     ----------
     arrays, legs : dict
         Per vertex, the array and the legs of its axes.
+    ends : dict
+        Per leg, the vertices that hold it; `put` and `drop` keep it up to date.
     units : dict
         From the bonds of finished subtrees to the vertices at their tops; `join` leaves those alone.
     """
@@ -38,6 +41,7 @@ class Network:
     def __init__(self) -> None:
         self.arrays: dict[int, Array] = {}
         self.legs: dict[int, list[Leg]] = {}
+        self.ends: dict[Leg, list[int]] = {}
         self.units: dict[Leg, int] = {}
         self._centre: int | None = None
         self._next_vertex = 0
@@ -55,64 +59,55 @@ class Network:
                 below.append(OUTPUTS)
             else:
                 factor = factor[..., 0]
-            network.arrays[node], network.legs[node] = factor, below
+            network.put(node, factor, below)
         network._next_vertex = network._next_bond = x.tree.n_nodes
         return network
 
     # -- finding ---------------------------------------------------------------------------------------
 
+    def put(self, vertex: int, array: Array, legs: Sequence[Leg]) -> None:
+        """Give a vertex an array and its legs, in place of those it had."""
+        self.drop(vertex)
+        self.arrays[vertex], self.legs[vertex] = array, list(legs)
+        for leg in legs:
+            self.ends.setdefault(leg, []).append(vertex)
+
+    def drop(self, vertex: int) -> None:
+        """Take a vertex out, if it is there."""
+        for leg in self.legs.pop(vertex, []):
+            self.ends[leg].remove(vertex)
+        self.arrays.pop(vertex, None)
+
     def holders(self, leg: Leg) -> list[int]:
         """The vertices that hold a leg: two for a bond."""
-        return [vertex for vertex, legs in self.legs.items() if leg in legs]
+        return self.ends.get(leg, [])
 
-    def neighbours(self, vertex: int) -> dict[int, Leg]:
-        """From each neighbouring vertex to the bond to it."""
-        ends = self.ends()
-        return {other: leg for leg in self.legs[vertex] if leg[0] == "bond" for other in ends[leg] if other != vertex}
-
-    def ends(self) -> dict[Leg, list[int]]:
-        """Per leg, the vertices that hold it."""
-        ends: dict[Leg, list[int]] = {}
-        for vertex, legs in self.legs.items():
-            for leg in legs:
-                ends.setdefault(leg, []).append(vertex)
-        return ends
+    def neighbours(self, vertex: int) -> list[int]:
+        """The vertices at the other ends of the bonds of a vertex."""
+        return [other for leg in self.legs[vertex] for other in self.ends[leg] if other != vertex]
 
     def path(self, start: int, goal: int) -> list[int]:
         """Vertices from `start` to `goal`, both included."""
-        ends = self.ends()
         came: dict[int, int] = {start: start}
-        queue = [start]
+        queue = deque([start])
         while goal not in came:
-            vertex = queue.pop()
-            for leg in self.legs[vertex]:
-                for other in ends[leg]:
-                    if other not in came:
-                        came[other] = vertex
-                        queue.append(other)
+            vertex = queue.popleft()
+            for other in self.neighbours(vertex):
+                if other not in came:
+                    came[other] = vertex
+                    queue.append(other)
         walk = [goal]
         while walk[-1] != start:
             walk.append(came[walk[-1]])
         return walk[::-1]
 
-    def beyond(self, leg: Leg, vertex: int) -> list[int]:
-        """The vertices on the other side of a bond of `vertex`."""
-        ends = self.ends()
-        found = [other for other in ends[leg] if other != vertex]
-        seen = {vertex, *found}
-        for current in found:
-            for own in self.legs[current]:
-                fresh = [other for other in ends[own] if other not in seen]
-                seen.update(fresh)
-                found.extend(fresh)
-        return found
-
     # -- changing --------------------------------------------------------------------------------------
 
     def rename(self, names: Mapping[Leg, Leg]) -> None:
         """Give legs other names, all at once."""
-        for vertex, legs in self.legs.items():
+        for vertex, legs in list(self.legs.items()):
             self.legs[vertex] = [names.get(leg, leg) for leg in legs]
+        self.ends = {names.get(leg, leg): ends for leg, ends in self.ends.items() if ends}
 
     def arranged(self, vertex: int, legs: Sequence[Leg]) -> Array:
         """The array of a vertex with its axes in the order of `legs`."""
@@ -131,10 +126,10 @@ class Network:
         width = prod(tuple(a.shape[len(mine) :]))
         product = B.matmul(B.reshape(a, (-1, width)), B.reshape(b, (-1, width)).T)
         shape = tuple(a.shape[: len(mine)]) + tuple(b.shape[: len(theirs)])
-        self.arrays[into], self.legs[into] = B.reshape(product, shape), mine + theirs
-        self.arrays[into] = self.arranged(into, theirs[:at] + mine + theirs[at:])
-        self.legs[into] = theirs[:at] + mine + theirs[at:]
-        del self.arrays[vertex], self.legs[vertex]
+        self.drop(vertex)
+        self.put(into, B.reshape(product, shape), mine + theirs)
+        legs = theirs[:at] + mine + theirs[at:]
+        self.arrays[into], self.legs[into] = self.arranged(into, legs), legs
 
     def split(self, vertex: int, legs: Sequence[Leg], centred: bool) -> int:
         """Move some legs of a vertex to a new one, with a bond of the lowest rank between them.
@@ -147,14 +142,12 @@ class Network:
         B = backend_of(array)
         rows = prod(tuple(array.shape[: len(legs)]))
         shape = tuple(array.shape)
-        left, right = factorized(B.reshape(array, (rows, -1)), centred)
+        left, right = factorized(B.reshape(array, (rows, -1)), exact=not centred)
         bond: Leg = ("bond", self._next_bond)
         new = self._next_vertex
         self._next_bond, self._next_vertex = self._next_bond + 1, self._next_vertex + 1
-        self.arrays[new] = B.reshape(left, (*shape[: len(legs)], left.shape[1]))
-        self.legs[new] = [*legs, bond]
-        self.arrays[vertex] = B.reshape(right, (right.shape[0], *shape[len(legs) :]))
-        self.legs[vertex] = [bond, *rest]
+        self.put(vertex, B.reshape(right, (right.shape[0], *shape[len(legs) :])), [bond, *rest])
+        self.put(new, B.reshape(left, (*shape[: len(legs)], left.shape[1])), [*legs, bond])
         return new
 
     def move(self, leg: Leg, vertex: int, goal: int, centred: bool) -> None:
@@ -241,13 +234,13 @@ class Network:
 
     def insert_on(self, bond: Leg) -> int:
         """A vertex with the identity in the middle of a bond."""
-        a, b = self.holders(bond)
+        a, b = list(self.holders(bond))
         array = self.arrays[a]
         size = array.shape[self.legs[a].index(bond)]
         new, fresh = self._next_vertex, ("bond", self._next_bond)
         self._next_vertex, self._next_bond = self._next_vertex + 1, self._next_bond + 1
-        self.legs[b] = [fresh if leg == bond else leg for leg in self.legs[b]]
-        self.arrays[new], self.legs[new] = eye(backend_of(array), size, array), [bond, fresh]
+        self.put(b, self.arrays[b], [fresh if leg == bond else leg for leg in self.legs[b]])
+        self.put(new, eye(backend_of(array), size, array), [bond, fresh])
         return new
 
     # -- back ------------------------------------------------------------------------------------------
@@ -255,8 +248,6 @@ class Network:
     def simplify(self, root: int) -> int:
         """Contract vertices that join nothing: vectors, and matrices between bonds.  Returns the root that is left."""
         waiting = list(self.legs)
-        # Kept up to date here, as finding the ends takes a pass over all vertices.
-        ends = self.ends()
         while waiting:
             vertex = waiting.pop()
             if vertex not in self.legs or len(self.legs) == 1:
@@ -272,11 +263,8 @@ class Network:
                 useless = len(legs) == 2 and not own
             if not useless:
                 continue
-            near = [other for leg in legs for other in ends[leg] if other != vertex]
-            into = min(near, key=lambda other: prod(tuple(self.arrays[other].shape)))
+            into = min(self.neighbours(vertex), key=lambda other: prod(tuple(self.arrays[other].shape)))
             self.absorb(vertex, into)
-            for leg in legs:
-                ends[leg] = [into if other == vertex else other for other in ends[leg]]
             waiting.append(into)
             if vertex == root:
                 root = into
@@ -294,7 +282,6 @@ class Network:
         children: list[tuple[int, ...]] = []
         factors: list[Array] = [None] * order
         # Post-order without recursion: trees can be a thousand levels deep.
-        ends = self.ends()
         number: dict[int, int] = {}
         stack: list[tuple[int, Leg | None, bool]] = [(root, None, False)]
         while stack:
@@ -303,7 +290,11 @@ class Network:
             if not ready:
                 stack.append((vertex, above, True))
                 stack.extend(
-                    (other, leg, False) for leg in below if leg[0] == "bond" for other in ends[leg] if other != vertex
+                    (other, leg, False)
+                    for leg in below
+                    if leg[0] == "bond"
+                    for other in self.ends[leg]
+                    if other != vertex
                 )
                 continue
             last = [OUTPUTS] if vertex == root and outputs else [] if above is None else [above]
@@ -321,7 +312,7 @@ class Network:
                     factors[leg[1]] = eye(B, array.shape[axis], array)
                     group.append(leg[1])
                 else:
-                    (child,) = (other for other in ends[leg] if other != vertex)
+                    (child,) = (other for other in self.ends[leg] if other != vertex)
                     group.append(number[child])
             number[vertex] = order + len(children)
             children.append(tuple(group))
@@ -334,17 +325,17 @@ def mode_legs(legs: Sequence[Leg]) -> int:
     return sum(leg[0] == "mode" for leg in legs)
 
 
-def factorized(matrix: Array, centred: bool) -> tuple[Array, Array]:
-    """``matrix = L R`` of its numerical rank, L orthonormal.
+def factorized(matrix: Array, exact: bool) -> tuple[Array, Array]:
+    """``matrix = L R`` of its numerical rank, L orthonormal; if `exact`, one of the two the identity.
 
-    With gradients, one of the two is the identity: what is zero now need not stay so, so its derivative counts.
+    What is zero may be dropped where all surroundings are orthonormal.  It may not where gradients are recorded: what
+    is zero now need not stay so, and its derivative counts.
     """
     B = backend_of(matrix)
-    if needs_gradient(matrix):
+    if exact:
         rows, columns = matrix.shape
         return (eye(B, rows, matrix), matrix) if rows <= columns else (matrix, eye(B, columns, matrix))
     U, S, _ = B.svd(matrix, full_matrices=False)
-    # The decomposition has an error of a few epsilon; without orthonormal surroundings they count for more.
-    cut = float(S[0]) * float(B.eps(matrix.dtype)) * max(matrix.shape) * (1 if centred else 10)
-    rank = max(sum(float(s) > cut for s in S), 1)
+    cut = float(S[0]) * float(B.eps(matrix.dtype)) * max(matrix.shape)
+    rank = max(sum(s > cut for s in S.tolist()), 1)
     return U[:, :rank], B.matmul(U[:, :rank].T, matrix)

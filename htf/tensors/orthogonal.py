@@ -8,6 +8,7 @@ from collections.abc import Container, Sequence
 from htf.tensors._backend import Array, Backend, all_finite, backend_of
 from htf.tensors._linalg import (
     PLAIN_ORDER,
+    in_range,
     left_singular,
     matricize,
     mode_product,
@@ -35,8 +36,8 @@ def ht_orthogonalize(ht_tensor: HTTensor | RawHT) -> HTTensor:
 
     Raises
     ------
-    ValueError
-        If an entry is NaN or infinite.
+    ValueError, OverflowError
+        If an entry is NaN or infinite, or the norm of the tensor is beyond the range of its dtype.
 
     Notes
     -----
@@ -44,22 +45,35 @@ def ht_orthogonalize(ht_tensor: HTTensor | RawHT) -> HTTensor:
     3). Differentiable where the frames have full column rank.
     """
     x = as_ht(ht_tensor)
-    factors, corrections = orthogonal_sum([x])
-    return HTTensor._of(x.tree, [f if P is None else f @ P for f, P in zip(factors, corrections, strict=True)])
+    B = backend_of(x.factors[0])
+    factors, corrections, logarithm = orthogonal_sum([x])
+    factors = [f if P is None else B.matmul(f, P) for f, P in zip(factors, corrections, strict=True)]
+    return HTTensor._of(x.tree, [*factors[:-1], representable(B, factors[-1], logarithm)])
 
 
-def orthogonal_sum(summands: Sequence[HTTensor]) -> tuple[list[Array], list[Array | None]]:
+def representable(B: Backend, array: Array, logarithm: Array) -> Array:
+    """The array times the exponential of a logarithm, or an OverflowError where no number of its dtype is as large."""
+    if not in_range(B, array, logarithm):
+        raise OverflowError(f"the norm of the tensor is beyond the range of {array.dtype}")
+    return with_scale(B, array, logarithm)
+
+
+Orthogonal = tuple[list[Array], list[Array | None], Array]
+
+
+def orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
     """Factors of the orthogonalized sum of HT tensors of one tree, without forming the sum.
 
     The orthonormal frames are those of the factors times small corrections (None for the identity), which are left to
-    the caller to apply where it is cheapest.
+    the caller to apply where it is cheapest.  The root's factor has entries of 1 at most; the logarithm of what it is
+    to be multiplied by comes third, so that only who needs the norm of the tensor has to be able to write it.
 
     The transfer tensors of a sum are block diagonal; they are multiplied by the blocks of the children's R factors one
     by one, so that of R = Σ r columns only r enter each product.
     """
     try:
-        factors, corrections = _orthogonal_sum(summands)
-        failed = not all_finite(backend_of(factors[-1]), factors[-1])
+        found = _orthogonal_sum(summands)
+        failed = not all_finite(backend_of(found[0][-1]), found[0][-1])
     except Exception:  # LinAlgError of NumPy, of PyTorch, or what another backend raises
         for x in summands:
             check_finite(x.factors)
@@ -68,32 +82,24 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> tuple[list[Array], list[Arra
         # What is not finite anywhere reaches the root, so the factors are looked through only now.
         for x in summands:
             check_finite(x.factors)
-        raise OverflowError("the tensor's norm is beyond the range of its dtype")
-    return factors, corrections
+        raise OverflowError("products of the factors are beyond the range of their dtype")
+    return found
 
 
-def _orthogonal_sum(summands: Sequence[HTTensor]) -> tuple[list[Array], list[Array | None]]:
+def _orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
     tree = summands[0].tree
     B = backend_of(summands[0].factors[0])
     triangles: list[list[Array]] = []  # per node, the blocks of R that belong to each summand
     factors: list[Array] = []
     corrections: list[Array | None] = []
-    logarithm = None
-    for node in range(tree.n_nodes):
-        parts = [x.factors[node] for x in summands]
-        if node >= tree.order:
-            for axis, child in enumerate(tree.children(node)):
-                parts = [mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
-        if node == tree.root:
-            root = sum(parts[1:], parts[0])
-            factors.append(root if logarithm is None else with_scale(B, root, logarithm))
-            corrections.append(None)
-            break
+    logarithm: Array = 0.0
+    for node in range(tree.root):
+        parts = _times_triangles(B, tree, node, summands, triangles)
         whole = parts[0] if len(parts) == 1 else B.concatenate(parts, len(parts[0].shape) - 1)
         Q, P, R = orthonormal_parts(B, tall(B, whole))
         if tree.order > PLAIN_ORDER:
             scale = safe_scale(B, R)
-            R, logarithm = R / scale, B.log(scale) + (0 if logarithm is None else logarithm)
+            R, logarithm = R / scale, logarithm + B.log(scale)
         corrections.append(P)
         factors.append(Q if node < tree.order else B.reshape(Q, (*whole.shape[:-1], Q.shape[1])))
         if len(parts) == 1:
@@ -103,7 +109,19 @@ def _orthogonal_sum(summands: Sequence[HTTensor]) -> tuple[list[Array], list[Arr
         for p in parts:
             ends.append(ends[-1] + p.shape[-1])
         triangles.append([R[:, a:b] for a, b in itertools.pairwise(ends)])
-    return factors, corrections
+    parts = _times_triangles(B, tree, tree.root, summands, triangles)
+    root = sum(parts[1:], parts[0])
+    scale = safe_scale(B, root)
+    return [*factors, root / scale], [*corrections, None], logarithm + B.log(scale)
+
+
+def _times_triangles(
+    B: Backend, tree: DimensionTree, node: int, summands: Sequence[HTTensor], triangles: Sequence[Sequence[Array]]
+) -> list[Array]:
+    parts = [x.factors[node] for x in summands]
+    for axis, child in enumerate(tree.children(node)):
+        parts = [mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
+    return parts
 
 
 def check_finite(factors: Sequence[Array]) -> None:
@@ -128,17 +146,20 @@ def ht_singular_values(ht_tensor: HTTensor | RawHT) -> dict[int, Array]:
 
     Raises
     ------
-    ValueError
-        If an entry is NaN or infinite.
+    ValueError, OverflowError
+        If an entry is NaN or infinite, or the largest singular value is beyond the range of the dtype.
 
     Notes
     -----
-    O(N n r² + N r⁴) multiplications; accurate to rounding error relative to the largest, as no Gramian of the whole is
-    squared. Where there are several outputs, their axis belongs to the rest.
+    O(N n r² + N r⁴) multiplications; accurate to some ``epsilon^(4/5)`` of the largest, as no Gramian's small
+    eigenvalues are used. Where there are several outputs, their axis belongs to the rest.
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
-    return {node: S for node, _, _, S in edge_decompositions(B, x.tree, *orthogonal_sum([x]))}
+    factors, corrections, logarithm = orthogonal_sum([x])
+    return {
+        node: representable(B, S, logarithm) for node, _, _, S in edge_decompositions(B, x.tree, factors, corrections)
+    }
 
 
 def edge_decompositions(

@@ -9,10 +9,10 @@ from typing import Any
 import tensorly as tl
 
 from htf._checks import check_dims
-from htf.tensors._backend import Array, asarray, backend_of
+from htf.tensors._backend import Array, asarray, backend_of, check_alike
 from htf.tensors._linalg import prod
 from htf.tensors.ht_tensor import HTTensor
-from htf.tensors.rank import RankLike, spread_rank, validate_ht_rank
+from htf.tensors.rank import RankLike, as_tree, spread_rank, validate_ht_rank
 from htf.tree import DimensionTree
 
 
@@ -57,9 +57,11 @@ def random_ht(
     HTTensor
         The variance of its entries is 1, at any order: factors have the standard deviation (ranks summed over)^(-1/2).
     """
-    if tree is not None and len(shape) == tree.order + 1 and outputs == 1:
+    if like is not None:
+        check_alike([like], "like")
+    if isinstance(tree, DimensionTree) and len(shape) == tree.order + 1 and outputs == 1:
         shape, outputs = shape[:-1], shape[-1]
-    tree = DimensionTree.balanced(len(shape)) if tree is None else tree
+    tree = as_tree(tree, len(shape), "shape")
     dims = check_dims(shape, tree.order)
     if capped:
         ranks = validate_ht_rank(dims, rank, tree, outputs=outputs)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 from htf._checks import check_dims, positive
 from htf.tensors._linalg import prod
@@ -83,14 +85,16 @@ def validate_ht_rank(
     ValueError, TypeError
         For ranks below 1, of the wrong number, or a root's rank that is not `outputs`.
     """
-    tree = DimensionTree.balanced(len(tensor_shape)) if tree is None else tree
+    tree = as_tree(tree, len(tensor_shape), "tensor_shape")
     dims = check_dims(tensor_shape, tree.order)
     bounds = rank_bounds(tree, dims, outputs)
     if isinstance(rank, str):
         if rank != "same":
             raise ValueError(f"rank is {rank!r}; expected 'same', a fraction, an integer, or one per node")
         rank = 1.0
-    if (isinstance(rank, float) and not rank.is_integer()) or (rank == 1.0 and isinstance(rank, float)):
+    if hasattr(rank, "tolist"):
+        rank = rank.tolist()  # NumPy's and torch's numbers and arrays
+    if isinstance(rank, float) and (not rank.is_integer() or rank == 1.0):
         return _of_fraction(tree, dims, rank, rounding, outputs)
     wanted = spread_rank(tree, rank, outputs)  # type: ignore[arg-type]
     ranks = feasible(tree, [b if w is None else min(w, b) for w, b in zip(wanted, bounds, strict=True)])
@@ -108,7 +112,10 @@ def validate_ht_rank(
 
 def spread_rank(tree: DimensionTree, rank: RankLike, outputs: int) -> list[int | None]:
     """One rank, or None, per node."""
+    if hasattr(rank, "tolist"):
+        rank = rank.tolist()
     if isinstance(rank, Mapping):
+        rank = {operator.index(node) if hasattr(node, "__index__") else node: value for node, value in rank.items()}
         for node in rank:
             if not (isinstance(node, int) and 0 <= node < tree.n_nodes):
                 raise ValueError(f"rank names node {node!r}; the tree has nodes 0 to {tree.n_nodes - 1}")
@@ -150,7 +157,8 @@ def _of_fraction(
     if rounding not in ("round", "floor", "ceil"):
         raise ValueError(f"rounding is {rounding!r}; expected 'round', 'floor' or 'ceil'")
     bounds = rank_bounds(tree, dims, outputs)
-    target = fraction * float(prod(list(dims)) * outputs)
+    # Exact, as the number of entries can be beyond the range of floats.
+    target = Fraction(fraction) * prod(list(dims)) * outputs
 
     def ranks(r: int) -> list[int]:
         return feasible(tree, [*(min(r, b) for b in bounds[:-1]), outputs])
@@ -171,21 +179,39 @@ def _of_fraction(
     return tuple(ranks(chosen))
 
 
-def limits(tree: DimensionTree, dims: Sequence[int], rank: RankLike | None, outputs: int) -> list[int | None]:
+def limits(tree: DimensionTree, dims: Sequence[int], rank: RankLike | str | None, outputs: int) -> list[int | None]:
     """Largest ranks for a truncation, None where nothing is said; asking for more than there is asks for nothing."""
     if rank is None:
         return [None] * tree.n_nodes
+    if isinstance(rank, str):
+        raise ValueError(f"rank is {rank!r}; expected an integer for all nodes, or one per node")
     # A node that a mapping leaves out may have any rank.
     bounds = rank_bounds(tree, dims, outputs)
     return [b if r is None else r for r, b in zip(spread_rank(tree, rank, outputs), bounds, strict=True)]
 
 
-def check_tolerance(tol: float | None) -> float | None:
+def check_tolerance(tol: float | None, name: str = "tol") -> float | None:
     """A relative tolerance, or None."""
     if tol is None:
         return None
-    if isinstance(tol, bool) or not isinstance(tol, int | float):
-        raise TypeError(f"tol is {tol!r}; expected a number")
-    if not (tol >= 0 and math.isfinite(tol)):
-        raise ValueError(f"tol is {tol}; expected a relative error of at least 0")
-    return float(tol)
+    try:
+        # Numbers come from NumPy and torch too, so it is the value that decides, not the type.
+        number = None if isinstance(tol, bool | str) else float(tol)
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
+        raise TypeError(f"{name} is {tol!r}; expected a number")
+    if not (number >= 0 and math.isfinite(number)):
+        raise ValueError(f"{name} is {tol}; expected a number of at least 0")
+    return number
+
+
+def as_tree(tree: DimensionTree | None, order: int, what: str = "the tensor") -> DimensionTree:
+    """A tree of an order, the balanced one by default, or an error that says what came instead."""
+    if tree is None:
+        return DimensionTree.balanced(order)
+    if not isinstance(tree, DimensionTree):
+        raise TypeError(f"tree is a {type(tree).__name__}; expected a DimensionTree, see DimensionTree.from_nested")
+    if tree.order != order:
+        raise ValueError(f"tree has {tree.order} modes; {what} has {order}")
+    return tree

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 from htf._checks import check_dims
 from htf.tensors._backend import backend_of
@@ -36,14 +38,14 @@ def ht_permute(ht_tensor: HTTensor | RawHT, modes: Sequence[int]) -> HTTensor:
     return renumbered(x.order, children, [x.factors[mode] for mode in numbers] + x.factors[x.order :])
 
 
-def ht_reshape(ht_tensor: HTTensor | RawHT, shape: Sequence[int]) -> HTTensor:
+def ht_reshape(ht_tensor: HTTensor | RawHT, shape: int | Sequence[int]) -> HTTensor:
     """Modes split into finer ones, or merged, as ``numpy.reshape`` does in C order.
 
     Parameters
     ----------
     ht_tensor : HTTensor or (tree, factors)
-    shape : sequence of int
-        With the product of the tensor's dimensions; outputs are left out.
+    shape : int or sequence of int
+        With the product of the tensor's dimensions, one of which may be given as -1; outputs are left out.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def ht_reshape(ht_tensor: HTTensor | RawHT, shape: Sequence[int]) -> HTTensor:
     sides, such as (4, 6) to (8, 3), passes through one mode of 24.
     """
     x = as_ht(ht_tensor)
-    wanted = check_dims(list(shape), len(list(shape)))
+    wanted = _filled(x.dims, [operator.index(shape)] if isinstance(shape, SupportsIndex) else list(shape))
     if prod(wanted) != prod(x.dims):
         raise ValueError(f"shape {wanted} has {prod(wanted)} entries; the tensor has {prod(x.dims)}")
     network = Network.of(x)
@@ -76,12 +78,20 @@ def ht_reshape(ht_tensor: HTTensor | RawHT, shape: Sequence[int]) -> HTTensor:
         rest = [leg for leg in network.legs[vertex] if leg[0] != "mode"]
         array = network.arranged(vertex, [*(mode_leg(mode) for mode in old), *rest])
         dims = tuple(wanted[leg[1]] for leg in legs)
-        network.arrays[vertex] = backend_of(array).reshape(array, dims + tuple(array.shape[len(old) :]))
-        network.legs[vertex] = legs + rest
+        reshaped = backend_of(array).reshape(array, dims + tuple(array.shape[len(old) :]))
+        network.put(vertex, reshaped, legs + rest)
         if root not in network.legs:
             root = vertex
     network.rename({leg: mode_leg(leg[1]) for leg in fresh})
     return network.to_ht(root)
+
+
+def _filled(dims: tuple[int, ...], shape: list[int]) -> tuple[int, ...]:
+    """The shape with the -1 that it may hold replaced by what is left."""
+    if shape.count(-1) == 1:
+        known = -prod(shape)
+        shape[shape.index(-1)] = prod(dims) // known if known > 0 else 0
+    return check_dims(shape, len(shape))
 
 
 def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
@@ -125,7 +135,7 @@ def _merged(network: Network, legs: Sequence[Leg], centred: bool) -> int:
 def _joined(network: Network, bonds: Sequence[Leg], centred: bool) -> int:
     if len(set(bonds)) < len(bonds):
         # Two leaves and nothing else: they face each other.
-        a, b = network.holders(bonds[0])
+        a, b = list(network.holders(bonds[0]))
         network.absorb(a, b)
         return b
     return network.join(bonds, centred)[0]
@@ -144,8 +154,8 @@ def diagonal(x: HTTensor, modes: Sequence[int], position: int) -> HTTensor:
         B, array, [network.arranged(h, [leg, b]) for h, leg, b in zip(frames, legs, bonds, strict=True)]
     )
     for holder in frames:
-        del network.arrays[holder], network.legs[holder]
-    network.arrays[top], network.legs[top] = values, [("joint", 0), above]
+        network.drop(holder)
+    network.put(top, values, [("joint", 0), above])
     if root not in network.legs:
         root = top
     left = [mode_leg(mode) for mode in range(x.order) if mode not in modes]

@@ -7,10 +7,10 @@ from typing import Any
 
 from htf.tensors._backend import Array, backend_of
 from htf.tensors._linalg import mode_product
-from htf.tensors.arithmetic import frame_overlap, ht_inner, renumbered
+from htf.tensors.arithmetic import frame_overlap, renumbered
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.network import OUTPUTS, Leg, Network
-from htf.tensors.rank import check_tolerance
+from htf.tensors.rank import as_tree, check_tolerance
 from htf.tree import DimensionTree
 
 
@@ -44,8 +44,7 @@ def ht_change_tree(ht_tensor: HTTensor | RawHT, tree: DimensionTree, tol: float 
     """
     x = as_ht(ht_tensor)
     tol = check_tolerance(tol) or 0.0
-    if tree.order != x.order:
-        raise ValueError(f"tree has {tree.order} modes; the tensor has {x.order}")
+    tree = as_tree(tree, x.order)
     if tree != x.tree:
         x = _changed(x, tree)
     return x.round(tol=tol) if tol else x
@@ -130,42 +129,26 @@ def ht_move_root(ht_tensor: HTTensor | RawHT, node: int) -> HTTensor:
 
 def gathered(x: HTTensor, y: HTTensor, left: list[int], right: list[int]) -> HTTensor | Array:
     """Contract modes `left` of x with modes `right` of y; see `ht_tensordot`."""
-    name = dict(zip(right, left, strict=True))
-    shape = _subtree(x, left) or _renamed(_subtree(y, right), name) or DimensionTree.balanced(len(left)).nested
-    if _subtree(x, left) is None and _subtree(y, right) is None:
-        shape = _renamed(shape, dict(enumerate(left)))
-    back = dict(zip(left, right, strict=True))
-    x, top_x = _with_subtree(x, left, shape)
-    y, top_y = _with_subtree(y, right, _renamed(shape, back))
-    if len(left) == x.order and len(right) == y.order and x.outputs * y.outputs == 1:
-        return ht_inner(x, x.__class__._of(x.tree, y.permute(_alignment(left, right)).factors))
+    # One form for both subtrees, written with the modes of x: one that is there already, if any.
+    to_left, to_right = dict(zip(right, left, strict=True)), dict(zip(left, right, strict=True))
+    if x.tree.find(left) is not None:
+        form = nested(x.tree, x.tree.node(left), {mode: mode for mode in left})
+    elif y.tree.find(right) is not None:
+        form = nested(y.tree, y.tree.node(right), to_left)
+    else:
+        form = nested(DimensionTree.balanced(len(left)), 2 * len(left) - 2, dict(enumerate(left)))
+    x, top_x = _with_subtree(x, left, form)
+    y, top_y = _with_subtree(y, right, nested(x.tree, top_x, to_right))
     return _contracted(x, top_x, y, top_y)
 
 
-def _alignment(left: list[int], right: list[int]) -> list[int]:
-    """For each mode of the first tensor, the mode of the second that it meets."""
-    return [right[left.index(mode)] for mode in range(len(left))]
-
-
-def _subtree(x: HTTensor, modes: Sequence[int]) -> Any:
-    """The nested form of the node of these modes, or None."""
-    node = x.tree._nodes.get(frozenset(modes))
-    return None if node is None else _nested(x.tree, node)
-
-
-def _nested(tree: DimensionTree, node: int) -> Any:
-    built: dict[int, Any] = {mode: mode for mode in range(tree.order)}
-    for inner in tree.inner_nodes:
-        built[inner] = tuple(built[child] for child in tree.children(inner))
+def nested(tree: DimensionTree, node: int, names: Mapping[int, int]) -> Any:
+    """A subtree in nested form, its modes under other names."""
+    built: dict[int, Any] = {}
+    for current in _descendants(tree, node):
+        group = tree.children(current)
+        built[current] = tuple(built[child] for child in group) if group else names[current]
     return built[node]
-
-
-def _renamed(nested: Any, names: Mapping[int, int]) -> Any:
-    if nested is None:
-        return None
-    if isinstance(nested, tuple):
-        return tuple(_renamed(child, names) for child in nested)
-    return names[nested]
 
 
 def restricted(tree: DimensionTree, modes: set[int]) -> Any:
@@ -177,17 +160,33 @@ def restricted(tree: DimensionTree, modes: set[int]) -> Any:
     return built[tree.root]
 
 
-def _with_subtree(x: HTTensor, modes: Sequence[int], shape: Any) -> tuple[HTTensor, int]:
-    """The tensor with a node of these modes, of this nested form, right below the root (or as the root)."""
+def _with_subtree(x: HTTensor, modes: Sequence[int], form: Any) -> tuple[HTTensor, int]:
+    """The tensor with a node of these modes and of this nested form right below the root, or as the root."""
     if len(modes) == x.order:
-        x = x.change_tree(DimensionTree.from_nested(shape)) if x.order > 1 else x
+        x = x.change_tree(DimensionTree.from_nested(form)) if x.order > 1 else x
         return x, x.tree.root
-    if _subtree(x, modes) == shape:
-        moved = x.move_root(x.tree.node(modes))
+    node = x.tree.find(modes)
+    if node is not None and _has_form(x.tree, node, form):
+        moved = x.move_root(node)
     else:
-        others = set(range(x.order)) - set(modes)
-        moved = x.change_tree(DimensionTree.from_nested((shape, restricted(x.tree, others))))
+        others = restricted(x.tree, set(range(x.order)) - set(modes))
+        moved = x.change_tree(DimensionTree.from_nested((form, others)))
     return moved, moved.tree.node(modes)
+
+
+def _has_form(tree: DimensionTree, node: int, form: Any) -> bool:
+    """Whether a node is of a nested form; without recursion, as trees can be a thousand levels deep."""
+    pairs = [(node, form)]
+    for current, part in pairs:
+        group = tree.children(current)
+        if not isinstance(part, tuple):
+            if part != current:
+                return False
+        elif len(part) != len(group):
+            return False
+        else:
+            pairs.extend(zip(group, part, strict=True))
+    return True
 
 
 def _descendants(tree: DimensionTree, node: int) -> list[int]:
@@ -216,7 +215,7 @@ def _contracted(x: HTTensor, top_x: int, y: HTTensor, top_y: int) -> HTTensor | 
         parts.append(B.moveaxis(own, axis, 0))  # (subtree, rest, outputs)
     outputs = max(x.outputs, y.outputs)
     if parts[0] is None and parts[1] is None:
-        return B.reshape(joint, (-1,))
+        return joint[0, 0] if outputs == 1 else B.reshape(joint, (-1,))
     if parts[0] is None or parts[1] is None:
         z, top, part = (y, top_y, parts[1]) if parts[0] is None else (x, top_x, parts[0])
         seen = joint.T if parts[0] is None else joint  # (subtree of z, outputs of the other)

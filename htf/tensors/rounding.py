@@ -9,7 +9,7 @@ from typing import Any
 import tensorly as tl
 
 from htf.tensors._backend import Array, Backend, backend_of, constant
-from htf.tensors._linalg import kept, mode_product, orthonormal, tall
+from htf.tensors._linalg import frobenius, in_range, kept, matricize, mode_product, orthonormal, tall, with_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tensors.orthogonal import check_finite, edge_decompositions, orthogonal_sum
 from htf.tensors.rank import RankLike, check_tolerance, limits
@@ -45,12 +45,13 @@ def ht_round(
     Returns
     -------
     HTTensor
-        With orthonormal frames.
+        With orthonormal frames.  Where no number of the dtype is as large as the norm, its scale is spread over the
+        leaves instead of the root.
 
     Raises
     ------
     ValueError
-        For NaN or infinite entries, a negative tolerance, or an unknown method.
+        For NaN or infinite entries, a negative tolerance or oversampling, or an unknown method.
 
     Notes
     -----
@@ -101,6 +102,8 @@ def ht_round_sum(
     linear in the number s of summands, O(s N r³ k), as sketches add.
     """
     summands = _weighted(ht_tensors, weights)
+    if oversampling < 0:
+        raise ValueError(f"oversampling is {oversampling}; expected at least 0")
     tree = summands[0].tree
     bound = limits(tree, summands[0].dims, rank, summands[0].outputs)
     tol = check_tolerance(tol)
@@ -114,10 +117,11 @@ def ht_round_sum(
 
 
 def _weighted(ht_tensors: Sequence[HTTensor | RawHT], weights: Sequence[float] | None) -> list[HTTensor]:
-    if not len(ht_tensors):
-        raise ValueError("ht_tensors is empty; expected at least one tensor")
     if isinstance(ht_tensors, HTTensor):
         raise TypeError("ht_tensors is one HTTensor; expected a sequence of them, or ht_round")
+    ht_tensors = list(ht_tensors)
+    if not ht_tensors:
+        raise ValueError("ht_tensors is empty; expected at least one tensor")
     first = as_ht(ht_tensors[0])
     summands = [first, *(pair(first, other)[1] for other in ht_tensors[1:])]
     if weights is None:
@@ -137,15 +141,16 @@ def truncate(
     tree: DimensionTree,
     factors: list[Array],
     corrections: Sequence[Array | None],
+    logarithm: Array,
     bound: Sequence[int | None],
     tol: float | None,
 ) -> HTTensor:
-    """Project an orthogonalized tensor on its leading singular vectors at every node."""
-    if tree.order == 1:
-        return HTTensor._of(tree, factors)
+    """Project a tensor, orthogonalized by `orthogonal_sum`, on its leading singular vectors at every node."""
     B = backend_of(factors[0])
+    if tree.order == 1:
+        return HTTensor._of(tree, [with_scale(B, factors[0], logarithm)])
     outputs = int(factors[-1].shape[-1])
-    norm = float(constant(B.norm(B.reshape(factors[-1], (-1,)), 2)))
+    norm = float(constant(frobenius(B, factors[-1])))
     epsilon = float(B.eps(factors[0].dtype))
     # Without a tolerance: what rounding error alone would leave in the singular values of an (r, r²) matrix.
     share = (
@@ -172,7 +177,11 @@ def truncate(
         elif node != tree.root:
             factor = mode_product(B, factor, inside[node], len(factor.shape) - 1)
         rounded.append(factor)
-    return HTTensor._of(tree, rounded)
+    if in_range(B, rounded[-1], logarithm):
+        return HTTensor._of(tree, [*rounded[:-1], with_scale(B, rounded[-1], logarithm)])
+    # No number of this dtype is as large as the norm, so the scale is spread over the leaves.
+    part = B.exp(logarithm / tree.order)
+    return HTTensor._of(tree, [f * part if node < tree.order else f for node, f in enumerate(rounded)])
 
 
 def _sketched(summands: list[HTTensor], bound: Sequence[int | None], oversampling: int, random_state: Any) -> HTTensor:
@@ -201,8 +210,7 @@ def _sketched(summands: list[HTTensor], bound: Sequence[int | None], oversamplin
         like=first.factors[0],
         capped=False,
     )
-    from_below = [_overlaps(B, x, drawn) for x in summands]
-    from_above = [_overlaps_above(B, x, drawn, below) for x, below in zip(summands, from_below, strict=True)]
+    from_above = _overlaps_above(B, summands, drawn, _overlaps(B, summands, drawn))
     factors: list[Array] = []
     coordinates: list[list[Array]] = []  # of each summand's frame in the new one
     for node in range(tree.n_nodes):
@@ -213,7 +221,7 @@ def _sketched(summands: list[HTTensor], bound: Sequence[int | None], oversamplin
         if node == tree.root:
             factors.append(sum(parts[1:], parts[0]))
             break
-        sketch = sum(B.matmul(tall(B, p), above[node]) for p, above in zip(parts, from_above, strict=True))
+        sketch = sum(B.matmul(tall(B, p), above) for p, above in zip(parts, from_above[node], strict=True))
         Q, _ = orthonormal(B, sketch)
         coordinates.append([B.matmul(Q.T, tall(B, p)) for p in parts])
         factors.append(B.reshape(Q, (*parts[0].shape[:-1], Q.shape[1])))
@@ -224,35 +232,48 @@ def _sum_of_ranks(summands: Sequence[HTTensor]) -> list[int]:
     return [sum(ranks) for ranks in zip(*(x.rank for x in summands), strict=True)]
 
 
-def _overlaps(B: Backend, x: HTTensor, y: HTTensor) -> list[Array]:
+def _overlaps(B: Backend, summands: Sequence[HTTensor], drawn: HTTensor) -> list[list[Array]]:
+    """Per node and summand, the overlap of its frame with that of the random tensor."""
     from htf.tensors.arithmetic import frame_overlap
 
-    overlaps: list[Array] = []
-    for node in range(x.tree.root):
-        overlaps.append(frame_overlap(B, x.tree, node, x.factors[node], y.factors[node], overlaps))
-        # Only the span of a sketch matters, so its scale is free; without this, high orders overflow.
-        overlaps[-1] = overlaps[-1] / (B.max(B.abs(overlaps[-1])) + float(B.eps(x.dtype)))
+    overlaps: list[list[Array]] = []
+    for node in range(drawn.tree.root):
+        below = [[each[k] for each in overlaps] for k in range(len(summands))]
+        found = [
+            frame_overlap(B, drawn.tree, node, x.factors[node], drawn.factors[node], own)
+            for x, own in zip(summands, below, strict=True)
+        ]
+        overlaps.append(_of_one_scale(B, found))
     return overlaps
 
 
-def _overlaps_above(B: Backend, x: HTTensor, y: HTTensor, below: list[Array]) -> dict[int, Array]:
-    """Per node, the overlap of what the two tensors are outside of it, (rank of x, rank of y)."""
-    tree = x.tree
-    above: dict[int, Array] = {}
+def _overlaps_above(
+    B: Backend, summands: Sequence[HTTensor], drawn: HTTensor, below: list[list[Array]]
+) -> dict[int, list[Array]]:
+    """Per node and summand, the overlap of what it and the random tensor are outside of the node."""
+    tree = drawn.tree
+    above: dict[int, list[Array]] = {}
     for node in range(tree.root, tree.order - 1, -1):
         group = tree.children(node)
         for axis, child in enumerate(group):
-            part = y.factors[node]
-            for other_axis, other in enumerate(group):
-                if other != child:
-                    part = mode_product(B, part, below[other], other_axis)
-            if node != tree.root:
-                part = mode_product(B, part, above[node], len(part.shape) - 1)
-            mine = B.reshape(B.moveaxis(x.factors[node], axis, 0), (x.factors[node].shape[axis], -1))
-            theirs = B.reshape(B.moveaxis(part, axis, 0), (part.shape[axis], -1))
-            product = B.matmul(mine, theirs.T)
-            above[child] = product / (B.max(B.abs(product)) + float(B.eps(x.dtype)))
+            found = []
+            for k, x in enumerate(summands):
+                part = drawn.factors[node]
+                for other_axis, other in enumerate(group):
+                    if other != child:
+                        part = mode_product(B, part, below[other][k], other_axis)
+                if node != tree.root:
+                    part = mode_product(B, part, above[node][k], len(part.shape) - 1)
+                found.append(B.matmul(matricize(B, x.factors[node], axis), matricize(B, part, axis).T))
+            above[child] = _of_one_scale(B, found)
     return above
+
+
+def _of_one_scale(B: Backend, arrays: Sequence[Array]) -> list[Array]:
+    # Only the span of a sketch matters, so its scale is free, but for the summands' in proportion to each other.
+    # Without this, high orders overflow.
+    largest = max(float(B.max(B.abs(constant(a)))) for a in arrays)
+    return [a / largest for a in arrays] if largest > 0 else list(arrays)
 
 
 def quasi_optimality(tree: DimensionTree, outputs: int = 1) -> float:

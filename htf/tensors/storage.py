@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,7 +63,7 @@ def load(path: str | Path, backend: str | None = None) -> HTTensor:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, or holds something else.
+        If the file is damaged, or holds something else, or its backend is not installed (name another).
     """
     path = Path(path)
     if not path.is_file():
@@ -71,10 +72,25 @@ def load(path: str | Path, backend: str | None = None) -> HTTensor:
     if not isinstance(about, dict) or about.get("what") != _WHAT:
         raise ValueError(f"{path} holds no HTTensor")
     try:
-        tree = DimensionTree(about["order"], about["children"])
+        tree = _tree_of(about, len(tensors))
         x = HTTensor((tree, [tensors[f"factor.{node}"] for node in range(tree.n_nodes)]))
         saved = str(about["backend"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     name = saved if backend is None else backend
-    return x if name == "pytorch" else x.to_backend(name)
+    if name == "pytorch":
+        return x
+    try:
+        return x.to_backend(name)
+    except (ImportError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds {x.dtype} factors of {saved!r} and cannot give them as {name!r}") from error
+
+
+def _tree_of(about: dict[str, Any], n_factors: int) -> DimensionTree:
+    order, children = about["order"], about["children"]
+    # Before a tree is built, so that no file can ask for one that its factors do not call for.
+    if not isinstance(order, int) or order + len(children) != n_factors:
+        raise ValueError(f"there are {n_factors} factors for {order} modes and {len(children)} inner nodes")
+    if not all(type(child) is int for group in children for child in group):
+        raise ValueError("the tree's children are not integers")
+    return DimensionTree(order, children)

@@ -177,14 +177,14 @@ ROWS, VALUES = np.stack(np.unravel_index(np.arange(60), (3, 4, 5)), 1), np.arang
         ({"values": VALUES.astype(int)}, TypeError, "values have dtype int64; expected a real floating"),
         ({"values": VALUES * 1j}, TypeError, "values have dtype complex128"),
         ({"values": list(VALUES)}, TypeError, "values is a list"),
-        ({"tol": -1.0}, ValueError, "tol is -1.0; expected at least 0"),
-        ({"ridge": -1.0}, ValueError, "ridge is -1.0; expected at least 0"),
+        ({"tol": -1.0}, ValueError, "tol is -1.0; expected a number of at least 0"),
+        ({"ridge": -1.0}, ValueError, "ridge is -1.0; expected a number of at least 0"),
         ({"ridge": "x"}, TypeError, "ridge is 'x'"),
         ({"rank": 0}, ValueError, "rank is 0"),
         ({"rank": None, "validation": 1.0}, ValueError, "validation is 1.0"),
         ({"n_iter_max": 0}, ValueError, "n_iter_max is 0"),
         ({"shape": (3, 4)}, ValueError, r"expected \(n, 2\)"),
-        ({"tree": htf.DimensionTree.balanced(4)}, ValueError, "the tree has 4 modes"),
+        ({"tree": htf.DimensionTree.balanced(4)}, ValueError, "tree has 4 modes"),
     ],
 )
 def test_bad_input(changes, error, message):
@@ -205,3 +205,19 @@ def test_progress_is_shown_on_request(capsys):
         ht_completion(indices, z.entries(indices), z.shape, rank=1, random_state=0, progress=progress)
         shown = capsys.readouterr().err
         assert ("pass" in shown and "error" in shown) == progress
+
+
+@pytest.mark.parametrize("order", [6, 12, 20])
+def test_high_orders_start_where_least_squares_lead_on(order):
+    rows = np.random.RandomState(0).randint(0, 3, (2000, order))
+    for seed in range(3):
+        _, info = ht_completion(rows, np.ones(2000), (3,) * order, rank=1, random_state=seed, return_info=True)
+        assert info.errors[-1] < 1e-8
+
+
+def test_a_fit_that_found_nothing_says_so():
+    rows = np.random.RandomState(0).randint(0, 2, (3000, 12))
+    signs = np.random.RandomState(1).choice([-1.0, 1.0], 3000)
+    with pytest.warns(UserWarning, match="hardly better than zero"):
+        _, info = ht_completion(rows, signs, (2,) * 12, rank=1, n_iter_max=5, random_state=0, return_info=True)
+    assert not info.converged

@@ -233,8 +233,8 @@ def test_bad_functions(function, error, message):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"tol": 0.0}, ValueError, "tol is 0.0; expected a positive"),
-        ({"tol": -1.0}, ValueError, "tol is -1.0; expected a positive"),
+        ({"tol": 0.0}, ValueError, "tol is 0; expected a positive"),
+        ({"tol": -1.0}, ValueError, "tol is -1.0; expected a number of at least 0"),
         ({"tol": "small"}, TypeError, "tol is 'small'"),
         ({"max_rank": 0}, ValueError, "max_rank is 0"),
         ({"max_evaluations": 2.5}, TypeError, "max_evaluations is 2.5"),
@@ -243,7 +243,7 @@ def test_bad_functions(function, error, message):
         ({"shape": (3, 0)}, ValueError, r"dims\[1\] is 0"),
         ({"shape": (3, 2.5)}, TypeError, r"dims\[1\] is 2.5"),
         ({"shape": ()}, ValueError, "order is 0"),
-        ({"shape": (3, 3, 3), "tree": htf.DimensionTree.balanced(4)}, ValueError, "the tree has 4 modes"),
+        ({"shape": (3, 3, 3), "tree": htf.DimensionTree.balanced(4)}, ValueError, "tree has 4 modes"),
     ],
 )
 def test_bad_options(options, error, message):

@@ -207,3 +207,11 @@ def test_bad_arguments_of_the_choice():
     with pytest.raises(ValueError, match="NaN"):
         htf.optimize_tree(np.full((3, 3), np.nan), tol=0.1)
     assert htf.optimize_tree(np.ones((3, 3)), tol=0.1) == Tree.balanced(2)
+
+
+def test_als_checks_the_tensor_and_takes_one_start():
+    start = htf.random_ht((3, 4, 5), 2, random_state=0)
+    with pytest.raises(ValueError, match="tensor has NaN"):
+        htf.ht_als(np.full((3, 4, 5), np.nan), init=start)
+    with pytest.raises(ValueError, match="init is given beside rank or tree"):
+        htf.ht_als(np.ones((3, 4, 5)), rank=2, init=start)

@@ -145,3 +145,18 @@ def test_networks_from_what_does_not_fit():
         wide.to_tensor()
     with pytest.raises(ValueError, match="node 4 of width 2000"):
         wide_root.to_tensor()
+
+
+def test_parts_that_are_missing_or_too_many():
+    with pytest.raises(ValueError, match="there are 2 factors for a core of 3 axes"):
+        tensors.tucker_to_ht((np.ones((2, 2, 2)), [np.ones((3, 2))] * 2))
+    with pytest.raises(ValueError, match="cp_tensor has no factors"):
+        tensors.cp_to_ht((None, []))
+    with pytest.raises(ValueError, match="tt_tensor has no cores"):
+        tensors.tt_to_ht([])
+    with pytest.raises(ValueError, match=r"weights have shape \(3,\); expected \(2,\)"):
+        tensors.cp_to_ht((np.ones(3), [np.ones((4, 2))] * 2))
+    with pytest.raises(TypeError, match="mixes dtypes float32 and float64"):
+        tensors.cp_to_ht((np.ones(2), [np.ones((4, 2), dtype=np.float32)] * 2))
+    vector = htf.random_ht((3,), 1, Tree.balanced(1), like=torch.zeros(0))
+    torch.testing.assert_close(tensors.ht_to_cp(vector).factors[0][:, 0], vector.to_tensor())

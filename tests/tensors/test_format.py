@@ -304,3 +304,102 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.undo()
     np.testing.assert_array_equal(htf.load(tmp_path / "x").to_tensor(), x.to_tensor())
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_numbers_of_other_types_do_not_change_the_dtype():
+    x = random_ht((3, 4), 2, random_state=0).to(np.float32)
+    for y in (x * np.float64(0.5), x / np.float64(2), tensors.ht_round_sum([x], weights=np.array([0.5]))):
+        assert {f.dtype for f in y.factors} == {np.dtype("float32")}
+    for factor, error in ((np.ones(3), ValueError), (1j, TypeError), (np.complex128(1j), TypeError)):
+        with pytest.raises(error, match="factor"):
+            tensors.ht_scale(x, factor)
+    with pytest.raises(TypeError, match="expected a real floating type"):
+        x.to(int)
+    with pytest.raises(TypeError, match="like has dtype int64"):
+        random_ht((3, 3), 2, like=np.zeros(1, dtype=int))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_forward_derivatives_through_another_tree():
+    x = tensors.cp_to_ht((None, [torch.randn(3, 2, dtype=torch.float64) for _ in range(4)]))
+    tree = Tree.from_nested(((0, 2), (1, 3)))
+
+    def values(top):
+        return HTTensor((x.tree, [*x.factors[:-1], top])).change_tree(tree).to_tensor()
+
+    direction = torch.randn_like(x.factors[-1])
+    _, tangent = torch.func.jvp(values, (x.factors[-1],), (direction,))
+    torch.testing.assert_close(tangent, HTTensor((x.tree, [*x.factors[:-1], direction])).to_tensor())
+
+
+def test_frozen_factors_of_any_scale_survive_another_tree():
+    x = random_ht((3, 3, 2, 3), 2, random_state=0).to_backend("pytorch")
+    scale = torch.tensor([1e4, 1e-4], dtype=torch.float64)
+    factors = [f.clone() for f in x.factors]
+    factors[0], factors[1] = factors[0] * scale, factors[1] / scale
+    factors[4] = factors[4] / scale[:, None, None] * scale[None, :, None]
+    factors[3].requires_grad_()
+    y = HTTensor((x.tree, factors)).change_tree(Tree.from_nested(((0, 2), (1, 3))))
+    torch.testing.assert_close(y.to_tensor(), x.to_tensor())
+
+
+def test_negative_slices_and_arrays_of_outputs():
+    for backend in ("numpy", "pytorch"):
+        x = random_ht((3, 4, 5), 2, random_state=0, outputs=3).to_backend(backend)
+        whole = np.asarray(x.to_tensor())
+        np.testing.assert_allclose(np.asarray(x[::-1, :, ::-2].to_tensor()), whole[::-1, :, ::-2])
+        np.testing.assert_allclose(np.asarray(x[..., [0, 2]].to_tensor()), whole[..., [0, 2]])
+        np.testing.assert_allclose(np.asarray(x[..., ::-1].to_tensor()), whole[..., ::-1])
+        np.testing.assert_allclose(np.asarray(x[[0, 1], [1, 1], [2, 2], [0, 2]]), whole[[0, 1], [1, 1], [2, 2], [0, 2]])
+
+
+def test_factors_that_share_memory_are_saved(tmp_path):
+    frame = torch.randn(4, 2)
+    x = tensors.cp_to_ht((None, [frame, frame, frame]))
+    htf.save(x, tmp_path / "x")
+    torch.testing.assert_close(htf.load(tmp_path / "x").to_tensor(), x.to_tensor())
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"what": "HTTensor", "backend": "numpy", "order": 10**8, "children": [[0, 1]]},
+        {"what": "HTTensor", "backend": "numpy", "order": 2, "children": [[0.5, 1.0]]},
+        {"what": "HTTensor", "backend": "numpy", "order": True, "children": "x"},
+        {"what": "HTTensor", "backend": "abacus", "order": 2, "children": [[0, 1]]},
+    ],
+)
+def test_tampered_descriptions_are_refused(tmp_path, about):
+    factors = {"factor.0": np.ones((3, 1)), "factor.1": np.ones((3, 1)), "factor.2": np.ones((1, 1, 1))}
+    save_file(factors, tmp_path / "x.safetensors", {"about": json.dumps(about)})
+    with pytest.raises(ValueError, match=r"x\.safetensors"):
+        htf.load(tmp_path / "x.safetensors")
+
+
+def test_trees_ranks_and_numbers_in_other_guises():
+    with pytest.raises(TypeError, match="tree is a tuple; expected a DimensionTree, see DimensionTree.from_nested"):
+        random_ht((3, 4, 5), 2, ((0, 1), 2))
+    with pytest.raises(TypeError, match="tree is a tuple"):
+        htf.hierarchical_tucker(np.ones((3, 4, 5)), 1, ((0, 1), 2))
+    x = random_ht((3, 4, 5), np.array([2, 2, 2, 2, 1]), random_state=0)
+    assert x.round(tol=np.float32(0.5)).n_parameters <= x.n_parameters
+    assert x.round(rank={np.int64(0): np.int64(1)}).rank[0] == 1
+    assert x.sum(np.int64(0)).shape == (4, 5)
+    assert x.reshape((12, -1)).shape == (12, 5)
+    assert x.reshape(60).shape == (60,)
+    with pytest.raises(ValueError, match="rank is 'same'; expected an integer"):
+        x.round(rank="same")
+    with pytest.raises(TypeError, match=r"mode is 1\.0; expected an integer"):
+        x.mode_dot(np.ones((2, 4)), 1.0)
+    # More entries than a float can count.
+    assert validate_ht_rank((20,) * 300, "same")[:2] == (20, 20)
+
+
+def test_deep_trees_are_contracted_without_recursion():
+    x, y = (random_ht((2,) * 1100, 2, Tree.linear(1100), random_state=s, orthogonal=True) for s in (0, 1))
+    x, y = (z / np.linalg.norm(z.factors[-1]) for z in (x, y))
+    modes = list(range(1100))
+    np.testing.assert_allclose(x.tensordot(y, (modes, modes)), x.inner(y), atol=1e-10)
+    half = modes[:550]
+    assert x.tensordot(y, (half, half)).order == 1100
+    assert x[(slice(None), [0, 1], [0, 1])].order == 1099

@@ -127,6 +127,7 @@ def test_any_two_modes_contract(first, second, data):
     right = data.draw(st.permutations(range(y.order)))[:count]
     expected = np.tensordot(x.to_tensor(), y.to_tensor(), (left, right))
     found = x.tensordot(y, (left, right))
+    assert found.shape == expected.shape
     np.testing.assert_allclose(densely(found).numpy(), expected, atol=1e-10 * (1 + abs(expected).max()))
 
 

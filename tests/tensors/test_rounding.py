@@ -164,3 +164,43 @@ def test_sums_of_nothing_and_of_a_single_tensor():
         tensors.ht_round_sum(x)
     with pytest.raises(ValueError, match="weights has 2 values; there are 1"):
         tensors.ht_round_sum([x], weights=[1, 2])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "pytorch"])
+def test_sketches_of_summands_keep_their_proportions(backend):
+    summands = [random_ht((6,) * 6, 3, random_state=seed).to_backend(backend) for seed in range(10)]
+    weights = [10.0**-k for k in range(10)]
+    whole = tensors.ht_add(*(x * w for x, w in zip(summands, weights, strict=True)))
+    best, sketched = (
+        float(tensors.ht_distance(tensors.ht_round_sum(summands, weights, rank=12, method=m, random_state=0), whole))
+        for m in ("svd", "randomized")
+    )
+    assert sketched <= 2 * best
+    with pytest.raises(ValueError, match="oversampling is -1"):
+        summands[0].round(rank=1, method="randomized", oversampling=-1)
+
+
+def test_norms_whose_squares_leave_the_range_of_their_dtype():
+    x = random_ht((20,) * 300, 3, random_state=0)
+    assert 1e180 < float(x.norm()) < 1e200
+    assert max(x.round(tol=1e-6).rank) == 3
+    y = random_ht((10,) * 64, 3, random_state=0).to(np.float32)
+    assert max(y.round(tol=1e-5).rank) == 3
+    small = random_ht((3, 4, 5), 2, random_state=0)
+    assert float((small * 1e-170).norm()) == pytest.approx(1e-170 * float(small.norm()))
+    assert float(tensors.ht_distance(small * 1e-170, small * 0)) == pytest.approx(1e-170 * float(small.norm()))
+    assert ((small + small) * 1e-170).round(tol=1e-8).rank == small.rank
+    dense = (np.random.default_rng(0).standard_normal((6, 6, 6)) * 1e20).astype(np.float32)
+    z = htf.hierarchical_tucker(dense, tol=1e-3)
+    assert np.linalg.norm((z.to_tensor() - dense) / 1e20) <= 1e-3 * np.linalg.norm(dense / 1e20)
+
+
+def test_a_norm_that_no_number_can_hold_is_spread_over_the_leaves():
+    x = random_ht((20,) * 500, 3, random_state=0)
+    z = x.round(tol=1e-6)
+    assert max(z.rank) == 3
+    rows = np.random.default_rng(0).integers(0, 20, (20, 500))
+    np.testing.assert_allclose(z.entries(rows), x.entries(rows), rtol=1e-3, atol=1e-3)
+    for call in (x.orthogonalize, x.singular_values):
+        with pytest.raises(OverflowError, match="beyond the range of float64"):
+            call()
