@@ -203,6 +203,21 @@ class Search:
             self.best, self.best_error = self.x, error
         return error
 
+    def confirmed(self) -> bool:
+        """Whether the error is within the tolerance on more fresh entries, too; if not, these are what is learnt from.
+
+        Where entries differ much in size, few of them can miss those that make the norm.
+        """
+        assert self.x is not None
+        self.test_rows = self._random_rows(4 * self.n_test)
+        self.test_values = self.box([self.test_rows])[0]
+        self.test_errors = np.abs(ht_entries(self.x, self.test_rows) - self.test_values)
+        self.scale = max(_rms(self.test_values), _rms_of(self.x))
+        error = _ratio(_rms(self.test_errors), self.scale)
+        if self.best is self.x:
+            self.best_error = max(self.best_error, error)
+        return error <= self.tol
+
     def enrich(self) -> None:
         """Add columns through the entries where the approximation errs most, half as many as the largest rank."""
         assert self.x is not None

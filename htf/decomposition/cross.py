@@ -83,6 +83,7 @@ def cross_approximation(
         Random columns with which the first sweep begins.  Ranks below it are found in that sweep.
     n_test : int, optional
         Fresh random entries on which the error of every sweep is estimated; 400 by default, or as many as there are.
+        The last estimate is confirmed on four times as many.
     random_state : int, RandomState or None
         For the initial columns and the test entries.
     like : array, optional
@@ -191,7 +192,7 @@ def _run(search: Search, max_sweeps: int, bar: tqdm[Any]) -> str:
             error = search.sweep()
             bar.set_postfix_str(f"{search.box.evaluations:,} evaluations, error {error:.1e}", refresh=False)
             bar.update()
-            if error <= search.tol:
+            if error <= search.tol and search.confirmed():
                 return "the tolerance was reached"
             if error < reference / 2:
                 reference, at = error, search.sweeps
