@@ -377,7 +377,7 @@ def test_tampered_descriptions_are_refused(tmp_path, about):
 
 
 def test_trees_ranks_and_numbers_in_other_guises():
-    with pytest.raises(TypeError, match="tree is a tuple; expected a DimensionTree, see DimensionTree.from_nested"):
+    with pytest.raises(TypeError, match="tree is a tuple; expected a DimensionTree, see"):
         random_ht((3, 4, 5), 2, ((0, 1), 2))
     with pytest.raises(TypeError, match="tree is a tuple"):
         htf.hierarchical_tucker(np.ones((3, 4, 5)), 1, ((0, 1), 2))
