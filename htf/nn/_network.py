@@ -135,6 +135,8 @@ class TreeNetwork(nn.Module):
             if inputs.device != self.device:
                 raise ValueError(f"inputs is a plan on {inputs.device}; the network is on {self.device}")
             plan, leaves = inputs, self._leaf_matrices()
+        elif not isinstance(inputs, Tensor):
+            raise TypeError(f"inputs is a {type(inputs).__name__}; expected a Tensor, or a Plan made by this network")
         elif len(inputs) == 0 and inputs.ndim in (2, 3):
             empty = (0, self.runs) if self.outputs == 1 else (0, self.runs, self.outputs)
             return torch.zeros(empty, dtype=self.dtype, device=self.device)

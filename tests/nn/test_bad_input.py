@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from htf import DimensionTree
-from htf.nn import CPNetwork, HTNetwork
+from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
 
 
 class TestBadInput:
@@ -98,6 +98,11 @@ class TestBadInput:
     def test_dense_tensor_of_high_order(self):
         with pytest.raises(ValueError, match="too many for a dense one"):
             HTNetwork(DimensionTree.grid(28, 28), 2, 2).to_tensor().to_tensor()
+
+    def test_plan_of_another_kind_of_network(self):
+        other = MatrixFactorization((2, 2), depth=2, seed=0)
+        with pytest.raises(TypeError, match="inputs is a MatrixPlan; expected a Tensor"):
+            self.net()(other.plan(torch.zeros(1, 2, dtype=torch.int64)))
 
     def test_run_that_is_not_there(self):
         with pytest.raises(IndexError, match="run is 1"):

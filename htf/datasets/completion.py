@@ -1,0 +1,469 @@
+"""A planted tensor to be recovered from some of its entries, or from linear measurements.
+
+These are the problems on which the implicit regularization of factorizations is studied: matrices, CP tensors and
+hierarchical tensors of known rank, of which gradient descent sees a part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from htf._checks import positive
+from htf._files import _replace
+from htf.datasets._arguments import check_dtype, check_noise, check_shape, children_of, seeded
+from htf.datasets._entries import draw_entries, split_sizes
+from htf.datasets._entry_files import check_entries, read_csv, read_npz, testing_count
+from htf.datasets._planting import dense_tensor, in_torch, plant
+from htf.tensors.rank import RankLike, as_tree
+from htf.tree import DimensionTree
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Problem:
+    tree: DimensionTree
+    shape: tuple[int, ...]
+    values: Tensor = field(repr=False)
+    target: Tensor | None = field(default=None, repr=False)
+    teacher: Any = field(default=None, repr=False)
+    settings: Mapping[str, Any]
+
+    @property
+    def order(self) -> int:
+        """Number of modes."""
+        return len(self.shape)
+
+    def describe(self) -> dict[str, Any]:
+        """All settings, as JSON can hold them: shape, teacher, ranks, tree, counts, norm, noise, seed."""
+        return dict(self.settings)
+
+    def reconstruction_error(self, estimate: Any) -> Tensor:
+        r"""Relative error over all entries, :math:`\|W - W^*\| / \|W^*\|` with the planted tensor :math:`W^*`.
+
+        Parameters
+        ----------
+        estimate : HTTensor, CPTensor, TuckerTensor, TTTensor, dense array, HTNetwork or CPNetwork
+            Of the problem's shape; a network of one run.
+
+        Returns
+        -------
+        Tensor
+            (); no gradients flow.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the problem has no dense target, or `estimate` is something else, or of another shape.
+        """
+        if self.target is None:
+            raise ValueError("the problem has no dense target; a completion problem's test_error judges by entries")
+        dense = dense_tensor(in_torch("estimate", estimate, self.target.dtype, self.target.device))
+        if tuple(dense.shape) != self.shape:
+            raise ValueError(f"estimate has shape {tuple(dense.shape)}; the problem has {self.shape}")
+        return (dense - self.target).norm() / self.target.norm()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CompletionProblem(_Problem):
+    """Some entries of a tensor, and others to be predicted from them.
+
+    Attributes
+    ----------
+    tree : DimensionTree
+        The one that was asked for, or that an HT teacher has; otherwise the balanced one.
+    shape : tuple of int
+    indices : Tensor
+        (m, order) int64, the observed entries.
+    values : Tensor
+        (m,), what was observed there, noise included.
+    test_indices : Tensor
+        (k, order) int64; none of them is observed.
+    test_values : Tensor
+        (k,), without noise where the tensor was planted.
+    target : Tensor or None
+        The planted tensor, dense; None if it would have more than 2²⁴ entries, or is not known.
+    teacher : HTTensor, CPTensor, Tensor or None
+        The planted tensor in its own format.
+    settings : mapping
+        What `describe` returns.
+    """
+
+    indices: Tensor = field(repr=False)
+    test_indices: Tensor = field(repr=False)
+    test_values: Tensor = field(repr=False)
+
+    def test_error(self, outputs: Tensor) -> Tensor:
+        """Relative root mean square error at the test entries.
+
+        Parameters
+        ----------
+        outputs : Tensor
+            (k,), or (k, runs): what a network returns for `test_indices`.
+
+        Returns
+        -------
+        Tensor
+            (), or (runs,): the norm of the difference over that of `test_values`; no gradients flow.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match, or there are no test entries.
+        """
+        if not len(self.test_values):
+            raise ValueError("the problem has no test entries")
+        if outputs.ndim not in (1, 2) or len(outputs) != len(self.test_values):
+            raise ValueError(
+                f"outputs has shape {tuple(outputs.shape)}; expected ({len(self.test_values)},) or "
+                f"({len(self.test_values)}, runs)"
+            )
+        expected = self.test_values if outputs.ndim == 1 else self.test_values[:, None]
+        return (outputs.detach() - expected).norm(dim=0) / self.test_values.norm()
+
+    def save(self, path: str | Path) -> None:
+        """Write entries, split, tree and settings to an npz file, which `completion_from_file` reads.
+
+        The planted tensor is not in it; its settings and seed are, from which it can be made again.
+
+        Parameters
+        ----------
+        path : str or Path
+            Ending in .npz.  Written beside and then renamed, so that a file of that name is replaced whole or not at
+            all.
+
+        Raises
+        ------
+        ValueError
+            For another ending.
+        OSError
+            If the file cannot be written; what was there is kept.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise ValueError(f"path is {str(path)!r}; expected one that ends in .npz")
+        about = {"settings": self.describe(), "children": children_of(self.tree)}
+        # Doubles hold the values of every dtype, and NumPy does not have every dtype.
+        arrays: dict[str, Any] = {
+            "indices": self.indices.cpu().numpy(),
+            "values": self.values.cpu().double().numpy(),
+            "test_indices": self.test_indices.cpu().numpy(),
+            "test_values": self.test_values.cpu().double().numpy(),
+            "shape": np.array(self.shape, dtype=np.int64),
+            "about": np.array(json.dumps(about)),
+        }
+
+        def write(partial: Path) -> None:
+            # As an open file: NumPy would add an ending to a name.
+            with partial.open("wb") as file:
+                np.savez(file, **arrays)
+
+        _replace(path, write)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SensingProblem(_Problem):
+    """Measurements of a tensor: its inner products with rank-one tensors.
+
+    Attributes
+    ----------
+    tree : DimensionTree
+        The one that was asked for, or that an HT teacher has; otherwise the balanced one.
+    shape : tuple of int
+    vectors : Tensor
+        (m, order, max dim), the factors of the measurement tensors, as networks read encoded inputs: a mode of smaller
+        dimension has zeros behind.
+    values : Tensor
+        (m,), what was measured, noise included.
+    target : Tensor or None
+        The planted tensor, dense; None if it would have more than 2²⁴ entries.
+    teacher : HTTensor, CPTensor or Tensor
+        The planted tensor in its own format.
+    settings : mapping
+        What `describe` returns.
+    """
+
+    vectors: Tensor = field(repr=False)
+
+
+def tensor_completion(
+    shape: Sequence[int] | None = None,
+    teacher: Any = "ht",
+    rank: RankLike | None = None,
+    *,
+    observed: int | float,
+    tree: DimensionTree | None = None,
+    norm: float | None = None,
+    noise: float = 0.0,
+    test: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> CompletionProblem:
+    """Plant a tensor and observe some of its entries.
+
+    Parameters
+    ----------
+    shape : sequence of int, optional
+        Dimension of each mode, two of them at least; optional where `teacher` is a tensor.
+    teacher : {"ht", "cp", "matrix"} or a tensor
+        "ht": Gaussian leaf frames and full Gaussian transfer tensors, see `random_ht`; "cp": Gaussian factors of `rank`
+        components; "matrix": the product of two Gaussian factors, for two modes.  Or what is to be recovered itself: an
+        HTTensor, a CPTensor, TuckerTensor or TTTensor of TensorLy, a dense array, an HTNetwork or CPNetwork of one run.
+        It is copied.
+    rank : int, or for "ht" a sequence or mapping of int
+        Of the planted tensor; an int is the rank of every node of the tree at which the shape allows it.  Left out
+        where `teacher` is a tensor.
+    observed : int or float
+        Entries to observe, or the fraction of all: drawn uniformly without replacement.
+    tree : DimensionTree, optional
+        Of the "ht" teacher, and of the problem.  Default is that of a teacher in HT, Tucker or tensor train format,
+        otherwise ``DimensionTree.balanced``.
+    norm : float, optional
+        Frobenius norm to which the planted tensor is scaled; None leaves it as drawn.  The papers take 64 for 4,096
+        entries, whose root mean square then is 1.
+    noise : float
+        Standard deviation of the Gaussian noise on observed values, relative to the root mean square of all entries.
+        Test values have none.
+    test : int, optional
+        Test entries, drawn from those that are not observed.  None: all of these, if the tensor has at most 2²⁰
+        entries, otherwise 16,384 or as many as there are.  0 for none.
+    seed : int
+        All randomness comes from it: the tensor, then the entries, then the noise, so that problems that differ in
+        `observed` or `noise` have the same tensor.
+    dtype : torch.dtype
+        Of all values; everything is drawn and computed in float64 first.
+    device : optional
+
+    Returns
+    -------
+    CompletionProblem
+
+    Raises
+    ------
+    TypeError, ValueError
+        For fewer than two modes, an unknown teacher, one of another shape, several outputs or runs, zero, or NaN; a
+        rank below 1 or above what the shape allows; more entries than there are, or none left to test on; a norm that
+        is not positive, or a negative noise; values that all underflow, or overflow.  The message names the argument.
+
+    References
+    ----------
+    .. [1] N. Razin, N. Cohen, "Implicit regularization in deep learning may not be explainable by norms", NeurIPS 2020.
+    .. [2] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
+    .. [3] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
+       convolutional neural networks", ICML 2022.
+
+    Examples
+    --------
+    >>> problem = tensor_completion((8, 8, 8, 8), "ht", rank=5, observed=2048, norm=64)
+    >>> problem.indices.shape, problem.test_values.shape, float(problem.target.norm().round(decimals=9))
+    (torch.Size([2048, 4]), torch.Size([2048]), 64.0)
+    """
+    noise = check_noise(noise)
+    generator = seeded(seed)
+    planted = plant(shape, teacher, rank, tree, norm, dtype, generator)
+    count, tested = split_sizes(planted.shape, observed, test)
+    drawn = draw_entries(planted.shape, count + tested, generator)
+    values = planted.entries(drawn)
+    seen = values[:count]
+    if noise:
+        seen = seen + noise * planted.rms * torch.randn(count, generator=generator, dtype=torch.float64)
+    settings = {
+        "problem": "completion",
+        **planted.settings,
+        "observed": count,
+        "test": tested,
+        "noise": noise,
+        "seed": int(seed),
+    }
+    return CompletionProblem(
+        tree=planted.tree,
+        shape=planted.shape,
+        indices=drawn[:count].to(device),
+        values=planted.cast(seen, dtype).to(device),
+        test_indices=drawn[count:].to(device),
+        test_values=values[count:].to(device, dtype),
+        target=None if planted.target is None else planted.target.to(device, dtype),
+        teacher=in_torch("teacher", planted.teacher, dtype, device),
+        settings=settings,
+    )
+
+
+def tensor_sensing(
+    shape: Sequence[int] | None = None,
+    teacher: Any = "ht",
+    rank: RankLike | None = None,
+    *,
+    measurements: int,
+    tree: DimensionTree | None = None,
+    norm: float | None = None,
+    noise: float = 0.0,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> SensingProblem:
+    r"""Plant a tensor and measure its inner products with random rank-one tensors.
+
+    Parameters
+    ----------
+    shape, teacher, rank, tree, norm, seed, dtype, device
+        As in `tensor_completion`.
+    measurements : int
+        How many.
+    noise : float
+        Standard deviation of the Gaussian noise on the values, relative to their own, which is the root mean square of
+        the tensor's entries.
+
+    Returns
+    -------
+    SensingProblem
+        The measurement tensors are outer products of vectors with independent Gaussian entries of variance 1 over the
+        mode's dimension, so their expected square norm is 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `tensor_completion`, and for fewer than one measurement.
+
+    References
+    ----------
+    .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
+    .. [2] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
+       convolutional neural networks", ICML 2022.
+
+    Examples
+    --------
+    >>> problem = tensor_sensing((4, 5, 6), "cp", rank=2, measurements=100, norm=1)
+    >>> problem.vectors.shape, problem.values.shape
+    (torch.Size([100, 3, 6]), torch.Size([100]))
+    """
+    measurements, noise = positive("measurements", measurements), check_noise(noise)
+    generator = seeded(seed)
+    planted = plant(shape, teacher, rank, tree, norm, dtype, generator)
+    dims = torch.tensor(planted.shape)
+    vectors = torch.randn(measurements, len(dims), int(dims.max()), generator=generator, dtype=torch.float64)
+    vectors = vectors * (torch.arange(int(dims.max())) < dims[:, None]) / dims[:, None].sqrt()
+    values = planted.measured(vectors)
+    if noise:
+        values = values + noise * planted.rms * torch.randn(measurements, generator=generator, dtype=torch.float64)
+    settings = {
+        "problem": "sensing",
+        **planted.settings,
+        "measurements": measurements,
+        "noise": noise,
+        "seed": int(seed),
+    }
+    return SensingProblem(
+        tree=planted.tree,
+        shape=planted.shape,
+        vectors=vectors.to(device, dtype),
+        values=planted.cast(values, dtype).to(device),
+        target=None if planted.target is None else planted.target.to(device, dtype),
+        teacher=in_torch("teacher", planted.teacher, dtype, device),
+        settings=settings,
+    )
+
+
+def completion_from_file(
+    path: str | Path,
+    shape: Sequence[int] | None = None,
+    test_fraction: float | None = None,
+    seed: int = 0,
+    *,
+    tree: DimensionTree | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> CompletionProblem:
+    r"""A completion problem from a file with indices and values of entries.
+
+    Parameters
+    ----------
+    path : str or Path
+        A .csv file, with a row per entry: its indices, counted from 0, then its value; a first row without any number
+        is a header.  Or an .npz file with the arrays `indices` (m, order) and `values` (m,), and optionally `shape`;
+        nothing in it is unpickled.  Or one that `CompletionProblem.save` wrote.
+    shape : sequence of int, optional
+        Dimension of each mode; the file's by default, otherwise one more than the highest index.
+    test_fraction : float, optional
+        Part of the entries, drawn at random, that is for testing: 0.1 by default.  A file that was saved from a problem
+        has its own split.
+    seed : int
+        For the split.
+    tree : DimensionTree, optional
+        The saved one by default, otherwise ``DimensionTree.balanced``.
+    dtype : torch.dtype
+    device : optional
+
+    Returns
+    -------
+    CompletionProblem
+        Without teacher and target.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError, TypeError
+        For a file with another ending, a damaged or an empty one; for rows of unequal length, indices that are no
+        integers, negative, out of range or there twice, values that are no finite numbers: the message names file and
+        row.  For a split that leaves one of its parts empty.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "entries.csv"
+    ...     written = path.write_text("user,film,stars\n0,0,5\n0,1,3\n1,1,4\n")
+    ...     problem = completion_from_file(path, test_fraction=0.34)
+    >>> problem.shape, len(problem.values), len(problem.test_values)
+    ((2, 2), 2, 1)
+    """
+    path = Path(path)
+    check_dtype(dtype)
+    readers = {".csv": read_csv, ".npz": read_npz}
+    if path.suffix not in readers:
+        raise ValueError(f"path is {str(path)!r}; expected a file that ends in .csv or .npz")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there")
+    entries = readers[path.suffix](path)
+    asked = None if shape is None else check_shape(shape)
+    if None not in (asked, entries.shape) and asked != entries.shape:
+        raise ValueError(f"shape is {asked}; {path} says {entries.shape}")
+    dims = check_entries(entries, asked or entries.shape)
+    tree = as_tree(entries.tree if tree is None else tree, len(dims))
+    indices, values = torch.from_numpy(entries.indices), torch.from_numpy(entries.values)
+    if entries.observed is not None:
+        if test_fraction is not None:
+            raise ValueError(f"test_fraction is {test_fraction}; {path} has a split of its own, leave it out")
+        count = entries.observed
+        settings = entries.settings
+    else:
+        test_fraction = 0.1 if test_fraction is None else test_fraction
+        count = len(values) - testing_count(test_fraction, len(values))
+        order = torch.randperm(len(values), generator=seeded(seed))
+        indices, values = indices[order], values[order]
+        settings = {
+            "problem": "completion",
+            "file": path.name,
+            "shape": list(dims),
+            "tree": {"order": tree.order, "children": children_of(tree)},
+            "observed": count,
+            "test": len(values) - count,
+            "seed": int(seed),
+        }
+    values = values.to(device, dtype)
+    return CompletionProblem(
+        tree=tree,
+        shape=dims,
+        indices=indices[:count].to(device),
+        values=values[:count],
+        test_indices=indices[count:].to(device),
+        test_values=values[count:],
+        settings=settings,
+    )
