@@ -10,7 +10,7 @@ from htf.tensors.random import random_ht
 from htf.tensors.rank import rank_bounds, validate_ht_rank
 from htf.tensors.reshaping import ht_permute, ht_reshape
 from htf.tensors.retree import ht_change_tree, ht_move_root
-from htf.tensors.rounding import ht_round, ht_round_sum
+from htf.tensors.rounding import ht_round, ht_round_sum, quasi_optimality
 from htf.tensors.storage import load, save
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "ht_to_unfolded",
     "ht_to_vec",
     "load",
+    "quasi_optimality",
     "random_ht",
     "rank_bounds",
     "save",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import nested_trees
 
 import htf
-from htf.tensors.rounding import quasi_optimality
+from htf.tensors import quasi_optimality
 
 Tree = htf.DimensionTree
 METHODS = ["leaves-to-root", "root-to-leaves"]

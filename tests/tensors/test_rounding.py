@@ -9,9 +9,8 @@ from strategies import nested_trees
 
 import htf
 from htf import tensors
-from htf.tensors import HTTensor, random_ht
+from htf.tensors import HTTensor, quasi_optimality, random_ht
 from htf.tensors._linalg import left_singular, orthonormal
-from htf.tensors.rounding import quasi_optimality
 
 Tree = htf.DimensionTree
 NUMPY = htf.tensors._backend._named("numpy")
