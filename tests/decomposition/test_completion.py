@@ -221,3 +221,11 @@ def test_a_fit_that_found_nothing_says_so():
     with pytest.warns(UserWarning, match="hardly better than zero"):
         _, info = ht_completion(rows, signs, (2,) * 12, rank=1, n_iter_max=5, random_state=0, return_info=True)
     assert not info.converged
+
+
+def test_the_estimator_fits_and_returns_itself():
+    z = htf.random_ht((5, 4, 5), 1, random_state=0)
+    mask = np.random.default_rng(0).random(z.shape) < 0.6
+    estimator = HTCompletion(rank=1, random_state=0)
+    assert estimator.fit(z.to_tensor(), mask) is estimator
+    np.testing.assert_allclose(estimator.decomposition_.to_tensor(), z.to_tensor(), atol=1e-6)
