@@ -15,6 +15,7 @@ from htf.tree import DimensionTree
 
 
 def check_shape(shape: Sequence[int], name: str = "shape") -> tuple[int, ...]:
+    """A shape of two modes or more."""
     dims = tuple(positive(f"{name}[{mode}]", dim) for mode, dim in enumerate(shape))
     if len(dims) < 2:
         raise ValueError(f"{name} is {dims}; expected two modes at least")
@@ -22,22 +23,26 @@ def check_shape(shape: Sequence[int], name: str = "shape") -> tuple[int, ...]:
 
 
 def check_noise(noise: float) -> float:
+    """A standard deviation."""
     if not (is_number(noise) and 0 <= noise < math.inf):
         raise ValueError(f"noise is {noise!r}; expected a standard deviation, 0 or more")
     return float(noise)
 
 
 def check_dtype(dtype: torch.dtype) -> None:
+    """A TypeError for what is no floating type."""
     if not dtype.is_floating_point:
         raise TypeError(f"dtype is {dtype}; expected a floating type")
 
 
 def is_number(value: object) -> bool:
+    """Whether a value is a real number and no bool."""
     # NumPy's floats and integers are numbers too; a bool that is one is a slip.
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def seeded(seed: int) -> Generator:
+    """A generator of an integer seed."""
     try:
         return Generator().manual_seed(operator.index(seed))
     except TypeError:
@@ -45,4 +50,5 @@ def seeded(seed: int) -> Generator:
 
 
 def children_of(tree: DimensionTree) -> list[list[int]]:
+    """The tree's inner nodes as JSON can hold them."""
     return [list(tree.children(node)) for node in tree.inner_nodes]

@@ -12,15 +12,9 @@ from htf.tensors._linalg import prod
 
 # Index tuples that are drawn at most; more are a slip in a fraction of a large tensor.
 _LARGEST_SAMPLE = 2**27
-
-
-_TEST_SAMPLE = 2**14
-
-
 # Entries of the largest tensor of which all that is not observed is for testing; of a larger one a sample is.
 _LARGEST_TESTED_WHOLE = 2**20
-
-
+_TEST_SAMPLE = 2**14
 # Entries of the largest tensor that is written out beside its factors: 128 MB in doubles.
 LARGEST_TARGET = 2**24
 

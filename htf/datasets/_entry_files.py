@@ -20,7 +20,7 @@ from htf.tree import DimensionTree
 
 
 @dataclass(frozen=True)
-class _Entries:
+class Entries:
     """What a file holds, unchecked but for its form."""
 
     path: Path
@@ -33,7 +33,8 @@ class _Entries:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_csv(path: Path) -> _Entries:
+def read_csv(path: Path) -> Entries:
+    """Entries of a CSV file: the indices, then the value, an optional header."""
     indices: list[list[int]] = []
     values: list[float] = []
     lines: list[int] = []
@@ -57,7 +58,7 @@ def read_csv(path: Path) -> _Entries:
         raise ValueError(f"{path} is not a text file with comma-separated values ({error})") from error
     if not values:
         raise ValueError(f"{path} holds no entries")
-    return _Entries(path, np.array(indices, dtype=np.int64), np.array(values), lambda row: f"line {lines[row]}")
+    return Entries(path, np.array(indices, dtype=np.int64), np.array(values), lambda row: f"line {lines[row]}")
 
 
 def _number(text: str) -> float | None:
@@ -81,7 +82,8 @@ def _index(text: str, line: str, mode: int) -> int:
     return index
 
 
-def read_npz(path: Path) -> _Entries:
+def read_npz(path: Path) -> Entries:
+    """Entries of an npz file, nothing of which is unpickled."""
     try:
         # Opened here: NumPy leaves a file open that is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -109,7 +111,7 @@ def read_npz(path: Path) -> _Entries:
     if "test_indices" not in arrays:
         if not len(values):
             raise ValueError(f"{path} holds no entries")
-        return _Entries(path, indices, values, lambda row: f"row {row}", shape)
+        return Entries(path, indices, values, lambda row: f"row {row}", shape)
     test_indices, test_values = _arrays(path, arrays, "test_")
     if test_indices.shape[1] != indices.shape[1]:
         raise ValueError(f"{path} has indices of {indices.shape[1]} modes and test_indices of {test_indices.shape[1]}")
@@ -117,7 +119,7 @@ def read_npz(path: Path) -> _Entries:
     if not count:
         raise ValueError(f"{path} holds no observed entries")
     tree, settings = _about(path, arrays, indices.shape[1])
-    return _Entries(
+    return Entries(
         path,
         np.concatenate([indices, test_indices]),
         np.concatenate([values, test_values]),
@@ -159,7 +161,7 @@ def _about(
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def check_entries(entries: _Entries, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+def check_entries(entries: Entries, shape: tuple[int, ...] | None) -> tuple[int, ...]:
     """The shape, after checks that entries fit it, are finite, and come once."""
     path, indices, values, place = entries.path, entries.indices, entries.values, entries.place
     if (indices < 0).any():
@@ -192,6 +194,7 @@ def check_entries(entries: _Entries, shape: tuple[int, ...] | None) -> tuple[int
 
 
 def testing_count(fraction: float, total: int) -> int:
+    """How many of the entries are for testing."""
     if not (is_number(fraction) and 0 < fraction < 1):
         raise ValueError(f"test_fraction is {fraction!r}; expected between 0 and 1")
     tested = round(fraction * total)

@@ -21,24 +21,20 @@ from htf.tensors._backend import Array, backend_of
 from htf.tensors._linalg import prod
 from htf.tensors.conversion import tt_to_ht, tucker_to_ht
 from htf.tensors.ht_tensor import HTTensor
-from htf.tensors.indexing import joint_values
+from htf.tensors.indexing import joint_values, root_rows
 from htf.tensors.random import random_ht
 from htf.tensors.rank import RankLike, as_tree, feasible, rank_bounds, spread_rank
 from htf.tree import DimensionTree
 
 _PLANTED = ("matrix", "cp", "ht")
-
-
 # A tensor is scaled at one factor, which has to stay within the range of doubles.
 _LARGEST_LOG_SCALE = 600.0
-
-
 # Numbers held at once while entries or measurements are computed: about 32 MB in doubles.
 _CHUNK_ENTRIES = 2**22
 
 
 @dataclass(frozen=True)
-class _Planted:
+class Planted:
     """A tensor in float64 on the CPU, however it is held."""
 
     shape: tuple[int, ...]
@@ -49,6 +45,7 @@ class _Planted:
     settings: dict[str, Any]
 
     def entries(self, indices: Tensor) -> Tensor:
+        """Entries at index tuples, (count,)."""
         if self.target is not None:
             return self.target[tuple(indices.T)]
         if isinstance(self.teacher, HTTensor):
@@ -59,6 +56,8 @@ class _Planted:
         )
 
     def measured(self, vectors: Tensor) -> Tensor:
+        """The tensor contracted with a vector per mode, (count,)."""
+
         def of(part: Tensor) -> Tensor:
             rows = [part[:, mode, :dim] for mode, dim in enumerate(self.shape)]
             if isinstance(self.teacher, Tensor):
@@ -67,10 +66,7 @@ class _Planted:
                 weights, factors = self.teacher
                 return _sum_products(weights, [row @ f for row, f in zip(rows, factors, strict=True)])
             x = self.teacher
-            parts = [row @ frame for row, frame in zip(rows, x.factors[: x.order], strict=True)]
-            for node in x.tree.inner_nodes:
-                parts.append(joint_values(backend_of(part), x.factors[node], [parts[c] for c in x.tree.children(node)]))
-            return parts[-1][:, 0]
+            return root_rows(backend_of(part), x, [row @ f for row, f in zip(rows, x.factors, strict=False)])[:, 0]
 
         if isinstance(self.teacher, HTTensor):
             width = max(prod(tuple(f.shape[1:])) for f in self.teacher.factors)
@@ -81,6 +77,7 @@ class _Planted:
         return _in_chunks(vectors, width, of)
 
     def cast(self, values: Tensor, dtype: torch.dtype) -> Tensor:
+        """Values in the dtype of the problem, if it can hold them."""
         result = values.to(dtype)
         # At high order single entries are far below the norm, or above it; Gaussian ones are never zero otherwise.
         if not bool(result.isfinite().all()) or (self.settings["teacher"] in _PLANTED and not bool(result.any())):
@@ -99,7 +96,8 @@ def plant(
     norm: float | None,
     dtype: torch.dtype,
     generator: Generator,
-) -> _Planted:
+) -> Planted:
+    """Draw a tensor of known rank, or take the one that is given, and bring it to a norm."""
     check_dtype(dtype)
     dims = None if shape is None else check_shape(shape)
     if norm is not None and not (is_number(norm) and 0 < norm < math.inf):
@@ -144,7 +142,7 @@ def plant(
         "dtype": str(dtype).removeprefix("torch."),
     }
     rms = math.exp(log_norm - sum(math.log(dim) for dim in dims) / 2)
-    return _Planted(dims, tree, x, target, rms, settings)
+    return Planted(dims, tree, x, target, rms, settings)
 
 
 def _drawn(
@@ -222,6 +220,7 @@ def in_torch(name: str, x: Any, dtype: torch.dtype, device: torch.device | str |
 
 
 def dense_tensor(x: HTTensor | CPTensor | Tensor) -> Tensor:
+    """The tensor written out."""
     if isinstance(x, Tensor):
         return x
     if isinstance(x, HTTensor):

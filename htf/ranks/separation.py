@@ -109,4 +109,4 @@ def _checked_modes(modes: Sequence[int], order: int) -> set[int]:
 
 def _node_of(tree: DimensionTree, sides: Sequence[set[int]]) -> int | None:
     """A node whose modes are one of the sets."""
-    return next((node for node in tree.edges if set(tree.modes(node)) in sides), None)
+    return next((node for side in sides if (node := tree.find(side)) is not None), None)

@@ -46,16 +46,21 @@ def ht_entries(ht_tensor: HTTensor | RawHT, indices: Array) -> Array:
     columns = [_check_range(rows[:, mode], x.dims[mode], mode) for mode in range(x.order)]
     widest = max(prod(tuple(f.shape[1:])) for f in x.factors)
     step = max(_CHUNK_ENTRIES // widest, 1)
-    chunks = [_entries(B, x, [c[start : start + step] for c in columns]) for start in range(0, max(len(rows), 1), step)]
+    chunks = [
+        root_rows(B, x, [f[c[start : start + step]] for f, c in zip(x.factors, columns, strict=False)])
+        for start in range(0, max(len(rows), 1), step)
+    ]
     values = chunks[0] if len(chunks) == 1 else B.concatenate(chunks, 0)
     return values[:, 0] if x.outputs == 1 else values
 
 
-def _entries(B: Backend, x: HTTensor, columns: Sequence[np.ndarray]) -> Array:
-    values: list[Any] = [x.factors[mode][columns[mode]] for mode in range(x.order)]
+def root_rows(B: Backend, x: HTTensor, rows: Sequence[Array]) -> Array:
+    """What rows in the leaves' frames, (batch, rank) each, come to at the root: (batch, outputs)."""
+    values: list[Any] = list(rows)
     for node in x.tree.inner_nodes:
-        values.append(joint_values(B, x.factors[node], [values[c] for c in x.tree.children(node)]))
-        for child in x.tree.children(node):
+        group = x.tree.children(node)
+        values.append(joint_values(B, x.factors[node], [values[c] for c in group]))
+        for child in group:
             values[child] = None
     return values[-1]
 

@@ -233,17 +233,17 @@ def _sum_of_ranks(summands: Sequence[HTTensor]) -> list[int]:
 
 
 def _overlaps(B: Backend, summands: Sequence[HTTensor], drawn: HTTensor) -> list[list[Array]]:
-    """Per node and summand, the overlap of its frame with that of the random tensor."""
+    """Per summand and node, the overlap of its frame with that of the random tensor."""
     from htf.tensors.arithmetic import frame_overlap
 
-    overlaps: list[list[Array]] = []
+    overlaps: list[list[Array]] = [[] for _ in summands]
     for node in range(drawn.tree.root):
-        below = [[each[k] for each in overlaps] for k in range(len(summands))]
         found = [
             frame_overlap(B, drawn.tree, node, x.factors[node], drawn.factors[node], own)
-            for x, own in zip(summands, below, strict=True)
+            for x, own in zip(summands, overlaps, strict=True)
         ]
-        overlaps.append(_of_one_scale(B, found))
+        for own, overlap in zip(overlaps, _of_one_scale(B, found), strict=True):
+            own.append(overlap)
     return overlaps
 
 
@@ -261,7 +261,7 @@ def _overlaps_above(
                 part = drawn.factors[node]
                 for other_axis, other in enumerate(group):
                     if other != child:
-                        part = mode_product(B, part, below[other][k], other_axis)
+                        part = mode_product(B, part, below[k][other], other_axis)
                 if node != tree.root:
                     part = mode_product(B, part, above[node][k], len(part.shape) - 1)
                 found.append(B.matmul(matricize(B, x.factors[node], axis), matricize(B, part, axis).T))
