@@ -140,3 +140,58 @@ class FactorizationTestCase(ABC):
         other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         indices = all_indices(network.dims)
         assert torch.equal(network(indices), other(indices))
+
+    def test_run_norms_are_norms_of_each_runs_part(self):
+        network = self.network()
+        generator = torch.Generator().manual_seed(6)
+        gradients = [torch.randn(p.shape, dtype=p.dtype, generator=generator) for p in network.parameters()]
+        found = network.run_norms(gradients)
+        assert found.shape == (network.runs,)
+        for run in range(network.runs):
+            marks = network.spread((torch.arange(network.runs) == run).double())
+            own = torch.cat([(g * mark).flatten() for g, mark in zip(gradients, marks, strict=True)])
+            torch.testing.assert_close(found[run], own.norm())
+
+
+class TreeFactorizationTestCase(FactorizationTestCase):
+    """What CP and HT networks share besides: a root that meets, and one that goes sample by sample."""
+
+    def check_against_dense(self, network, indices: Tensor, inputs) -> None:
+        """Values, first and second derivatives."""
+        parameters = list(network.parameters())
+        flat = torch.zeros(len(indices), dtype=torch.int64)
+        for mode, dim in enumerate(network.dims):
+            flat = flat * dim + indices[:, mode]
+
+        def dense() -> Tensor:
+            tensors = [self.dense(network, run).flatten(0, network.order - 1) for run in range(network.runs)]
+            return torch.stack([tensor[flat] for tensor in tensors], 1)
+
+        torch.testing.assert_close(network(inputs), dense(), rtol=1e-10, atol=1e-10)
+        self.assert_gradients_agree(network, network(inputs), dense(), 1e-9)
+
+        def curvature(y: Tensor) -> tuple[Tensor, ...]:
+            first = torch.autograd.grad(y.square().mean(), parameters, create_graph=True)
+            return torch.autograd.grad(sum(g.square().sum() for g in first), parameters)
+
+        for a, b in zip(curvature(network(inputs)), curvature(dense()), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9 * float(b.abs().max() + 1))
+
+    @pytest.mark.parametrize("meeting", [True, False])
+    def test_both_ways_to_the_root_agree_with_the_tensor(self, meeting, monkeypatch):
+        network = self.network()
+        if not meeting:
+            monkeypatch.setattr(htf.engine.plan, "meeting_groups", lambda *_: None)
+        # Every entry several times, in disorder: what meetings are for, unless the root has very many leaves.
+        entries = all_indices(network.dims).repeat(3, 1)
+        indices = entries[torch.randperm(len(entries), generator=torch.Generator().manual_seed(4))]
+        plan = network.plan(indices)
+        assert plan.meets == (meeting and len(network.tree.children(network.tree.root)) < 12)
+        self.check_against_dense(network, indices, plan)
+
+    @pytest.mark.parametrize("batch", [1, 2, 9, 40])
+    def test_any_samples_agree_with_the_tensor(self, batch):
+        network = self.network()
+        generator = torch.Generator().manual_seed(batch)
+        indices = torch.stack([torch.randint(0, d, (batch,), generator=generator) for d in network.dims], 1)
+        self.check_against_dense(network, indices, indices)

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from htf.engine.gather import product, take
+from htf.engine.gather import pairs, product, take
 from htf.engine.log_domain import lookup_product, one_hot_product
 from htf.engine.plan import Plan
-from htf.engine.steps import Gather, Lookup, OneHot, Step
-
-# Normalized factors multiplied before the product is normalized again.
-FACTORS_IN_RANGE = 8
+from htf.engine.steps import FACTORS_IN_RANGE, Gather, Lookup, Meeting, OneHot, Outer, Step
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,8 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
         Per leaf block of the layout, (nodes, rows, runs, width): the leaf matrices for discrete inputs
         (rows are the mode's values), or their products with encoded inputs (rows are samples).
     weights : sequence of Tensor or None
-        Per inner block, (nodes or 1, runs, rows, columns); None where the matrix is the identity.
+        Per inner block, (runs, nodes or 1, rows, columns); None where the matrix is the identity, or, at the root of a
+        plan that meets, a column of ones.
 
     Returns
     -------
@@ -57,6 +55,7 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
     root = plan.layout.tree.root
     out = None
     for number, step in enumerate(plan.steps, len(leaves)):
+        weight = weights[step.block - len(leaves)]
         if isinstance(step.inputs, OneHot | Lookup):
             # Logarithms need no scaling: these steps read the leaves as they are.
             joint = _in_log_domain(step.inputs, [bare[s] for s in step.sources])
@@ -64,11 +63,13 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
             for source in step.sources:
                 if source not in tables:
                     tables[source] = _normalize(bare[source])
+            if isinstance(step.inputs, Meeting):
+                out = _meet(step, step.inputs, tables, weight)
+                break
             joint = _joint(step, tables)
         for source in step.release:
             tables.pop(source, None)
-        mixed = _mix(joint.value, step, weights[step.block - len(leaves)])
-        tables[number] = _normalize(mixed, joint.log_scale)
+        tables[number] = _normalize(_mix(joint.value, step, weight), joint.log_scale)
         if step.nodes == (root,):
             out = tables[number]
     assert out is not None
@@ -86,13 +87,54 @@ def _in_log_domain(inputs: OneHot | Lookup, leaves: list[Tensor]) -> _Activation
 
 def _joint(step: Step, tables: dict[int, _Activations]) -> _Activations:
     """Multiply the children's rows, entry by entry."""
-    source, inputs = _joined(step.sources, tables), step.inputs
-    if isinstance(inputs, Gather):
-        scales = source.log_scale.index_select(0, inputs.index.flatten()).unflatten(0, inputs.index.shape)
-        return _multiply(take(source.value, inputs), scales.sum(0))
+    if isinstance(step.inputs, Gather):
+        return _gathered(step.inputs, tables)
+    if isinstance(step.inputs, Outer):
+        return _outer([step.inputs], tables)[0]
+    source = _joined(step.sources, tables)
     shape = (len(step.nodes), step.arity, step.rows)
     factors = source.value.unflatten(0, shape).transpose(0, 1).flatten(1, 2)
     return _multiply(factors, source.log_scale.unflatten(0, shape).sum(1).flatten(0, 1))
+
+
+def _gathered(inputs: Gather, tables: dict[int, _Activations]) -> _Activations:
+    """Products of rows taken slot by slot."""
+    source = _joined(inputs.sources, tables)
+    scales = source.log_scale.index_select(0, inputs.index.flatten()).unflatten(0, inputs.index.shape)
+    return _multiply(take(source.value, inputs), scales.sum(0))
+
+
+def _outer(parts: list[Outer], tables: dict[int, _Activations]) -> list[_Activations]:
+    """Products of all combinations of rows, of one or several parts of the tables."""
+    cut: dict[int, dict[int, _Activations]] = {}
+    for source in {part.source for part in parts}:
+        cut[source] = _cut(tables[source], sorted((p.first, p.taken) for p in parts if p.source == source))
+    return [_combined(part, cut[part.source][part.first]) for part in parts]
+
+
+def _cut(table: _Activations, spans: list[tuple[int, int]]) -> dict[int, _Activations]:
+    """Parts of a table by first row, in one cut: their gradients are laid side by side, where slices' are added."""
+    if spans == [(0, len(table.value))]:
+        return {0: table}
+    sizes, end = [], 0
+    for first, rows in spans:
+        sizes += [first - end, rows]
+        end = first + rows
+    sizes.append(len(table.value) - end)
+    pieces = zip(spans, table.value.split(sizes)[1::2], table.log_scale.split(sizes)[1::2], strict=True)
+    return {first: _Activations(value, log_scale) for (first, _), value, log_scale in pieces}
+
+
+def _combined(part: Outer, table: _Activations) -> _Activations:
+    if part.arity == 1:
+        return table
+    shape = (part.nodes, part.arity, part.rows_of_child)
+    value, *values = table.value.unflatten(0, shape).unbind(1)
+    log_scale, *log_scales = table.log_scale.unflatten(0, shape).unbind(1)
+    for other, scale in zip(values, log_scales, strict=True):
+        value = (value.unsqueeze(2) * other.unsqueeze(1)).flatten(1, 2)
+        log_scale = (log_scale.unsqueeze(2) + scale.unsqueeze(1)).flatten(1, 2)
+    return _Activations(value.flatten(0, 1), log_scale.flatten(0, 1))
 
 
 def _multiply(factors: Tensor, log_scale: Tensor) -> _Activations:
@@ -108,17 +150,42 @@ def _mix(value: Tensor, step: Step, weight: Tensor | None) -> Tensor:
     """Apply each node's matrix to its rows."""
     if weight is None:
         return value
-    if step.positions is not None and weight.shape[0] > 1:
-        weight = weight.index_select(0, step.positions)
-    value = value.unflatten(0, (len(step.nodes), step.rows))
-    runs, width, columns = weight.shape[1:]
+    if step.positions is not None and weight.shape[1] > 1:
+        weight = weight.index_select(1, step.positions)
+    runs, nodes, width, columns = weight.shape
+    # Nodes that share a matrix are more rows of one.
+    value = value.unflatten(0, (nodes, -1))
     if width == columns == 1:
-        mixed = value * weight.view(-1, 1, runs, 1)
-    elif runs == 1:
-        mixed = torch.matmul(value.squeeze(2), weight.squeeze(1)).unsqueeze(2)
+        mixed = value * weight.transpose(0, 1).view(nodes, 1, runs, 1)
     else:
-        mixed = torch.matmul(value.transpose(1, 2), weight).transpose(1, 2)
+        # Matrices are multiplied as they are stored: it is the values that are brought into their order.
+        mixed = torch.bmm(value.permute(2, 0, 1, 3).flatten(0, 1), weight.flatten(0, 1))
+        mixed = mixed.unflatten(0, (runs, nodes)).permute(1, 2, 0, 3)
     return mixed.flatten(0, 1)
+
+
+def _meet(step: Step, inputs: Meeting, tables: dict[int, _Activations], weight: Tensor | None) -> _Activations:
+    """Outputs of the samples, read from the products of all pairs of rows of two groups."""
+    left, right = _sides(step, inputs, tables)
+    rows, outputs = left.value.transpose(0, 1), 1
+    if weight is not None:
+        rows, outputs = (rows.unsqueeze(1) * weight.permute(0, 3, 1, 2)).flatten(1, 2), weight.shape[3]
+    grid = pairs(rows, right.value.transpose(0, 1)).view(len(rows) * outputs, -1)
+    # Runs lie outermost in what is read, as in the grid.
+    mixed = grid.index_select(1, inputs.cell).T.unflatten(1, (-1, outputs))
+    scales = left.log_scale.index_select(0, inputs.left_of) + right.log_scale.index_select(0, inputs.right_of)
+    return _normalize(mixed, scales)
+
+
+def _sides(step: Step, inputs: Meeting, tables: dict[int, _Activations]) -> list[_Activations]:
+    """The rows of the two groups."""
+    groups = (inputs.left, inputs.right)
+    outer = iter(_outer([side for side in groups if isinstance(side, Outer)], tables))
+    sides = [next(outer) if isinstance(side, Outer) else _gathered(side, tables) for side in groups]
+    if step.arity > FACTORS_IN_RANGE:
+        # Each group's products are in range, those of both might not be.
+        sides = [_normalize(side.value, side.log_scale) for side in sides]
+    return sides
 
 
 def _normalize(value: Tensor, log_scale: Tensor | None = None) -> _Activations:
@@ -128,7 +195,7 @@ def _normalize(value: Tensor, log_scale: Tensor | None = None) -> _Activations:
         width = value.shape[-1]
         size = value.abs() @ value.new_full((width,), 1 / width) if width > 1 else value.abs().squeeze(-1)
         # A row of zeros keeps its scale: its gradient may be all that matters of it.
-        size.masked_fill_(size == 0, 1)
+        size.masked_fill_(size.logical_not(), 1)
         total = size.log() if log_scale is None else size.log() + log_scale
     return _Activations(value / size.unsqueeze(-1), total)
 

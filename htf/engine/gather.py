@@ -1,6 +1,9 @@
-"""Taking rows and multiplying them, with gradients that neither scatter nor divide."""
+"""Taking rows and multiplying them, with gradients that neither scatter nor divide nor transpose."""
 
 from __future__ import annotations
+
+import inspect
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +27,21 @@ def product(factors: Tensor) -> Tensor:
     return _Product.apply(factors)  # type: ignore[no-untyped-call]
 
 
+def pairs(first: Tensor, second: Tensor) -> Tensor:
+    """Scalar products of all pairs of rows, (runs, m, width) and (runs, n, width): (runs, m, n)."""
+    return _Pairs.apply(first, second)  # type: ignore[no-untyped-call]
+
+
+F = TypeVar("F", bound=type[torch.autograd.Function])
+
+
+def _bound_once(function: F) -> F:
+    """Keep the signature of `forward`: `apply` would work it out anew at every call, at a cost of several kernels."""
+    function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[attr-defined]
+    return function
+
+
+@_bound_once
 class _Take(torch.autograd.Function):
     """Rows of a table; the gradient sums runs of sorted positions instead of scattering."""
 
@@ -41,9 +59,12 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         index, order, starts = ctx.saved_tensors
-        return _SumInto.apply(grad.contiguous(), index, order, starts), None, None, None  # type: ignore[no-untyped-call]
+        # Nothing will differentiate this where gradients are off, and a bare call takes half the time.
+        sum_into = _SumInto.apply if torch.is_grad_enabled() else _SumInto.forward
+        return sum_into(grad.contiguous(), index, order, starts), None, None, None
 
 
+@_bound_once
 class _SumInto(torch.autograd.Function):
     """The transpose of `_Take`: row j of the result is the sum of the rows that were taken from row j."""
 
@@ -61,6 +82,27 @@ class _SumInto(torch.autograd.Function):
         return _Take.apply(grad.contiguous(), index, order, starts), None, None, None  # type: ignore[no-untyped-call]
 
 
+@_bound_once
+class _Pairs(torch.autograd.Function):
+    """Scalar products of pairs; both gradients are laid out like the rows, where that of a plain one is transposed."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(first: Tensor, second: Tensor) -> Tensor:
+        return torch.bmm(first, second.mT)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        first, second = ctx.saved_tensors
+        return torch.bmm(grad, second), torch.bmm(grad.mT, first)
+
+
+@_bound_once
 class _Product(torch.autograd.Function):
     """Product over axis 0 by halves; keeps the factors and no intermediate."""
 

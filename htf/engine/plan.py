@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from htf.engine.layout import Layout
+from htf.engine.meeting import Group, meeting_groups
 from htf.engine.sharing import Distinct, buckets, distinct_tuples
-from htf.engine.steps import Aligned, Gather, Lookup, OneHot, Step
+from htf.engine.steps import FACTORS_IN_RANGE, Aligned, Gather, Lookup, Meeting, OneHot, Outer, Step
 
 # A node with this many leaves and no inner children is summed in the log domain by one matrix product.
 LOG_DOMAIN_ARITY = 12
@@ -52,6 +53,9 @@ class Plan:
         Of the network, for one-hot codes and the printed costs.
     device : torch.device, optional
         Of an encoded batch.
+    components : (int, int), optional
+        Where each of `runs` is a component that is added to others after the engine, as in CP: how many fits the
+        components belong to, and the most of one fit.  In a plan that `meets` the root adds them.
 
     Notes
     -----
@@ -67,8 +71,10 @@ class Plan:
         runs: int = 1,
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
+        components: tuple[int, int] | None = None,
     ) -> None:
         self.layout, self.runs, self.dtype = layout, runs, dtype
+        self._added = (runs, layout.widths[-1]) if components is None else components
         self.discrete = indices is not None
         if indices is not None:
             self.batch, device = indices.shape[0], indices.device
@@ -101,6 +107,9 @@ class Plan:
                 if node >= order:
                     by_arity.setdefault(len(tree.children(node)), []).append(node)
             for arity, nodes in by_arity.items():
+                if nodes == [tree.root] and (met := self._meeting(ids, counts)) is not None:
+                    steps.append(Step((tree.root,), arity, self.batch, False, met, b, None))
+                    continue
                 children = [[tree.children(node)[k] for node in nodes] for k in range(arity)]
                 if not self.discrete:
                     parts, found = [(list(range(len(nodes))), self.batch)], None
@@ -116,7 +125,7 @@ class Plan:
                 for positions, rows in parts:
                     some = [nodes[k] for k in positions]
                     shared = rows != self.batch
-                    steps.append(self._step(b, some, positions, rows, found if shared else None, ids))
+                    steps.append(self._step(b, some, positions, rows, found if shared else None, ids, counts))
                     for k, node in zip(positions, some, strict=True):
                         if not self.discrete:
                             continue
@@ -137,14 +146,17 @@ class Plan:
         rows: int,
         found: Distinct | None,
         ids: dict[int, Tensor],
+        counts: dict[int, int],
     ) -> Step:
         children = [self.layout.tree.children(node) for node in nodes]
         samples = None if found is None else found.first[positions, :rows]
-        inputs: Gather | OneHot | Lookup | Aligned
+        inputs: Gather | Outer | OneHot | Lookup | Aligned
         if (source := self._aligned(children, found)) is not None:
             inputs = Aligned(source)
         elif self._log_domain(children):
             inputs = self._leaf_products(children, rows, samples, ids)
+        elif found is not None and (outer := self._outer(children, found.counts[positions].tolist(), counts)):
+            inputs = outer
         else:
             inputs = self._gather(children, rows, samples, ids)
         at = None
@@ -166,6 +178,19 @@ class Plan:
         source = self._table_of[flat[0]]
         table = self._tables[source]
         return source if found is None and not table.shared and table.nodes == flat else None
+
+    def _outer(self, children: list[tuple[int, ...]], distinct: list[int], counts: dict[int, int]) -> Outer | None:
+        """All combinations of the children's rows, if every one occurs and the children lie in order in one table."""
+        flat = tuple(c for group in children for c in group)
+        source, arity, rows = self._table_of[flat[0]], len(children[0]), counts[flat[0]]
+        table = self._tables[source]
+        start = table.position[flat[0]]
+        in_order = table.nodes[start : start + len(flat)] == flat and (rows == table.rows or len(flat) == 1)
+        # No child has more values than the table has rows, so none can have fewer.
+        full = all(found == rows**arity for found in distinct)
+        if not in_order or not full or arity > FACTORS_IN_RANGE:
+            return None
+        return Outer(source, start * table.rows, len(children), arity, rows)
 
     def _log_domain(self, children: list[tuple[int, ...]]) -> bool:
         leaves_only = all(c < self.layout.tree.order for group in children for c in group)
@@ -202,6 +227,35 @@ class Plan:
         starts = counts.cumsum(0) - counts
         order = index.flatten().argsort(stable=True)
         return Gather(sources, index.int(), order.int(), starts.int())
+
+    def _meeting(self, ids: dict[int, Tensor], counts: dict[int, int]) -> Meeting | None:
+        """The root's children in two groups, if they meet at less cost than sample by sample."""
+        children = self.layout.tree.children(self.layout.tree.root)
+        if not self.discrete or len(children) >= LOG_DOMAIN_ARITY:
+            return None
+        fits, width = self._added
+        gathered = self.batch * self.runs * self.layout.widths[-1] * len(children) / fits
+        single = [Group(1, ids[child], counts[child]) for child in children]
+        found = meeting_groups(single, width, self.layout.outputs, gathered)
+        if found is None:
+            return None
+        (front, back), cut = found
+        sides = [(front, children[:cut]), (back, children[cut:])]
+        (left, of_left), (right, of_right) = sorted(sides, key=lambda side: side[0].rows)
+        return Meeting(
+            self._side(left, of_left, ids, counts),
+            self._side(right, of_right, ids, counts),
+            # Not narrowed: the gradient of reading the grid adds by int64 fast, and by int32 one entry at a time.
+            left.ids * right.rows + right.ids,
+            left.ids.int(),
+            right.ids.int(),
+        )
+
+    def _side(
+        self, group: Group, children: tuple[int, ...], ids: dict[int, Tensor], counts: dict[int, int]
+    ) -> Gather | Outer:
+        outer = self._outer([children], [group.rows], counts)
+        return self._gather([children], group.rows, group.first, ids) if outer is None else outer
 
     def _leaf_products(
         self,
@@ -277,6 +331,11 @@ class Plan:
         )
 
     @property
+    def meets(self) -> bool:
+        """Whether the root multiplies groups of distinct rows and adds, rather than sample by sample."""
+        return isinstance(self.steps[-1].inputs, Meeting)
+
+    @property
     def n_bytes(self) -> int:
         """Memory that the plan itself holds."""
         return sum(step.n_bytes for step in self.steps)
@@ -294,19 +353,31 @@ class Plan:
         return self.n_bytes + sum(self._cost(step)[1] for step in self.steps)
 
     def _cost(self, step: Step) -> tuple[int, int]:
+        """Multiplications forward, and bytes kept, over all runs."""
         block = self.layout.blocks[step.block]
+        if isinstance(step.inputs, Meeting):
+            return self._cost_of_meeting(step.inputs)
         rows = len(step.nodes) * step.rows * self.runs
-        itemsize = torch.empty((), dtype=self.dtype).element_size()
         mix = block.rows * block.columns
         if isinstance(step.inputs, OneHot):
-            product, kept = step.inputs.code.shape[2] * block.rows, 3 * block.rows
+            product, kept = rows * step.inputs.code.shape[2], 3 * rows
         elif isinstance(step.inputs, Lookup):
-            product, kept = step.arity * block.rows, 3 * block.rows
+            product, kept = rows * step.arity, 3 * rows
         elif isinstance(step.inputs, Aligned):
-            product, kept = (step.arity - 1) * block.rows, block.rows
+            product, kept = rows * (step.arity - 1), rows
         else:
-            product, kept = (step.arity - 1) * block.rows, (step.arity + 1) * block.rows
-        return rows * (product + mix), rows * (kept + 2 * block.columns) * itemsize
+            product, kept = (self.runs * count for count in _joining(step.inputs))
+        entries = kept * block.rows + rows * 2 * block.columns
+        return product * block.rows + rows * mix, entries * self.dtype.itemsize
+
+    def _cost_of_meeting(self, inputs: Meeting) -> tuple[int, int]:
+        (fits, width), outputs = self._added, self.layout.outputs
+        products, kept = zip(_joining(inputs.left), _joining(inputs.right), strict=True)
+        cells = inputs.left.rows * inputs.right.rows * outputs
+        weighted = 0 if self.layout.root_adds else inputs.left.rows * width * outputs
+        # The grid and its gradient come and go; the samples' outputs and their scales stay.
+        entries = sum(kept) * width + weighted + 2 * cells + 2 * self.batch * outputs
+        return fits * (sum(products) * width + weighted + cells * width), fits * entries * self.dtype.itemsize
 
     def __str__(self) -> str:
         tree = self.layout.tree
@@ -317,6 +388,8 @@ class Plan:
         ]
         for step in self.steps:
             name = type(step.inputs).__name__.lower()
+            if isinstance(step.inputs, Meeting):
+                name += f" of {step.inputs.left.rows:,} x {step.inputs.right.rows:,} rows"
             lines.append(
                 f"{tree.level(step.nodes[0]):>5} {len(step.nodes):>6} {step.arity:>5} {step.rows:>12,} "
                 f"{step.rows / max(self.batch, 1):>10.1%}  {name}"
@@ -332,3 +405,11 @@ class Plan:
 
     def __len__(self) -> int:
         return self.batch
+
+
+def _joining(inputs: Gather | Outer) -> tuple[int, int]:
+    """Rows multiplied to join children, and rows kept for gradients."""
+    if isinstance(inputs, Outer):
+        return inputs.products, inputs.products
+    arity, rows = inputs.index.shape
+    return (arity - 1) * rows, (arity + 1) * rows

@@ -1,7 +1,8 @@
 """The steps of a plan: what is taken from which tables, and by what kind of product.
 
-Inputs of a step are one of four kinds: rows gathered slot by slot, codes for products in the log domain, row numbers
-to look up and sum there, or a view of rows that already lie in order.
+Inputs of a step are one of six kinds: rows gathered slot by slot, all combinations of rows, codes for products in the
+log domain, row numbers to look up and sum there, a view of rows that already lie in order, or, at the root, two groups
+of rows whose products are all computed and read from.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
+
+# Normalized factors multiplied before the product is normalized again.
+FACTORS_IN_RANGE = 8
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,10 @@ class Gather:
     index: Tensor
     order: Tensor
     starts: Tensor
+
+    @property
+    def rows(self) -> int:
+        return self.index.shape[1]
 
     @property
     def n_bytes(self) -> int:
@@ -70,6 +78,69 @@ class Aligned:
 
     n_bytes = 0
 
+    @property
+    def sources(self) -> tuple[int, ...]:
+        return (self.source,)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """All combinations of the rows of each node's children, the last child's changing fastest: nothing to gather.
+
+    The children lie behind one another in one table, from row `first` on, each with `rows_of_child` rows.
+    """
+
+    source: int
+    first: int
+    nodes: int
+    arity: int
+    rows_of_child: int
+
+    n_bytes = 0
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        return (self.source,)
+
+    @property
+    def taken(self) -> int:
+        """Rows of the table that are read."""
+        return self.nodes * self.arity * self.rows_of_child
+
+    @property
+    def rows(self) -> int:
+        """Combinations of each node."""
+        return self.rows_of_child**self.arity
+
+    @property
+    def products(self) -> int:
+        """Rows multiplied on the way, child after child."""
+        return self.nodes * sum(self.rows_of_child**k for k in range(2, self.arity + 1))
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """The root's children in two groups, each with its distinct rows, and where each sample finds them.
+
+    `left`, the group of fewer rows, and `right` span a grid of products, of which `cell` numbers each sample's, row by
+    row; `left_of` and `right_of` number its rows in the groups.  All three have shape (batch,).
+    """
+
+    left: Gather | Outer
+    right: Gather | Outer
+    cell: Tensor
+    left_of: Tensor
+    right_of: Tensor
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        return tuple(sorted({*self.left.sources, *self.right.sources}))
+
+    @property
+    def n_bytes(self) -> int:
+        own = sum(t.numel() * t.element_size() for t in (self.cell, self.left_of, self.right_of))
+        return own + self.left.n_bytes + self.right.n_bytes
+
 
 @dataclass(frozen=True)
 class Step:
@@ -83,7 +154,7 @@ class Step:
         Rows computed for each node.
     shared : bool
         Whether a row is a distinct value (gathered by the parents) or a sample.
-    inputs : Gather, OneHot, Lookup or Aligned
+    inputs : Gather, Outer, OneHot, Lookup, Aligned or Meeting
     block : int
         Block of the layout that holds the nodes' matrices.
     positions : Tensor or None
@@ -96,7 +167,7 @@ class Step:
     arity: int
     rows: int
     shared: bool
-    inputs: Gather | OneHot | Lookup | Aligned
+    inputs: Gather | Outer | OneHot | Lookup | Aligned | Meeting
     block: int
     positions: Tensor | None
     release: tuple[int, ...] = ()
@@ -108,4 +179,4 @@ class Step:
     @property
     def sources(self) -> tuple[int, ...]:
         """The tables that the step reads."""
-        return (self.inputs.source,) if isinstance(self.inputs, Aligned) else self.inputs.sources
+        return self.inputs.sources

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Generator, Tensor, nn
 
 from htf.engine import Layout, Plan, contract
 from htf.nn._inputs import check_encoded, check_indices
+from htf.nn._norms import run_norms
 from htf.nn.init import Initializer, resolve
 from htf.tree import DimensionTree
 
 Seed = int | Generator | Sequence[int] | None
+Init = str | Initializer
 
 
 class TreeNetwork(nn.Module):
@@ -37,18 +39,19 @@ class TreeNetwork(nn.Module):
     outputs: int
     _layout: Layout
     _channels: int  # "runs" as the engine sees them
+    _components_added: tuple[int, int] | None = None  # see `Plan`
 
     @abstractmethod
-    def _leaf_matrices(self) -> list[Tensor]:
-        """Per leaf block, (nodes, dim, engine runs, width)."""
+    def _leaf_matrices(self, met: bool = False) -> list[Tensor]:
+        """Per leaf block, (nodes, dim, engine runs, width); (nodes, dim, runs, width) for a plan that meets."""
 
     @abstractmethod
-    def _inner_matrices(self) -> list[Tensor | None]:
-        """Per inner block, (nodes or 1, engine runs, rows, columns)."""
+    def _inner_matrices(self, met: bool = False) -> list[Tensor | None]:
+        """Per inner block, (engine runs, nodes or 1, rows, columns); with `runs` for a plan that meets."""
 
     @abstractmethod
     def _read_out(self, values: Tensor) -> Tensor:
-        """From the engine's (batch, engine runs, columns) to (batch, runs, outputs)."""
+        """From the engine's (batch, engine runs, columns) to (batch, runs, outputs), where the root has not met."""
 
     @abstractmethod
     def spread(self, values: Tensor) -> list[Tensor]:
@@ -64,6 +67,26 @@ class TreeNetwork(nn.Module):
         list of Tensor
             In the order of `parameters`, each broadcastable to its parameter.
         """
+
+    @abstractmethod
+    def _norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
+        """The p-norms of the runs' parts of a tensor shaped like a parameter, (runs,)."""
+
+    def run_norms(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Euclidean norm of each run's part of tensors shaped like the parameters, as gradients are.
+
+        Parameters
+        ----------
+        tensors : sequence of Tensor
+            In the order of `parameters`.
+
+        Returns
+        -------
+        Tensor
+            (runs,).  Right to rounding wherever the norm itself is a normal number of the dtype, although its square
+            may not be: from 1e-38 to 3e38 in float32.
+        """
+        return run_norms(self, tensors, self._norms_by_run, self.spread)
 
     @abstractmethod
     def rescale_(self, factors: Tensor) -> None:
@@ -112,7 +135,7 @@ class TreeNetwork(nn.Module):
             raise ValueError("indices has no samples to plan for")
         if indices.device != self.device:
             raise ValueError(f"indices is on {indices.device}; the network is on {self.device}")
-        return Plan(self._layout, indices, runs=self._channels, dtype=self.dtype)
+        return Plan(self._layout, indices, runs=self._channels, dtype=self.dtype, components=self._components_added)
 
     def forward(self, inputs: Tensor | Plan) -> Tensor:
         """Outputs of every run.
@@ -134,7 +157,7 @@ class TreeNetwork(nn.Module):
                 raise ValueError("inputs is a plan of a network with another tree, dimensions or pattern of widths")
             if inputs.device != self.device:
                 raise ValueError(f"inputs is a plan on {inputs.device}; the network is on {self.device}")
-            plan, leaves = inputs, self._leaf_matrices()
+            plan, leaves = inputs, self._leaf_matrices(inputs.meets)
         elif not isinstance(inputs, Tensor):
             raise TypeError(f"inputs is a {type(inputs).__name__}; expected a Tensor, or a Plan made by this network")
         elif len(inputs) == 0 and inputs.ndim in (2, 3):
@@ -144,8 +167,11 @@ class TreeNetwork(nn.Module):
             vectors = check_encoded(inputs, self.dims, self.dtype)
             plan, leaves = self._encoded_plan(len(vectors)), self._apply_leaves(vectors)
         else:
-            plan, leaves = self.plan(inputs), self._leaf_matrices()
-        values = self._read_out(contract(plan, leaves, self._inner_matrices()))
+            plan = self.plan(inputs)
+            leaves = self._leaf_matrices(plan.meets)
+        values = contract(plan, leaves, self._inner_matrices(plan.meets))
+        if not plan.meets:
+            values = self._read_out(values)
         return values.squeeze(-1) if self.outputs == 1 else values
 
     _last_encoded: Plan | None = None
@@ -199,9 +225,16 @@ def generators(seed: Seed, runs: int) -> Iterator[Generator | None]:
     return iter([Generator().manual_seed(int(s)) for s in seeds])
 
 
-def draw(
-    init: str | Initializer, layout: Layout, generator: Generator | None
-) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+def initializers(init: Any, runs: int) -> list[Any]:
+    """One initializer, or name of one, per run."""
+    if isinstance(init, Sequence) and not isinstance(init, str):
+        if len(init) != runs:
+            raise ValueError(f"init has {len(init)} values; the network has {runs} runs")
+        return list(init)
+    return [init] * runs
+
+
+def draw(init: Init, layout: Layout, generator: Generator | None) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """Starting matrices of one run: (nodes, matrices) per block of its own layout."""
     initializer = resolve(init)
     for block in layout.blocks:

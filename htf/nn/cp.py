@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from tensorly.cp_tensor import CPTensor
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from htf._checks import check_dims, positive
 from htf.engine.layout import Layout
-from htf.nn._network import Seed, TreeNetwork, draw, generators, per_run
-from htf.nn.init import Initializer
+from htf.nn._network import Init, Seed, TreeNetwork, draw, generators, initializers, per_run
 from htf.tree import DimensionTree
 
 
@@ -32,8 +32,8 @@ class CPNetwork(TreeNetwork):
     outputs : int
         Outputs of each run.  With more than one, every component has a weight per output, a further factor of shape
         (outputs, R); with one, weights are 1 and the component's scale lies in its vectors.
-    init : str or callable
-        "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`.
+    init : str, callable, or sequence of them
+        "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`; a sequence gives one per run.
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
@@ -50,8 +50,10 @@ class CPNetwork(TreeNetwork):
 
     Notes
     -----
-    On discrete inputs, a forward pass is one product of a (batch, Σ(dims - 1)) code with the differences of log
-    factors, a backward pass another: batch · Σ(dims - 1) · Σ ranks multiplications each.
+    On discrete inputs of order 12 or more, a forward pass is one product of a (batch, Σ(dims - 1)) code with the
+    differences of log factors, a backward pass another: batch · Σ(dims - 1) · Σ ranks multiplications each.  Below, the
+    modes are split into two groups whose distinct rows are multiplied pair by pair, in one product of matrices per run,
+    where that is cheaper than to multiply sample by sample.
 
     References
     ----------
@@ -65,7 +67,7 @@ class CPNetwork(TreeNetwork):
         *,
         runs: int | None = None,
         outputs: int = 1,
-        init: str | Initializer = "scale_preserving",
+        init: Init | Sequence[Init] = "scale_preserving",
         seed: Seed = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -75,8 +77,9 @@ class CPNetwork(TreeNetwork):
         self.ranks = tuple(positive("rank", value) for value in ranks)
         self.tree = DimensionTree.balanced(len(dims), arity=max(len(dims), 2))
         self.dims, self.outputs = check_dims(dims, len(dims)), outputs
-        self._layout = Layout.build(self.tree, self.dims, 1)
+        self._layout = Layout.build(self.tree, self.dims, 1, outputs, root_adds=outputs == 1)
         self._channels = sum(self.ranks)
+        self._components_added = (self.runs, max(self.ranks))
         dtype = torch.get_default_dtype() if dtype is None else dtype
         blocks = [b for b in self._layout.blocks if b.level == 0]
         self.factors = nn.ParameterList(
@@ -88,13 +91,14 @@ class CPNetwork(TreeNetwork):
         self.reset_parameters(init, seed)
 
     @torch.no_grad()
-    def reset_parameters(self, init: str | Initializer = "scale_preserving", seed: Seed = None) -> None:
+    def reset_parameters(self, init: Init | Sequence[Init] = "scale_preserving", seed: Seed = None) -> None:
         """Start again; arguments as in the constructor."""
-        for run, generator in enumerate(generators(seed, self.runs)):
+        starts = zip(initializers(init, self.runs), generators(seed, self.runs), strict=True)
+        for run, (start, generator) in enumerate(starts):
             adds = self.readout is None
             layout = Layout.build(self.tree, self.dims, self.ranks[run], self.outputs, root_adds=adds)
             own = self._components(run)
-            for (first, *_), matrices in draw(init, layout, generator):
+            for (first, *_), matrices in draw(start, layout, generator):
                 values = matrices.to(self.dtype).to(self.device)
                 if first == self.tree.root:
                     assert self.readout is not None
@@ -143,12 +147,35 @@ class CPNetwork(TreeNetwork):
         """Norms of the local components, which are the components: the tree of CP has one inner node."""
         return {self.tree.root: self.component_norms(run)}
 
-    def _leaf_matrices(self) -> list[Tensor]:
+    def unbalancedness(self, run: int = 0) -> Tensor:
+        r"""How far the components of one run are from balance, a scalar tensor; gradients flow.
+
+        .. math:: \max_{r, n, n'} \left| \| w_r^n \|^2 - \| w_r^{n'} \|^2 \right|
+
+        Gradient flow keeps every one of these differences (Razin et al. 2021, the unbalancedness magnitude).  With
+        several outputs a component has one vector more, its weights.
+        """
+        squares = torch.stack([matrix.square().sum(0) for matrix in self.parameters_for(run).values()])
+        return (squares.amax(0) - squares.amin(0)).max()
+
+    def _leaf_matrices(self, met: bool = False) -> list[Tensor]:
+        if met:
+            return [self._by_run(factor) for factor in self.factors]
         # Each component is a run of width one to the engine.
         return [factor.unsqueeze(-1) for factor in self.factors]
 
-    def _inner_matrices(self) -> list[Tensor | None]:
+    def _inner_matrices(self, met: bool = False) -> list[Tensor | None]:
+        if met and self.readout is not None:
+            return [self._by_run(self.readout.T).permute(1, 2, 0).unsqueeze(1)]
         return [None]
+
+    def _by_run(self, components: Tensor) -> Tensor:
+        """From (..., components of all runs) to (..., runs, the largest rank), with zeros beyond a run's own rank."""
+        widest = max(self.ranks)
+        if min(self.ranks) == widest:
+            return components.unflatten(-1, (self.runs, widest))
+        own = components.split(self.ranks, -1)
+        return torch.stack([pad(part, (0, widest - rank)) for part, rank in zip(own, self.ranks, strict=True)], -2)
 
     def _read_out(self, values: Tensor) -> Tensor:
         components = values.squeeze(-1)
@@ -169,6 +196,12 @@ class CPNetwork(TreeNetwork):
         own = values[self._run_of()]
         # A module's own parameters come before those of its lists.
         return ([] if self.readout is None else [own.unsqueeze(1)]) + [own for _ in self.factors]
+
+    def _norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
+        # The read-out has its components first, factors have them last.
+        others = (0, 1) if tensor.ndim == 3 else (1,)
+        own = self._by_run(torch.linalg.vector_norm(tensor, p, dim=others))
+        return torch.linalg.vector_norm(own, p, dim=1)
 
     @torch.no_grad()
     def rescale_(self, factors: Tensor) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from htf.engine.layout import Layout
-from htf.nn._network import Seed, TreeNetwork, draw, generators, per_run
-from htf.nn.init import Initializer
+from htf.nn._network import Init, Seed, TreeNetwork, draw, generators, initializers, per_run
+from htf.nn._norms import leading_norms
 from htf.tensors.convac import convac_to_ht, ht_to_convac
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tree import DimensionTree
@@ -41,8 +41,8 @@ class HTNetwork(TreeNetwork):
         Outputs of each run: columns of the root's matrix.
     shared : bool
         One matrix for all nodes of a level, as in a convolution; requires equal dims.
-    init : str or callable
-        "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`.
+    init : str, callable, or sequence of them
+        "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`; a sequence gives one per run.
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
@@ -79,7 +79,7 @@ class HTNetwork(TreeNetwork):
         runs: int | None = None,
         outputs: int = 1,
         shared: bool = False,
-        init: str | Initializer = "scale_preserving",
+        init: Init | Sequence[Init] = "scale_preserving",
         seed: Seed = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -103,12 +103,13 @@ class HTNetwork(TreeNetwork):
         self.reset_parameters(init, seed)
 
     @torch.no_grad()
-    def reset_parameters(self, init: str | Initializer = "scale_preserving", seed: Seed = None) -> None:
+    def reset_parameters(self, init: Init | Sequence[Init] = "scale_preserving", seed: Seed = None) -> None:
         """Start again; arguments as in the constructor."""
         for weight in self.weights:
             weight.zero_()
-        for run, (layout, generator) in enumerate(zip(self._run_layouts, generators(seed, self.runs), strict=True)):
-            for nodes, matrices in draw(init, layout, generator):
+        starts = zip(self._run_layouts, initializers(init, self.runs), generators(seed, self.runs), strict=True)
+        for run, (layout, start, generator) in enumerate(starts):
+            for nodes, matrices in draw(start, layout, generator):
                 values = matrices.to(self.dtype)
                 for node, value in zip(nodes[:1] if self.shared else nodes, values, strict=False):
                     rows, columns = layout.shape(node)
@@ -201,25 +202,40 @@ class HTNetwork(TreeNetwork):
             norms[node] = product
         return norms
 
-    def _leaf_matrices(self) -> list[Tensor]:
+    def unbalancedness(self, run: int = 0) -> Tensor:
+        r"""How far the local components of one run are from balance, a scalar tensor; gradients flow.
+
+        .. math:: \max_{\nu, r} \max_{w, w' \in LC(\nu, r)} \left| \| w \|^2 - \| w' \|^2 \right|
+
+        The vectors LC(ν, r) of a local component are row r of the matrix of the inner node ν and columns r of its
+        children's.  Gradient flow keeps every one of these differences (Razin, Maman & Cohen 2022, the unbalancedness
+        magnitude and lemma 1).
+        """
+        largest = []
+        for node in self.tree.inner_nodes:
+            columns = [self.matrix(child, run).square().sum(0) for child in self.tree.children(node)]
+            squares = torch.stack([self.matrix(node, run).square().sum(1), *columns])
+            largest.append((squares.amax(0) - squares.amin(0)).max())
+        return torch.stack(largest).max()
+
+    def _leaf_matrices(self, met: bool = False) -> list[Tensor]:
         return [
-            weight.expand(-1, len(block.nodes), -1, -1).permute(1, 2, 0, 3)
+            (weight.expand(-1, len(block.nodes), -1, -1) if self.shared else weight).permute(1, 2, 0, 3)
             for block, weight in zip(self._layout.blocks, self.weights, strict=True)
             if block.level == 0
         ]
 
-    def _inner_matrices(self) -> list[Tensor | None]:
-        return [
-            weight.transpose(0, 1)
-            for block, weight in zip(self._layout.blocks, self.weights, strict=True)
-            if block.level
-        ]
+    def _inner_matrices(self, met: bool = False) -> list[Tensor | None]:
+        return [weight for block, weight in zip(self._layout.blocks, self.weights, strict=True) if block.level]
 
     def _read_out(self, values: Tensor) -> Tensor:
         return values
 
     def spread(self, values: Tensor) -> list[Tensor]:
         return [values.view(-1, 1, 1, 1) for _ in self.weights]
+
+    def _norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
+        return leading_norms(tensor, p)
 
     @torch.no_grad()
     def rescale_(self, factors: Tensor) -> None:

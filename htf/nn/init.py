@@ -137,6 +137,25 @@ class _Balanced:
         return matrices
 
 
+def identity(scale: float = 1e-2) -> Initializer:
+    """Every layer of a deep linear network a multiple of the identity; where it is not square, of its leading part.
+
+    Parameters
+    ----------
+    scale : float
+        On the diagonals.
+    """
+    if not scale > 0:
+        raise ValueError(f"scale is {scale}; expected above 0")
+
+    def init(layout: Layout | Chain, block: Block, generator: Generator | None) -> Tensor:
+        if not isinstance(layout, Chain):
+            raise ValueError("init identity is for matrix factorizations; a network on a tree takes scale_preserving")
+        return scale * torch.eye(block.rows, block.columns, dtype=torch.float64).unsqueeze(0)
+
+    return init
+
+
 def scale_preserving(noise: float = 1.0, mixing: float = 0.1) -> Initializer:
     """Start near the average of R rank-one terms: outputs near 1 at any order, depth and width.
 
@@ -157,7 +176,9 @@ def scale_preserving(noise: float = 1.0, mixing: float = 0.1) -> Initializer:
 
     def init(layout: Layout | Chain, block: Block, generator: Generator | None) -> Tensor:
         if isinstance(layout, Chain):
-            raise ValueError("init scale_preserving is for trees; a matrix factorization takes gaussian or balanced")
+            raise ValueError(
+                "init scale_preserving is for trees; a matrix factorization takes gaussian, balanced or identity"
+            )
         if block.level == 0:
             leaves = 1 + noise / math.sqrt(layout.tree.order) * _normal(block, generator)
             # Without a root matrix to average the components, their vectors do.
@@ -176,6 +197,7 @@ def scale_preserving(noise: float = 1.0, mixing: float = 0.1) -> Initializer:
 BY_NAME: dict[str, Callable[[], Initializer]] = {
     "gaussian": gaussian,
     "balanced": balanced,
+    "identity": identity,
     "scale_preserving": scale_preserving,
 }
 

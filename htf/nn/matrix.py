@@ -10,13 +10,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import positive
+from htf.engine.meeting import GATHERED
 from htf.nn._inputs import check_encoded, check_indices
-from htf.nn._network import Seed, generators
+from htf.nn._network import Seed, generators, initializers
+from htf.nn._norms import leading_norms, run_norms
 from htf.nn.init import Chain, Initializer, JointInitializer, resolve
 
-# A product of two gathered entries takes as long as this many multiplications inside a matrix product: measured on one
-# core with gradients, 10 to 30 at dimension 64 and 100 at 256; below 16 both take no time.
-_GATHERED = 30
+Init = str | Initializer | JointInitializer
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,8 @@ class MatrixFactorization(nn.Module):
         which leaves the rank free.  All runs have the same.
     runs : int
         Independent fits.
-    init : str or callable
-        "gaussian" (default), "balanced", or see `htf.nn.init`.
+    init : str, callable, or sequence of them
+        "gaussian" (default), "balanced", or see `htf.nn.init`; a sequence gives one per run.
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
@@ -129,7 +129,7 @@ class MatrixFactorization(nn.Module):
         width: int | Sequence[int] | None = None,
         *,
         runs: int = 1,
-        init: str | Initializer | JointInitializer = "gaussian",
+        init: Init | Sequence[Init] = "gaussian",
         seed: Seed = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -147,10 +147,11 @@ class MatrixFactorization(nn.Module):
         self.reset_parameters(init, seed)
 
     @torch.no_grad()
-    def reset_parameters(self, init: str | Initializer | JointInitializer = "gaussian", seed: Seed = None) -> None:
+    def reset_parameters(self, init: Init | Sequence[Init] = "gaussian", seed: Seed = None) -> None:
         """Start again; arguments as in the constructor."""
-        for run, generator in enumerate(generators(seed, self.runs)):
-            for weight, matrix in zip(self.weights, _draw(init, self._layout, generator), strict=True):
+        starts = zip(initializers(init, self.runs), generators(seed, self.runs), strict=True)
+        for run, (start, generator) in enumerate(starts):
+            for weight, matrix in zip(self.weights, _draw(start, self._layout, generator), strict=True):
                 weight[run] = matrix.to(self.dtype).to(self.device)
 
     @property
@@ -258,6 +259,22 @@ class MatrixFactorization(nn.Module):
         """One value per run, (runs,), shaped to multiply each parameter, in the order of `parameters`."""
         return [values.view(-1, 1, 1) for _ in self.weights]
 
+    def run_norms(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Euclidean norm of each run's part of tensors shaped like the parameters, as gradients are.
+
+        Parameters
+        ----------
+        tensors : sequence of Tensor
+            In the order of `parameters`.
+
+        Returns
+        -------
+        Tensor
+            (runs,).  Right to rounding wherever the norm itself is a normal number of the dtype, although its square
+            may not be: from 1e-38 to 3e38 in float32.
+        """
+        return run_norms(self, tensors, leading_norms, self.spread)
+
     @torch.no_grad()
     def rescale_(self, factors: Tensor) -> None:
         """Multiply the end matrix of each run by a positive factor, (runs,), in place.
@@ -336,7 +353,7 @@ class MatrixFactorization(nn.Module):
             chain[-1] = chain[-1].index_select(2, plan.columns)
         sizes = _sizes(chain)
         costs, _ = _orders(sizes)
-        split, cost = _meeting(sizes, plan.batch * _GATHERED)
+        split, cost = _meeting(sizes, plan.batch * GATHERED)
         if split and cost < costs[0, self.depth]:
             rows = _product(chain[:split]).index_select(1, plan.row_of)
             columns = _product(chain[split:]).mT.index_select(1, plan.column_of)
@@ -386,7 +403,7 @@ def _check_widths(width: int | Sequence[int] | None, depth: int, dims: tuple[int
     return tuple(positive(f"width[{k}]", value) for k, value in enumerate(values))
 
 
-def _draw(init: str | Initializer | JointInitializer, layout: Chain, generator: Generator | None) -> list[Tensor]:
+def _draw(init: Init, layout: Chain, generator: Generator | None) -> list[Tensor]:
     """Starting matrices of one run, W_1 first."""
     initializer = init if isinstance(init, JointInitializer) else resolve(init)
     expected = [(block.rows, block.columns) for block in layout.blocks]

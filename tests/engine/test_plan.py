@@ -51,6 +51,96 @@ def test_pair_nodes_of_a_small_completion_problem_are_shared():
     network = HTNetwork(DimensionTree.balanced(4), 8, 5, seed=0)
     plan = network.plan(torch.randint(0, 8, (2048, 4), generator=torch.Generator().manual_seed(0)))
     assert [step.rows for step in plan.steps] == [64, 2048]
+    # Pairs of rows of five, the matrices of both nodes, the root's, and all pairs of their rows.
+    assert plan.multiplications == 2 * 64 * 5 + 2 * 64 * 5 * 5 + 64 * 5 + 64 * 64 * 5
+    assert "meeting of 64 x 64 rows" in str(plan)
+
+
+def completion(dims, batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(0, d, (batch,), generator=generator) for d in dims], 1)
+
+
+class TestMeetings:
+    """When the root multiplies groups of distinct rows."""
+
+    def test_components_of_cp_are_what_is_added(self):
+        plan = CPNetwork([16] * 3, [256, 3], seed=0).plan(completion([16] * 3, 20_000))
+        assert "meeting of 16 x 256 rows" in str(plan)
+        # As many components for each fit as the largest has; the pairs of two modes, and all triples.
+        assert plan.multiplications == 2 * 256 * (256 + 16 * 256)
+        several = CPNetwork([16] * 3, [256, 3], outputs=2, seed=0).plan(completion([16] * 3, 20_000))
+        assert several.multiplications == 2 * 256 * (256 + 16 * 2 + 16 * 256 * 2)
+
+    def test_the_cheapest_split_is_taken(self):
+        plan = CPNetwork([2, 3, 40], 8, seed=0).plan(completion([2, 3, 40], 2000))
+        assert "meeting of 6 x 40 rows" in str(plan)
+        plan = CPNetwork([40, 3, 2], 8, seed=0).plan(completion([40, 3, 2], 2000))
+        assert "meeting of 6 x 40 rows" in str(plan)
+
+    def test_only_where_it_is_cheaper(self):
+        # Few of many entries; many outputs; rows of samples at the root; leaves for the log domain; no indices.
+        assert not CPNetwork([1000] * 3, 8, seed=0).plan(completion([1000] * 3, 500)).meets
+        few, many = (
+            HTNetwork(DimensionTree.balanced(4), 8, 64, outputs=n, seed=0).plan(completion([8] * 4, 2048))
+            for n in (1, 100)
+        )
+        assert few.meets
+        assert not many.meets
+        assert not HTNetwork(DimensionTree.grid(8, 8), 2, 16, seed=0).plan(completion([2] * 64, 2000)).meets
+        assert not CPNetwork([2] * 12, 8, seed=0).plan(completion([2] * 12, 2000)).meets
+        assert CPNetwork([2] * 11, 8, seed=0).plan(completion([2] * 11, 2000)).meets
+
+    def test_ranks_of_one_fit_do_not_pay_for_those_of_another(self):
+        # Padded to the widest, twenty runs would hold seven times as many components.
+        indices = completion([20] * 3, 1000)
+        assert CPNetwork([20] * 3, [100] * 20, seed=0).plan(indices).meets
+        assert not CPNetwork([20] * 3, [100] + [1] * 19, seed=0).plan(indices).meets
+
+    def test_a_plan_serves_other_ranks_outputs_and_kinds(self):
+        indices = completion([4] * 3, 300)
+        plan = CPNetwork([4] * 3, 5, seed=0).plan(indices)
+        tree = DimensionTree.balanced(3, 3)
+        ht = HTNetwork(tree, 4, [2, 3], seed=0).plan(indices)
+        assert plan.meets
+        assert ht.meets
+        for other in (
+            CPNetwork([4] * 3, range(1, 16), seed=0),
+            CPNetwork([4] * 3, [1, 2], outputs=3, seed=0),
+            HTNetwork(tree, 4, [1, 2], outputs=2, seed=0),
+        ):
+            expected = other(indices)
+            for each in (plan, ht):
+                torch.testing.assert_close(other(each), expected)
+
+    @pytest.mark.parametrize("batch", [300, 2048])
+    def test_measured_memory_is_near_the_plan(self, batch):
+        network = HTNetwork(DimensionTree.balanced(4), 8, 128, runs=3, seed=0)
+        plan = network.plan(completion([8] * 4, batch))
+        own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+        kept = {}
+
+        def count(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            output = network(plan)
+        assert plan.meets
+        assert 0.5 * plan.peak_bytes < sum(n for key, n in kept.items() if key not in own) < 1.1 * plan.peak_bytes
+        assert output.shape == (batch, 3)
+
+
+def test_all_combinations_of_values_are_not_gathered():
+    tree = DimensionTree.balanced(8)
+    every = torch.cartesian_prod(*[torch.arange(2)] * 8)
+    network = HTNetwork(tree, 2, 3, seed=0)
+    assert [type(step.inputs).__name__ for step in network.plan(every).steps] == ["Outer", "Outer", "Meeting"]
+    # Without (1, 1) in the first two modes the pairs are not all there, and those of the other nodes lie apart.
+    some = every[~every[:, :2].all(1)]
+    kinds = {type(step.inputs).__name__ for step in network.plan(some).steps}
+    assert "Gather" in kinds
+    torch.testing.assert_close(network(some), network(every)[~every[:, :2].all(1)])
 
 
 def test_costs_are_counted_exactly_for_a_small_plan():

@@ -109,7 +109,7 @@ class TestBadInput:
             self.net().to_tensor(1)
 
     def test_unknown_initializer(self):
-        with pytest.raises(ValueError, match="balanced, gaussian, scale_preserving"):
+        with pytest.raises(ValueError, match="balanced, gaussian, identity, scale_preserving"):
             HTNetwork(self.tree, 2, 2, init="zeros")
 
     def test_seeds_of_another_number(self):

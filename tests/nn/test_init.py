@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from htf import DimensionTree
-from htf.nn import CPNetwork, HTNetwork, init
+from htf.nn import CPNetwork, HTNetwork, MatrixFactorization, init
 
 
 def test_gaussian_has_its_moments():
@@ -92,3 +92,40 @@ def test_bad_arguments():
         init.scale_preserving(-1)
     with pytest.raises(ValueError, match="mixing is -1"):
         init.scale_preserving(1, -1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **kw: HTNetwork(DimensionTree.balanced(4), 2, 3, runs=2, **kw),
+        lambda **kw: CPNetwork([2, 3, 4], [3, 2], **kw),
+        lambda **kw: MatrixFactorization((4, 3), 3, runs=2, **kw),
+    ],
+)
+def test_one_initializer_per_run(make):
+    first, second = init.gaussian(5.0, 0.1), init.balanced(0.1)
+    net, start, balanced = (make(init=i, seed=[0, 1]) for i in ([first, second], first, second))
+    for mine, theirs in zip(net.parameters_for(0).values(), start.parameters_for(0).values(), strict=True):
+        assert torch.equal(mine, theirs)
+    for mine, theirs in zip(net.parameters_for(1).values(), balanced.parameters_for(1).values(), strict=True):
+        assert torch.equal(mine, theirs)
+    net.reset_parameters(("balanced", "gaussian"), seed=[0, 1])
+    assert float(net.unbalancedness(0).detach()) < 1e-6 < float(net.unbalancedness(1).detach())
+    with pytest.raises(ValueError, match="init has 3 values; the network has 2 runs"):
+        net.reset_parameters([first] * 3)
+
+
+def test_identity():
+    net = MatrixFactorization((4, 3), 3, (2, 5), init=init.identity(0.5), dtype=torch.float64)
+    for layer, (rows, columns) in enumerate([(2, 3), (5, 2), (4, 5)], 1):
+        assert torch.equal(net.parameters_for(0)[layer], 0.5 * torch.eye(rows, columns, dtype=torch.float64))
+    by_name = MatrixFactorization((3, 3), 2, init="identity", dtype=torch.float64)
+    assert torch.equal(by_name.weights[1][0], 1e-2 * torch.eye(3, dtype=torch.float64))
+    for make in (
+        lambda: HTNetwork(DimensionTree.balanced(4), 2, 3, init="identity"),
+        lambda: CPNetwork([2, 2], 1, init="identity"),
+    ):
+        with pytest.raises(ValueError, match="init identity is for matrix factorizations"):
+            make()
+    with pytest.raises(ValueError, match="scale is 0; expected above 0"):
+        init.identity(0)

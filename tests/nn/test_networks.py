@@ -1,20 +1,21 @@
 import numpy as np
+import pytest
 import tensorly as tl
 import torch
 from dense import all_indices, dense_cp, dense_ht
-from factorization_cases import FactorizationTestCase
+from factorization_cases import TreeFactorizationTestCase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import nested_trees
 
 import htf
 from htf import DimensionTree
-from htf.nn import CPNetwork, HTNetwork, init
+from htf.nn import CPNetwork, HTNetwork, MatrixFactorization, init
 
 NOISE = init.gaussian(0.3, 1.0)
 
 
-class HTCase(FactorizationTestCase):
+class HTCase(TreeFactorizationTestCase):
     def dense(self, network, run):
         dense = dense_ht(network.tree, network.dims, network.parameters_for(run))
         return dense.squeeze(-1) if network.outputs == 1 else dense
@@ -46,6 +47,30 @@ class TestSeveralOutputs(HTCase):
         return HTNetwork(DimensionTree.balanced(4), 3, 2, runs=2, outputs=3, init=NOISE, seed=0, dtype=dtype)
 
 
+class TestRootOfThree(HTCase):
+    """A root whose split is worth a choice: two narrow children against a wide one."""
+
+    def make(self, dtype):
+        tree = DimensionTree.from_nested((0, (1, 2), 3))
+        return HTNetwork(tree, (2, 2, 3, 5), [3, 2], outputs=2, init=NOISE, seed=0, dtype=dtype)
+
+
+class TestCombinationsThatLieApart(HTCase):
+    """Two, one and four values have as many combinations as three times two, but lie in different tables."""
+
+    def make(self, dtype):
+        tree = DimensionTree.from_nested(((0, 1, 2), 3))
+        return HTNetwork(tree, (2, 1, 4, 3), 2, runs=2, init=NOISE, seed=0, dtype=dtype)
+
+
+class TestRootOfLeaves(HTCase):
+    """A tree of depth one, of an arity that takes two portions to multiply."""
+
+    def make(self, dtype):
+        tree = DimensionTree.balanced(9, 9)
+        return HTNetwork(tree, [2] * 6 + [1, 2, 1], 2, runs=2, init=NOISE, seed=0, dtype=dtype)
+
+
 class TestWidthsPerNode(HTCase):
     def make(self, dtype):
         tree = DimensionTree.balanced(6)
@@ -74,7 +99,7 @@ class TestLeavesReadBothWays(HTCase):
         return HTNetwork(tree, 2, 2, runs=2, init=NOISE, seed=0, dtype=dtype)
 
 
-class CPCase(FactorizationTestCase):
+class CPCase(TreeFactorizationTestCase):
     def dense(self, network, run):
         return dense_cp(list(network.parameters_for(run).values()))
 
@@ -82,6 +107,21 @@ class CPCase(FactorizationTestCase):
 class TestCP(CPCase):
     def make(self, dtype):
         return CPNetwork((2, 3, 1, 4), [1, 3, 2], init=NOISE, seed=0, dtype=dtype)
+
+
+class TestCPOfEqualRanks(CPCase):
+    def make(self, dtype):
+        return CPNetwork((3, 2, 4), 3, runs=2, init=NOISE, seed=0, dtype=dtype)
+
+
+class TestCPOfOrderTwo(CPCase):
+    def make(self, dtype):
+        return CPNetwork((5, 3), [4, 1], init=NOISE, seed=0, dtype=dtype)
+
+
+class TestCPOutputsOfLowOrder(CPCase):
+    def make(self, dtype):
+        return CPNetwork((3, 2, 4), [1, 3, 2], outputs=2, init=NOISE, seed=0, dtype=dtype)
 
 
 class TestCPOfHighOrder(CPCase):
@@ -116,6 +156,17 @@ def test_any_tree_dims_and_widths_agree_with_the_dense_tensor(nested, data):
             found = torch.autograd.grad(ours.square().sum(), list(net.parameters()))
             for a, b in zip(found, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_combinations_of_children_with_fewer_values_than_others_of_their_table():
+    tree = DimensionTree.from_nested(((0, 1), (2, 3), (4, 5)))
+    net = HTNetwork(tree, 2, 3, init=NOISE, seed=0, dtype=torch.float64)
+    every = all_indices(net.dims)
+    some = every[(every[:, 0] == every[:, 1]) & (every[:, 2] == every[:, 3])]
+    plan = net.plan(some)
+    assert "4 x 4 rows" in str(plan)
+    dense = dense_ht(tree, net.dims, net.parameters_for(0)).squeeze(-1)
+    torch.testing.assert_close(net(plan)[:, 0], dense[tuple(some.T)])
 
 
 def test_counts_from_numpy():
@@ -203,3 +254,60 @@ def test_functional_transforms():
 def test_importing_changes_no_global_backend():
     assert tl.get_backend() == "numpy"
     assert htf.__version__
+
+
+def largest_difference(norms):
+    return max(abs(float(a - b)) for group in norms for a in group for b in group)
+
+
+def test_unbalancedness_by_its_definition():
+    tree = DimensionTree.from_nested(((0, 1, 2), 3))
+    net = HTNetwork(tree, 2, [3, 2], init=NOISE, seed=0, dtype=torch.float64)
+    for run in range(2):
+        groups = []
+        for node in tree.inner_nodes:
+            w = net.matrix(node, run).detach()
+            columns = [net.matrix(child, run).detach() for child in tree.children(node)]
+            groups += [[w[r].norm() ** 2, *(c[:, r].norm() ** 2 for c in columns)] for r in range(len(w))]
+        assert float(net.unbalancedness(run).detach()) == pytest.approx(largest_difference(groups), rel=1e-12)
+    for outputs in (1, 2):
+        cp = CPNetwork([2, 3, 4], [1, 3], outputs=outputs, init=NOISE, seed=0, dtype=torch.float64)
+        for run, rank in enumerate(cp.ranks):
+            own = [matrix.detach() for matrix in cp.parameters_for(run).values()]
+            groups = [[matrix[:, r].norm() ** 2 for matrix in own] for r in range(rank)]
+            assert float(cp.unbalancedness(run).detach()) == pytest.approx(largest_difference(groups), rel=1e-12)
+
+
+def test_unbalancedness_of_a_balanced_start_and_its_gradient():
+    for net in (
+        HTNetwork(DimensionTree.balanced(4), 3, 4, init="balanced", seed=0, dtype=torch.float64),
+        CPNetwork([2, 3, 4], 3, init="balanced", seed=0, dtype=torch.float64),
+    ):
+        assert float(net.unbalancedness().detach()) < 1e-15
+        with torch.no_grad():
+            net.parameters_for(0)[0][0, 0] += 1
+        gradients = torch.autograd.grad(net.unbalancedness(), list(net.parameters()))
+        assert any(bool(g.any()) for g in gradients)
+        with pytest.raises(IndexError, match="run is 1"):
+            net.unbalancedness(1)
+
+
+@pytest.mark.parametrize("size", [1e-37, 1e-25, 1e25])
+def test_run_norms_beyond_the_range_of_squares(size):
+    for net in (
+        HTNetwork(DimensionTree.balanced(4), 2, [2, 3], seed=0),
+        CPNetwork([2, 3, 4], [1, 3], outputs=2, seed=0),
+        MatrixFactorization((3, 4), 3, runs=2, seed=0),
+        MatrixFactorization((300, 300), 2, runs=2, seed=0),
+    ):
+        generator = torch.Generator().manual_seed(0)
+        parts = [torch.randn(p.shape, generator=generator) for p in net.parameters()]
+        # One run of ordinary size beside it, and one tensor that is zero.
+        parts[0] = torch.zeros_like(parts[0])
+        scaled = [t * by for t, by in zip(parts, net.spread(torch.tensor([size, 1.0])), strict=True)]
+        expected = net.run_norms([t.double() for t in scaled]).float()
+        torch.testing.assert_close(net.run_norms(scaled), expected, rtol=1e-5, atol=0)
+        zeros = [torch.zeros_like(t) for t in parts]
+        assert net.run_norms(zeros).tolist() == [0, 0]
+        with pytest.raises(ValueError, match=f"tensors has 1 entries; the network has {len(parts)} parameters"):
+            net.run_norms(parts[:1])

@@ -20,9 +20,43 @@ def test_order_1024_in_single_precision_cp(encoded):
     _check_single_precision(lambda dtype: CPNetwork([2] * 1024, 5, seed=0, dtype=dtype), encoded)
 
 
-def _check_single_precision(make, encoded):
+@pytest.mark.parametrize("tree", [DimensionTree.balanced(1024), DimensionTree.balanced(1024, 4)])
+def test_order_1024_in_single_precision_where_few_rows_meet(tree):
+    # All combinations of three values of each of the root's children.
+    patterns = torch.randint(0, 2, (3, 1024), generator=torch.Generator().manual_seed(0))
+    parts = [patterns[:, list(tree.modes(child))] for child in tree.children(tree.root)]
+    choice = torch.cartesian_prod(*[torch.arange(3)] * len(parts))
+    inputs = torch.empty(len(choice), 1024, dtype=torch.int64)
+    for k, child in enumerate(tree.children(tree.root)):
+        inputs[:, list(tree.modes(child))] = parts[k][choice[:, k]]
+    assert HTNetwork(tree, 2, 4, seed=0).plan(inputs).meets
+    _check_single_precision(lambda dtype: HTNetwork(tree, 2, 4, seed=0, dtype=dtype), False, inputs)
+
+
+def test_groups_that_are_in_range_each_but_not_together():
+    # One component is 1e-7 of the other in every mode, and the other is zero in the last.
+    net = CPNetwork([2] * 10, 2, init=init.scale_preserving(0, 0))
+    with torch.no_grad():
+        for mode in range(10):
+            net.factor(mode)[:] = torch.tensor([1e7 if mode < 9 else 0, 1])
+    plan = net.plan(torch.cartesian_prod(*[torch.arange(2)] * 10))
+    assert "32 x 32 rows" in str(plan)
+    torch.testing.assert_close(net(plan).detach(), torch.ones(1024, 1), rtol=1e-4, atol=0)
+
+
+def test_combinations_of_more_factors_than_stay_in_range():
+    net = HTNetwork(DimensionTree.from_nested((tuple(range(10)), 10)), 2, 2, init=init.scale_preserving(0, 0))
+    with torch.no_grad():
+        for mode in range(10):
+            # Eight factors are in range, ten are not.
+            net.matrix(mode)[:] = torch.tensor([8e4, 1 / 8e4] if mode % 2 else [1 / 8e4, 8e4])
+    out = net(torch.cartesian_prod(*[torch.arange(2)] * 11))
+    torch.testing.assert_close(out.detach(), torch.ones(2048, 1), rtol=1e-4, atol=0)
+
+
+def _check_single_precision(make, encoded, inputs=None):
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randint(0, 2, (20, 1024), generator=generator)
+    inputs = torch.randint(0, 2, (20, 1024), generator=generator) if inputs is None else inputs
     double = make(torch.float64)
     single = make(torch.float32)
     single.load_state_dict({k: v.float() for k, v in double.state_dict().items()})
