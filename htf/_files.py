@@ -24,6 +24,11 @@ def write_json(path: Path, content: Any) -> None:
     _replace(path, write)
 
 
+def write_text(path: Path, content: str) -> None:
+    """Write text beside `path`, then rename."""
+    _replace(path, lambda partial: partial.write_text(content, newline=""))
+
+
 def read_json(path: Path) -> Any:
     """Read JSON, naming the file if it is damaged."""
     try:
@@ -51,7 +56,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} is not a checkpoint of this library, or is cut short ({error})") from error
 
 
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy
-import tensorly
 import torch
 
 from htf import __version__
 from htf._checks import positive
 from htf._files import read_json, write_json
+from htf._machine import describe_machine, usable_device
 from htf.datasets import TWINS, ImageData, load
 from htf.probes.jobs import Inputs, make_jobs
 from htf.probes.result import SETTINGS_FILE, RankFit
@@ -100,7 +98,7 @@ def rank_fit(
     if positive("levels", levels) < 2:
         raise ValueError(f"levels is {levels}; expected at least 2")
     positive("workers", workers)
-    device = _device(device)
+    device = usable_device(device)
     settings = settings or FitSettings()
     data = load(dataset, data_dir) if isinstance(dataset, str) else dataset
     data = data.holdout() if holdout else data
@@ -128,7 +126,7 @@ def rank_fit(
     folder = None if out is None else Path(out)
     if folder is not None:
         _claim(folder, described, device)
-    result = RankFit({**described, **_machine(device)})
+    result = RankFit({**described, **describe_machine(device)})
     inputs = Inputs(data, levels, settings, device)
     for content in run_jobs(jobs, inputs, settings, folder, workers, progress):
         result.add(content)
@@ -148,20 +146,7 @@ def _claim(folder: Path, described: dict[str, Any], device: torch.device) -> Non
                     "Name another folder, or the same settings to go on"
                 )
     else:
-        write_json(path, {**described, **_machine(device)})
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
-        "versions": {
-            "torch": torch.__version__,
-            "tensorly": tensorly.__version__,
-            "numpy": numpy.__version__,
-            "python": platform.python_version(),
-        },
-    }
+        write_json(path, {**described, **describe_machine(device)})
 
 
 def _known(name: str, values: Sequence[str], known: Iterable[str]) -> list[str]:
@@ -187,13 +172,3 @@ def _integers(name: str, values: Iterable[int], least: int) -> list[int]:
     if not found:
         raise ValueError(f"{name} is empty; expected at least one value")
     return list(dict.fromkeys(found))
-
-
-def _device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        # torch's first line says which devices there are, or why this one is not.
-        raise ValueError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return found

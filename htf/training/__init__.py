@@ -1,6 +1,26 @@
-"""Training: the loop for many fits at once, its optimizer, and files that survive a crash."""
+"""Training: fits of factorizations, the loop for many of them over batches, optimizers, files that survive a crash."""
 
+from htf.training.fitting import fit
+from htf.training.group_rmsprop import GroupRMSprop
+from htf.training.history import History
 from htf.training.loop import Fit, FitSettings
+from htf.training.losses import Loss
 from htf.training.optimizer import RelativeAdam, center_outputs
+from htf.training.stopping import LossBelow, NoProgress, TimeLimit
+from htf.training.tracking import Moment, Tracker
 
-__all__ = ["Fit", "FitSettings", "RelativeAdam", "center_outputs"]
+__all__ = [
+    "Fit",
+    "FitSettings",
+    "GroupRMSprop",
+    "History",
+    "Loss",
+    "LossBelow",
+    "Moment",
+    "NoProgress",
+    "RelativeAdam",
+    "TimeLimit",
+    "Tracker",
+    "center_outputs",
+    "fit",
+]

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from htf._files import read_tensors, write_tensors
 from htf.engine import Plan
 from htf.nn._network import TreeNetwork
 from htf.training.optimizer import RelativeAdam, center_outputs
+from htf.training.resumable import Resumable
 
 Batch = tuple[Plan, Tensor]
 
@@ -73,7 +73,7 @@ class FitSettings:
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
 
 
-class Fit:
+class Fit(Resumable):
     """Least-squares fits of all runs of a network to its targets, batch by batch, resumable at any epoch.
 
     Parameters
@@ -113,11 +113,10 @@ class Fit:
     ) -> None:
         self.network, self.train, self.test, self.settings = network, train, test, settings
         self.seed, self.clip, self.checkpoint = seed, clip, checkpoint
-        # Through JSON's eyes: tuples come back as lists.
         shapes = {f"shape of {name}": list(p.shape) for name, p in network.named_parameters()}
-        self._about = {
+        self.about = {
             "fit": {**(about or {}), "seed": seed, "clip": clip, "batches": len(train), **shapes},
-            "settings": {**asdict(settings), "betas": list(settings.betas)},
+            "settings": asdict(settings),
         }
         self.epoch = 0
         self.seconds = 0.0
@@ -134,7 +133,7 @@ class Fit:
         self._start = [p.detach().clone() for p in network.parameters()]  # of the present epoch
         self._best = [p.clone() for p in self._start]  # of the best one
         if resumed:
-            self._resume()
+            self.resume()
 
     def run(self, on_epoch: Callable[[Fit], None] | None = None, save_every: float = 20.0) -> None:
         """Train to the last epoch.
@@ -146,20 +145,12 @@ class Fit:
         save_every : float
             Seconds between checkpoints.  One is also saved on an interrupt, before it is raised again.
         """
-        saved = time.monotonic()
-        try:
-            while self.epoch < self.settings.epochs:
-                self._one_epoch()
-                if self.checkpoint is not None and time.monotonic() - saved > save_every:
-                    self.save()
-                    saved = time.monotonic()
-                if on_epoch is not None:
-                    on_epoch(self)
-        except KeyboardInterrupt:
-            # In the middle of an epoch the state is not that of any epoch: the last saved one stands.
-            if self._at_epoch_end and self.checkpoint is not None:
-                self.save()
-            raise
+        self.run_to_end(None if on_epoch is None else lambda: on_epoch(self), save_every)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.settings.epochs
 
     def errors(self, batches: Sequence[Batch], clip: float | None = None) -> list[float]:
         """Mean squared error of every run on some batches, each sample's clipped at `clip`."""
@@ -174,11 +165,9 @@ class Fit:
                 samples += len(y)
         return (total / samples).tolist()
 
-    _at_epoch_end = True
-
-    def _one_epoch(self) -> None:
+    def advance(self) -> None:
+        """Train one epoch."""
         began = time.perf_counter()
-        self._at_epoch_end = False
         for start, parameter in zip(self._start, self.network.parameters(), strict=True):
             start.copy_(parameter.detach())
         generator = Generator().manual_seed((self.seed << 20) + self.epoch)
@@ -200,7 +189,6 @@ class Fit:
         self.train_errors.append(error.tolist())
         self.test_errors.append(self.errors(self.test, self.clip))
         self.seconds += time.perf_counter() - began
-        self._at_epoch_end = True
 
     @torch.no_grad()
     def _step_back_or_keep(self, error: Tensor) -> None:
@@ -217,9 +205,8 @@ class Fit:
             self.optimizer.slow_down(lost)
             self.returns += [(self.epoch, run) for run in lost.nonzero().squeeze(1).tolist()]
 
-    def save(self) -> None:
-        """Write the checkpoint."""
-        assert self.checkpoint is not None
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Parameters, the best ones, the optimizer's memory and the errors so far."""
         tensors: dict[str, Tensor] = {f"network/{name}": p for name, p in self.network.named_parameters()}
         tensors |= {f"best/{k}": best for k, best in enumerate(self._best)}
         tensors |= {f"optimizer/{name}": t for name, t in self.optimizer.tensors().items()}
@@ -232,26 +219,16 @@ class Fit:
             "returns": self.returns,
             "rates": self.optimizer.rates,
         }
-        write_tensors(self.checkpoint, tensors, {**self._about, "state": state})
+        return tensors, state
 
     @torch.no_grad()
-    def _resume(self) -> None:
-        assert self.checkpoint is not None
-        tensors, about = read_tensors(self.checkpoint)
-        for part, mine in self._about.items():
-            theirs = about.get(part, {})
-            differing = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
-            if differing:
-                key = differing[0]
-                raise ValueError(
-                    f"{self.checkpoint} was written with {key} = {theirs.get(key)!r}; this fit has {mine.get(key)!r}"
-                )
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
         for name, parameter in self.network.named_parameters():
             parameter.copy_(tensors[f"network/{name}"])
         for k, best in enumerate(self._best):
             best.copy_(tensors[f"best/{k}"])
         self._best_error.copy_(tensors["best_error"])
-        state = about["state"]
         prefix = "optimizer/"
         optimizer = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         self.optimizer.load_tensors(optimizer, state["rates"])

@@ -92,11 +92,11 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     path = tmp_path / "state.safetensors"
     first = fit(checkpoint=path, about={"job": "a"})
     first.save()
-    with pytest.raises(ValueError, match="written with job = 'a'; this fit has 'b'"):
+    with pytest.raises(ValueError, match="written with job = 'a'; here it is 'b'"):
         fit(checkpoint=path, about={"job": "b"})
-    with pytest.raises(ValueError, match="written with epochs = 20; this fit has 30"):
+    with pytest.raises(ValueError, match="written with epochs = 20; here it is 30"):
         fit(checkpoint=path, about={"job": "a"}, epochs=30)
-    with pytest.raises(ValueError, match="written with seed = 0; this fit has 1"):
+    with pytest.raises(ValueError, match="written with seed = 0; here it is 1"):
         fit(checkpoint=path, about={"job": "a"}, seed=1)
     with pytest.raises(ValueError, match=r"shape of weights\.0"):
         fit(HTNetwork(DimensionTree.balanced(ORDER), 2, 4, runs=2, seed=0), checkpoint=path, about={"job": "a"})

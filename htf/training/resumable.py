@@ -1,0 +1,154 @@
+"""Training that survives interrupts, kills and crashes: checkpoints, and how a run goes on from one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch import Tensor
+
+from htf import __version__
+from htf._files import read_tensors, write_tensors
+
+_VERSION: dict[str, dict[str, Any]] = {"versions": {"htf": __version__}}
+
+
+class Resumable(ABC):
+    """A computation that advances unit by unit and can go on from a file as if nothing had happened.
+
+    Attributes
+    ----------
+    checkpoint : Path or None
+        File to save the state to.
+    about : dict of dict
+        What the computation is, in named parts, as JSON can hold it; a checkpoint that differs is refused, and so is
+        one of another version of the library.
+    """
+
+    checkpoint: Path | None
+    about: dict[str, dict[str, Any]]
+    _between_units = True
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+
+    @abstractmethod
+    def advance(self) -> None:
+        """Do one unit: an epoch, or a step."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that changes: tensors, and what JSON can hold."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+
+    def run_to_end(self, on_advance: Callable[[], None] | None = None, save_every: float = 20.0) -> None:
+        """Advance to the end, saving a checkpoint now and then.
+
+        Parameters
+        ----------
+        on_advance : callable, optional
+            Called after each unit.
+        save_every : float
+            Seconds between checkpoints.  One is also saved on an interrupt, before it is raised again.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            At the end of the unit in which it came, or at once if it comes twice; then the last checkpoint stands.
+        """
+        saved = time.monotonic()
+        try:
+            with _held_back_interrupts() as interrupted:
+                while not self.finished:
+                    self._between_units = False
+                    self.advance()
+                    self._between_units = True
+                    if self.checkpoint is not None and time.monotonic() - saved > save_every:
+                        self.save()
+                        saved = time.monotonic()
+                    if on_advance is not None:
+                        on_advance()
+                    if interrupted():
+                        raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            # Inside a unit the state is that of no moment: the last saved one stands.
+            if self._between_units and self.checkpoint is not None:
+                self.save()
+            raise
+
+    def save(self) -> None:
+        """Write the checkpoint, beside, then rename."""
+        if self.checkpoint is None:
+            raise ValueError("there is no file to save to: checkpoint is None")
+        tensors, state = self.state()
+        write_tensors(self.checkpoint, tensors, {**_VERSION, **self.about, "state": state})
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint, if there is one.
+
+        Returns
+        -------
+        bool
+            Whether there was.
+
+        Raises
+        ------
+        ValueError
+            If the file was written by something else, naming what differs, or is cut short; it is kept.
+        """
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return False
+        tensors, about = read_tensors(self.checkpoint)
+        # Through JSON's eyes: tuples come back as lists.
+        for part, mine in json.loads(json.dumps(_VERSION | self.about)).items():
+            theirs = about.get(part, {})
+            for key in {**mine, **theirs}:
+                if mine.get(key) != theirs.get(key):
+                    raise ValueError(
+                        f"{self.checkpoint} was written with {key} = {theirs.get(key)!r}; here it is {mine.get(key)!r}"
+                    )
+        try:
+            self.restore(tensors, about["state"])
+        except KeyError as error:
+            raise ValueError(f"{self.checkpoint} is not a checkpoint of this fit: it has no {error}") from error
+        return True
+
+
+@contextmanager
+def _held_back_interrupts() -> Iterator[Callable[[], bool]]:
+    """Collect an interrupt until it is asked for; a second one is raised at once.
+
+    Where another handler is set, or outside the main thread, which cannot set one, interrupts come as ever.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield lambda: False
+        return
+    came = False
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,67 @@
+"""What a fit records while it trains: the interface between the loop and its trackers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from htf.nn import MatrixFactorization
+from htf.nn._network import TreeNetwork
+
+Factorization = TreeNetwork | MatrixFactorization
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The state of a fit just before a step, with gradients.
+
+    Attributes
+    ----------
+    network : CPNetwork, HTNetwork or MatrixFactorization
+        The ``grad`` of its parameters is that of the sum of all runs' losses, hence each run's own.
+    step : int
+        Steps taken so far.
+    losses : Tensor
+        (runs,), detached.
+    end_gradient : callable
+        Returns the gradient of each run's loss with respect to its end matrix, (runs, d, d'); for matrix factorizations
+        only.
+    """
+
+    network: Factorization
+    step: int
+    losses: Tensor
+    end_gradient: Callable[[], Tensor]
+
+
+class Tracker(ABC):
+    """Something to be recorded during a fit; subclasses are in `htf.dynamics`.
+
+    Attributes
+    ----------
+    name : str
+        Under which a history holds the record.
+    consecutive : bool
+        Whether to measure again one step later, so that a history holds differences over single steps.
+    """
+
+    name: str
+    consecutive: bool = False
+
+    @abstractmethod
+    def describe(self, network: Factorization) -> dict[str, Any]:
+        """Settings as JSON can hold them, and what is to be known of the network to read the record.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If this cannot be tracked for this network.
+        """
+
+    @abstractmethod
+    def measure(self, moment: Moment) -> dict[str, Tensor]:
+        """Tensors whose first axis is the runs; names and shapes are the same at every moment of a fit."""
