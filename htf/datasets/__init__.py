@@ -4,6 +4,7 @@ from htf.datasets.completion import (
     CompletionProblem,
     SensingProblem,
     completion_from_file,
+    diverging_completion,
     tensor_completion,
     tensor_sensing,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Twin",
     "affine",
     "completion_from_file",
+    "diverging_completion",
     "load",
     "one_hot",
     "one_vs_all",

@@ -22,6 +22,7 @@ from htf.datasets._arguments import check_dtype, check_noise, check_shape, child
 from htf.datasets._entries import draw_entries, split_sizes
 from htf.datasets._entry_files import check_entries, read_csv, read_npz, testing_count
 from htf.datasets._planting import dense_tensor, in_torch, plant
+from htf.datasets._problem_checks import check_problem
 from htf.tensors.rank import RankLike, as_tree
 from htf.tree import DimensionTree
 
@@ -93,11 +94,21 @@ class CompletionProblem(_Problem):
         The planted tensor in its own format.
     settings : mapping
         What `describe` returns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes or dtypes do not match, no entry is observed, an index is out of range, an entry is there twice,
+        observed or for testing, or a value is no finite number.  The message names the argument.
     """
 
     indices: Tensor = field(repr=False)
     test_indices: Tensor = field(repr=False)
     test_values: Tensor = field(repr=False)
+
+    def __post_init__(self) -> None:
+        observed, test = (self.indices, self.values), (self.test_indices, self.test_values)
+        object.__setattr__(self, "shape", check_problem(self.tree, self.shape, observed, test, self.target))
 
     def test_error(self, outputs: Tensor) -> Tensor:
         """Relative root mean square error at the test entries.
@@ -367,6 +378,66 @@ def tensor_sensing(
         target=None if planted.target is None else planted.target.to(device, dtype),
         teacher=in_torch("teacher", planted.teacher, dtype, device),
         settings=settings,
+    )
+
+
+def diverging_completion(
+    dtype: torch.dtype = torch.float64, device: torch.device | str | None = None
+) -> CompletionProblem:
+    r"""A 2×2 matrix to be completed, on which every norm is driven to infinity, and the rank is not.
+
+    .. math:: W = \begin{pmatrix} ? & 1 \\ 1 & 0 \end{pmatrix}
+
+    With the unobserved entry w the determinant is -1, whatever w is.  A matrix factorization of depth 2 or more that
+    starts balanced with a positive determinant keeps it positive under gradient flow, so as its loss goes to 0,
+    :math:`|w|` grows without bound, and every norm and quasi-norm of W with it, although w = 0 has the least Frobenius,
+    spectral and nuclear norms among the completions; the effective rank falls to 1, the infimum over completions.  A
+    start with a negative determinant need not diverge.  `htf.dynamics.norm_lower_bound` says how large norms must be.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+    device : optional
+
+    Returns
+    -------
+    CompletionProblem
+        Three observed entries, none for testing, and no target.
+
+    Raises
+    ------
+    TypeError
+        If `dtype` is no floating type.
+
+    References
+    ----------
+    .. [1] N. Razin, N. Cohen, "Implicit regularization in deep learning may not be explainable by norms", NeurIPS 2020,
+       section 3.
+
+    Examples
+    --------
+    >>> problem = diverging_completion()
+    >>> problem.indices.tolist(), problem.values.tolist()
+    ([[0, 1], [1, 0], [1, 1]], [1.0, 1.0, 0.0])
+    """
+    check_dtype(dtype)
+    tree = DimensionTree.balanced(2)
+    return CompletionProblem(
+        tree=tree,
+        shape=(2, 2),
+        indices=torch.tensor([[0, 1], [1, 0], [1, 1]], device=device),
+        values=torch.tensor([1.0, 1.0, 0.0], dtype=dtype, device=device),
+        test_indices=torch.zeros(0, 2, dtype=torch.int64, device=device),
+        test_values=torch.zeros(0, dtype=dtype, device=device),
+        settings={
+            "problem": "completion",
+            "name": "diverging",
+            "shape": [2, 2],
+            "tree": {"order": 2, "children": children_of(tree)},
+            "observed": 3,
+            "test": 0,
+            "dtype": str(dtype).removeprefix("torch."),
+        },
     )
 
 

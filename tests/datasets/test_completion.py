@@ -14,7 +14,13 @@ from tensorly.tucker_tensor import TuckerTensor
 
 import htf
 from htf import datasets
-from htf.datasets import tensor_completion, tensor_sensing
+from htf.datasets import (
+    CompletionProblem,
+    completion_from_file,
+    diverging_completion,
+    tensor_completion,
+    tensor_sensing,
+)
 
 # -- what is planted -----------------------------------------------------------------------------------
 
@@ -402,6 +408,93 @@ def test_bad_measurements():
         tensor_sensing((3, 4), "cp", 1, measurements=0)
     with pytest.raises(ValueError, match="noise is -1"):
         tensor_sensing((3, 4), "cp", 1, measurements=5, noise=-1)
+
+
+# -- problems made by hand -----------------------------------------------------------------------------
+
+
+def by_hand(**changes):
+    parts = {
+        "tree": htf.DimensionTree.balanced(3),
+        "shape": (2, 3, 4),
+        "indices": torch.tensor([[0, 0, 0], [1, 2, 3]]),
+        "values": torch.tensor([1.0, -2.0]),
+        "test_indices": torch.tensor([[0, 1, 0]]),
+        "test_values": torch.tensor([3.0]),
+        "settings": {},
+    }
+    return CompletionProblem(**(parts | changes))
+
+
+def test_a_problem_made_by_hand():
+    problem = by_hand(shape=[2, 3, 4], target=torch.zeros(2, 3, 4))
+    assert problem.shape == (2, 3, 4)
+    assert problem.order == 3
+    none = by_hand(test_indices=torch.zeros(0, 3, dtype=torch.int64), test_values=torch.zeros(0))
+    assert len(none.test_values) == 0
+    assert by_hand(values=torch.ones(2, dtype=torch.bfloat16), test_values=torch.ones(1, dtype=torch.bfloat16))
+
+
+INT = torch.int64
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"shape": (2, 3)}, ValueError, r"tree has 3 modes; shape is \(2, 3\)"),
+        ({"shape": (2, 3, 0)}, ValueError, r"shape\[2\] is 0"),
+        ({"indices": torch.zeros(2, 2, dtype=INT)}, ValueError, r"^indices has shape \(2, 2\); expected \(m, 3\)"),
+        ({"indices": torch.zeros(2, dtype=INT)}, ValueError, r"^indices has shape \(2,\)"),
+        ({"test_indices": torch.zeros(1, 4, dtype=INT)}, ValueError, r"test_indices has shape \(1, 4\)"),
+        ({"values": torch.ones(3)}, ValueError, r"^values has shape \(3,\); indices has 2 rows"),
+        ({"test_values": torch.ones(1, 1)}, ValueError, r"test_values has shape \(1, 1\); test_indices has 1 rows"),
+        ({"indices": torch.zeros(2, 3)}, TypeError, r"^indices has dtype torch\.float32; expected torch\.int64"),
+        ({"values": torch.ones(2, dtype=INT)}, TypeError, r"^values has dtype torch\.int64; expected a floating type"),
+        (
+            {"test_values": torch.ones(1, dtype=torch.float64)},
+            TypeError,
+            r"test_values has dtype torch\.float64; values",
+        ),
+        ({"target": torch.zeros(2, 3, 4, dtype=torch.float64)}, TypeError, r"target has dtype torch\.float64; values"),
+        ({"target": torch.zeros(4, 3, 2)}, ValueError, r"target has shape \(4, 3, 2\); shape is \(2, 3, 4\)"),
+        ({"values": torch.ones(2, device="meta")}, ValueError, "values is on meta; indices are on cpu"),
+        ({"indices": torch.zeros(0, 3, dtype=INT), "values": torch.ones(0)}, ValueError, "indices has no rows"),
+        ({"indices": torch.tensor([[0, 0, 0], [1, 3, 3]])}, ValueError, r" indices\[1\] has the index 3 of mode 1"),
+        ({"indices": torch.tensor([[0, 0, -1], [1, 2, 3]])}, ValueError, r" indices\[0\] has the index -1 of mode 2"),
+        ({"test_indices": torch.tensor([[2, 0, 0]])}, ValueError, r"test_indices\[0\] has the index 2 of mode 0"),
+        (
+            {"indices": torch.ones(2, 3, dtype=INT)},
+            ValueError,
+            r" indices\[1\] has the indices \(1, 1, 1\) of indices\[0\] again",
+        ),
+        (
+            {"test_indices": torch.tensor([[1, 2, 3]])},
+            ValueError,
+            r"test_indices\[0\] has the indices \(1, 2, 3\) of indices\[1\] again",
+        ),
+        ({"values": torch.tensor([1.0, torch.nan])}, ValueError, r"^values\[1\] is nan; expected a finite number"),
+        ({"test_values": torch.tensor([torch.inf])}, ValueError, r"test_values\[0\] is inf"),
+        ({"indices": torch.randint(2, (25, 3)), "values": torch.ones(25)}, ValueError, r" has the indices .* again"),
+    ],
+)
+def test_problems_that_do_not_fit_together(changes, kind, message):
+    with pytest.raises(kind, match=message):
+        by_hand(**changes)
+
+
+def test_the_diverging_problem(tmp_path):
+    problem = diverging_completion(torch.float32)
+    assert (problem.shape, problem.target, len(problem.test_values)) == ((2, 2), None, 0)
+    matrix = torch.full((2, 2), 7.0)
+    matrix[tuple(problem.indices.T)] = problem.values
+    assert matrix.tolist() == [[7, 1], [1, 0]]
+    assert problem.values.dtype == torch.float32
+    assert json.loads(json.dumps(problem.describe())) == problem.describe()
+    assert diverging_completion(device="meta").values.device.type == "meta"
+    problem.save(tmp_path / "problem.npz")
+    assert completion_from_file(tmp_path / "problem.npz").describe() == problem.describe()
+    with pytest.raises(TypeError, match="expected a floating type"):
+        diverging_completion(torch.int32)
 
 
 def test_data_sets_need_no_networks():
