@@ -3,7 +3,7 @@
 # Set before the imports below: results record it.
 __version__ = "0.1.0"
 
-from htf import datasets, nn, probes, ranks, tensors, training
+from htf import datasets, dynamics, nn, probes, ranks, tensors, training
 from htf.decomposition import (
     HierarchicalTucker,
     HTCompletion,
@@ -24,6 +24,7 @@ __all__ = [
     "HierarchicalTucker",
     "cross_approximation",
     "datasets",
+    "dynamics",
     "hierarchical_tucker",
     "ht_als",
     "ht_completion",

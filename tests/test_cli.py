@@ -8,9 +8,17 @@ import time
 import pytest
 
 from htf.cli import int_range, main
+from htf.datasets import tensor_completion
+from htf.dynamics import Study
+from htf.dynamics.settings import SETTINGS_OF
+from htf.nn import MatrixFactorization
 from htf.probes import RankFit
+from htf.training import fit
 
 SHORT = ["--ranks", "1,2", "--format", "cp", "--twins", "original", "--workers", "1", "--epochs", "2"]
+DYNAMICS = ["--rank", "1", "--dim", "8", "--observed", "48", "--init-std", "1e-1", "1e-2", "--seeds", "0,1"]
+DYNAMICS += ["--steps", "300"]
+PNG = b"\x89PNG"
 
 
 def test_probe_prints_a_table_and_draws_a_figure(tmp_path, capsys):
@@ -43,9 +51,73 @@ def test_runs_of_the_same_data_are_drawn_together(tmp_path, capsys):
         RankFit.load(tmp_path / "cp").joined(other)
 
 
+def test_dynamics_prints_tables_and_draws_figures(tmp_path, capsys):
+    assert main(["dynamics", "mf", *DYNAMICS, "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "matrix factorization of depth 3: 8×8, rank 1, 48 of 64 entries observed; 2 seeds, 300 steps" in out
+    assert "theory" in out
+    for name in ("components", "history", "rates"):
+        assert f"figure: {tmp_path / name}.png" in out
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
+    assert Study.load(tmp_path).runs == [(0.1, 0), (0.1, 1), (0.01, 0), (0.01, 1)]
+
+
+@pytest.mark.parametrize(
+    ("form", "options", "said"),
+    [
+        ("cp", ["--order", "3", "--components", "6", "--loss", "huber"], "tensor factorization, 6 components: 3×3×3"),
+        ("ht", ["--order", "3", "--width", "5"], "hierarchical tensor factorization of width 5: 3×3×3"),
+    ],
+)
+def test_dynamics_of_tensors(form, options, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--rank", "1", "--dim", "3", "--observed", "20", "--seeds", "0", "--steps", "30", "--noise", "0.1"]
+    assert main(["dynamics", form, *arguments, *options]) == 0
+    assert said in capsys.readouterr().out
+    assert Study.load(f"runs/dynamics_{form}").settings.noise == 0.1
+
+
+def test_plot_draws_dynamics_again(tmp_path, capsys):
+    main(["dynamics", "mf", *DYNAMICS, "--out", str(tmp_path / "mf")])
+    first = capsys.readouterr().out
+    (tmp_path / "mf" / "rates.png").unlink()
+    assert main(["plot", str(tmp_path / "mf")]) == 0
+    assert capsys.readouterr().out == first
+    assert (tmp_path / "mf" / "rates.png").exists()
+    assert main(["plot", str(tmp_path / "mf"), "--figure", str(tmp_path / "one.png")]) == 0
+    assert "figure: " + str(tmp_path / "one.png") in capsys.readouterr().out
+    # The run of a fit that is no study, by itself and beside one.
+    problem = tensor_completion((4, 4), "matrix", rank=1, observed=12)
+    fit(MatrixFactorization((4, 4)), problem, steps=5, out=tmp_path / "fit")
+    assert main(["plot", str(tmp_path / "fit")]) == 0
+    out = capsys.readouterr().out
+    assert "no rates: history has no record of components" in out
+    assert (tmp_path / "fit" / "history.png").exists()
+    main(["dynamics", "mf", *DYNAMICS, "--depth", "2", "--out", str(tmp_path / "deep")])
+    capsys.readouterr()
+    assert main(["plot", str(tmp_path / "mf"), str(tmp_path / "deep")]) == 0
+    out = capsys.readouterr().out
+    assert "depth 3" in out
+    assert "depth 2" in out
+    assert (tmp_path / "mf" / "together.png").read_bytes().startswith(PNG)
+
+
+def test_plots_of_different_kinds_are_not_mixed(tmp_path, capsys):
+    main(["dynamics", "mf", *DYNAMICS, "--steps", "10", "--out", str(tmp_path / "mf")])
+    main(["probe", *SHORT, "--out", str(tmp_path / "probe")])
+    capsys.readouterr()
+    assert main(["plot", str(tmp_path / "mf"), str(tmp_path / "probe")]) == 2
+    assert "probe is not the folder of a run of htf dynamics" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["dynamics", "mf", "--rank", "65"], "rank is 65"),
+        (["dynamics", "mf", "--steps", "0"], "steps is 0"),
+        (["dynamics", "cp", "--init-std", "-1"], "init_std holds -1"),
+        (["dynamics", "ht", "--loss", "l3"], "loss is 'l3'; known are"),
+        (["dynamics", "ht", "--device", "gpu"], "device 'gpu' cannot be used"),
         (["probe", "imagenet"], "known are digits, mnist, fashion_mnist"),
         (["probe", "--format", "tt"], "format is 'tt'; known are cp, ht"),
         (["probe", "--twins", "noise"], "known are original, random_labels, random_images"),
@@ -64,7 +136,10 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, capsys
     assert err[-1].startswith("htf: ")
 
 
-@pytest.mark.parametrize("arguments", [["probe", "--ranks", "a"], ["fit"], []])
+@pytest.mark.parametrize(
+    "arguments",
+    [["probe", "--ranks", "a"], ["fit"], [], ["dynamics"], ["dynamics", "tt"], ["dynamics", "cp", "--dim", "x"]],
+)
 def test_unusable_arguments_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         main(arguments)
@@ -77,6 +152,10 @@ def test_an_unknown_option_lists_the_known_ones(capsys):
     assert "unknown option --rank-list" in err
     assert "--ranks" in err
     assert "--twins" in err
+    assert main(["dynamics", "mf", "--width", "3"]) == 2
+    err = capsys.readouterr().err
+    assert "unknown option --width" in err
+    assert "--depth" in err
 
 
 def test_every_option_has_a_help_line(capsys):
@@ -88,6 +167,18 @@ def test_every_option_has_a_help_line(capsys):
     # Each option is followed by words, on its line or on the next.
     options = re.findall(r"^  (--[a-z-]+)(?: [A-Z_]+(?: \[[A-Z. ]+\])?)?\s+(\w+)", text, re.M)
     assert len(options) == text.count("\n  --")
+
+
+@pytest.mark.parametrize("form", SETTINGS_OF)
+def test_every_setting_of_dynamics_has_a_help_line_and_its_default(form, capsys):
+    with pytest.raises(SystemExit):
+        main(["dynamics", form, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, value in SETTINGS_OF[form]().describe().items():
+        if name not in ("format", "seeds"):
+            option = f"--{name.replace('_', '-')}"
+            assert re.search(rf"{option} .*? \(default: {re.escape(str(value))}\)", text), option
+    assert "(default: 0:9)" in text
 
 
 def test_ranges():
@@ -113,3 +204,27 @@ def test_interrupt_leaves_a_run_that_goes_on(tmp_path, workers):
     partial = RankFit.load(folder)
     assert not partial.complete
     assert 0 < len(partial.records) < 16
+
+
+def test_interrupted_dynamics_go_on(tmp_path, capsys):
+    command = ["dynamics", "mf", *DYNAMICS[:6], "--seeds", "0,1", "--steps", "4000", "--every", "1000"]
+    command += ["--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "htf.cli", *command],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    # Until the bar shows that steps have been made.
+    shown = b""
+    while not re.search(rb"[1-9]\d*/4000", shown) and process.poll() is None:
+        shown += os.read(process.stderr.fileno(), 1000)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err.decode()
+    assert "the same command goes on from here" in err.decode()
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists()
+    assert main(["plot", str(tmp_path / "run")]) == 2
+    assert "not finished" in capsys.readouterr().err
+    assert main(command) == 0
+    assert Study.load(tmp_path / "run").history.steps[-1] == 4000

@@ -1,0 +1,70 @@
+"""The `htf` command: a thin skin on the library's functions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from htf import __version__
+from htf.cli.arguments import add_command, int_range
+from htf.cli.dynamics import add_dynamics, is_dynamics, plot_dynamics
+from htf.cli.dynamics import run_dynamics as _dynamics
+from htf.cli.probe import FIGURE, add_probe, plot_probes
+from htf.cli.probe import run_probe as _probe
+
+__all__ = ["int_range", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status: 0, 2 for bad input, 130 after an interrupt."""
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        print(f"htf: unknown option {unknown[0]}; known are {', '.join(_known(parser, options))}", file=sys.stderr)
+        return 2
+    try:
+        if options.command == "plot":
+            return _plot(options.run, options.figure)
+        return _probe(options) if options.command == "probe" else _dynamics(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError) as error:
+        print(f"htf: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("htf", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"htf {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_probe(commands)
+    add_dynamics(commands)
+    plot = add_command(commands, "plot", "draw the figures of a run again, and print its tables")
+    plot.add_argument("run", type=Path, nargs="+", metavar="RUN", help="folder of a run; several are drawn together")
+    plot.add_argument(
+        "--figure",
+        type=Path,
+        default=None,
+        help=f"file to write; by default {FIGURE}, or other names, in the first RUN",
+    )
+    return parser
+
+
+def _known(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """The options of a command, and of a command within it."""
+    for name in (options.command, getattr(options, "format", None)):
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction) and isinstance(name, str):
+                parser = action.choices[name]
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def _plot(runs: list[Path], figure: Path | None) -> int:
+    dynamics = [is_dynamics(run) for run in runs]
+    if any(dynamics) and not all(dynamics):
+        other = runs[dynamics.index(False)]
+        raise ValueError(f"{other} is not the folder of a run of htf dynamics, as others are; draw it by itself")
+    return plot_dynamics(runs, figure) if any(dynamics) else plot_probes(runs, figure)

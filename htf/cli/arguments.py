@@ -1,0 +1,30 @@
+"""What several commands share: types of arguments, and how a command is added."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def int_range(text: str) -> list[int]:
+    """Integers from "3", "1,2,5" or "1:15" (both ends included)."""
+    values: list[int] = []
+    for part in text.split(","):
+        try:
+            first, colon, last = part.partition(":")
+            found = list(range(int(first), int(last) + 1)) if colon else [int(first)]
+        except ValueError:
+            found = []
+        if not found:
+            raise argparse.ArgumentTypeError(f"{part!r} is not a number or a range such as 1:15")
+        values += found
+    return values
+
+
+def add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """A command with its line of help; defaults are shown, and options are never abbreviated."""
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, formatter_class=formatter, allow_abbrev=False
+    )
+    return parser

@@ -1,0 +1,78 @@
+"""`htf probe`: how low a rank fits a data set."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from htf.cli.arguments import add_command, int_range
+from htf.datasets import NAMES, TWINS
+from htf.probes.rank_fit import DEFAULT_TWINS, FORMATS, rank_fit
+from htf.probes.result import RankFit
+from htf.training.loop import FitSettings
+
+FIGURE = "rank_fit.png"
+
+
+def add_probe(commands: Any) -> None:
+    """Add the command to the parser's."""
+    probe = add_command(commands, "probe", "how low a rank fits a data set, against its randomized twins")
+    probe.add_argument("dataset", nargs="?", default="digits", metavar="DATASET", help=f"one of {', '.join(NAMES)}")
+    defaults = FitSettings()
+    probe.add_argument("--format", nargs="+", default=list(FORMATS), metavar="F", help=f"from {', '.join(FORMATS)}")
+    probe.add_argument("--ranks", type=int_range, default="1:8", help="CP ranks and HT widths: 1:15 or 1,2,4")
+    probe.add_argument("--classes", type=int_range, default="6", help="classes to tell from the rest")
+    probe.add_argument("--twins", nargs="+", default=list(DEFAULT_TWINS), metavar="T", help=f"from {', '.join(TWINS)}")
+    probe.add_argument("--seeds", type=int_range, default="0", help="seeds of starts and twins")
+    probe.add_argument("--levels", type=int, default=2, help="grey levels of a pixel")
+    probe.add_argument("--epochs", type=int, default=defaults.epochs, help="passes over the data")
+    probe.add_argument("--batch-size", type=int, default=None, help="samples of a batch; by default up to 1000")
+    probe.add_argument(
+        "--step", type=float, default=defaults.step, help="change of the log output in one step, at most"
+    )
+    probe.add_argument("--holdout", action="store_true", help="test on a sixth of the train set, to choose settings")
+    probe.add_argument("--device", default="cpu", help="where to train: cpu, cuda, cuda:1")
+    probe.add_argument("--workers", type=int, default=None, help="processes; by default one a core, or 1 on a GPU")
+    probe.add_argument("--data-dir", default=None, help="folder of the IDX files; otherwise HTF_DATA, or a download")
+    probe.add_argument("--out", type=Path, default=None, help="folder of the run; by default runs/DATASET")
+
+
+def run_probe(options: argparse.Namespace) -> int:
+    """Fit, print the table, draw the figure."""
+    workers = options.workers
+    if workers is None:
+        workers = (os.cpu_count() or 1) if options.device == "cpu" else 1
+    out = options.out or Path("runs") / options.dataset
+    result = rank_fit(
+        options.dataset,
+        formats=options.format,
+        ranks=options.ranks,
+        classes=options.classes,
+        twins=options.twins,
+        seeds=options.seeds,
+        levels=options.levels,
+        settings=FitSettings(epochs=options.epochs, batch_size=options.batch_size, step=options.step),
+        holdout=options.holdout,
+        device=options.device,
+        data_dir=options.data_dir,
+        out=out,
+        workers=workers,
+        progress=True,
+    )
+    return show_probe(result, out / FIGURE)
+
+
+def plot_probes(runs: list[Path], figure: Path | None) -> int:
+    """Print the table and draw the figure of saved probes, together."""
+    first, *others = (RankFit.load(run) for run in runs)
+    return show_probe(first.joined(*others) if others else first, figure or runs[0] / FIGURE)
+
+
+def show_probe(result: RankFit, figure: Path) -> int:
+    """Print the table, and draw the figure to a file."""
+    print(result.table())
+    result.plot().savefig(figure, dpi=150)
+    print(f"figure: {figure}")
+    return 0

@@ -1,0 +1,36 @@
+"""What is tracked while a factorization trains, and the rates and phases that theory predicts."""
+
+from htf.dynamics.balance import unbalancedness
+from htf.dynamics.components import ComponentRates, component_rates
+from htf.dynamics.effective_ranks import effective_ranks
+from htf.dynamics.norms import norm_lower_bound, norms
+from htf.dynamics.phases import Phases, phases
+from htf.dynamics.rates import Exponent, RateComparison, RateRecords, compare_rates
+from htf.dynamics.settings import CPStudy, HTStudy, MatrixStudy, StudySettings
+from htf.dynamics.study import ScaleSummary, Study, study
+from htf.dynamics.trackers import component_norms, local_component_norms, singular_values
+
+__all__ = [
+    "CPStudy",
+    "ComponentRates",
+    "Exponent",
+    "HTStudy",
+    "MatrixStudy",
+    "Phases",
+    "RateComparison",
+    "RateRecords",
+    "ScaleSummary",
+    "Study",
+    "StudySettings",
+    "compare_rates",
+    "component_norms",
+    "component_rates",
+    "effective_ranks",
+    "local_component_norms",
+    "norm_lower_bound",
+    "norms",
+    "phases",
+    "singular_values",
+    "study",
+    "unbalancedness",
+]

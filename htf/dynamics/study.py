@@ -1,0 +1,280 @@
+"""Studies of incremental learning: one planted problem, fitted from starts of many sizes and seeds at once."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from htf import __version__
+from htf._files import read_json, write_json
+from htf._machine import usable_device
+from htf.dynamics.phases import phases
+from htf.dynamics.settings import SETTINGS_OF, StudySettings
+from htf.training.fitting import fit
+from htf.training.history import RECORD, SETTINGS, History
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STUDY = "study.json"
+# A component rises if it ends above the first share of its run's largest; all others should be below the second.
+RISEN, REST = 0.05, 0.01
+
+
+@dataclass(frozen=True)
+class ScaleSummary:
+    """What came of all seeds at one size of the start, at one group of components.
+
+    Attributes
+    ----------
+    init_std : float
+    group : str
+    seeds : int
+        How many.
+    exact : int
+        Seeds of which as many components as the planted rank ended above 5 % of the largest, and all others below 1 %.
+    risen : (int, int)
+        Least and most components above 5 % of the largest.
+    rest : float
+        The largest of all others, relative to the largest of their run; NaN if none was recorded.
+    overlap : float
+        Mean of `Phases.overlap`: 0 if components rose one after another, 1 if together.
+    test_error : (float, float, float)
+        Mean, least and most at the end.
+    loss : float
+        The largest at the end.
+    """
+
+    init_std: float
+    group: str
+    seeds: int
+    exact: int
+    risen: tuple[int, int]
+    rest: float
+    overlap: float
+    test_error: tuple[float, float, float]
+    loss: float
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A planted problem fitted from many starts; made by `study`.
+
+    Attributes
+    ----------
+    settings : MatrixStudy, CPStudy or HTStudy
+    history : History
+        Of all runs together.
+    """
+
+    settings: StudySettings
+    history: History
+
+    @property
+    def runs(self) -> list[tuple[float, int]]:
+        """Standard deviation of the start and seed of each run."""
+        return self.settings.starts
+
+    def errors(self, init_std: float) -> Tensor:
+        """Test errors at the end of all seeds from starts of a standard deviation, (seeds,)."""
+        return self.history.test_error[-1, self._of(init_std)]
+
+    def summary(self) -> list[ScaleSummary]:
+        """What came of the seeds, for each standard deviation of the start and group of components."""
+        found = phases(self.history, share=RISEN)
+        rows = []
+        for std in self.settings.init_std:
+            own, errors = self._of(std), self.errors(std)
+            for group in dict.fromkeys(each.group for each in found):
+                each_run = [each for each in found if each.group == group and each.run in own]
+                rests = [each.rest for each in each_run]
+                rows.append(
+                    ScaleSummary(
+                        init_std=std,
+                        group=group,
+                        seeds=len(own),
+                        exact=sum(each.count == self.settings.rank and each.rest < REST for each in each_run),
+                        risen=(min(each.count for each in each_run), max(each.count for each in each_run)),
+                        rest=math.nan if any(map(math.isnan, rests)) else max(rests),
+                        overlap=statistics.fmean(each.overlap for each in each_run),
+                        test_error=(float(errors.mean()), float(errors.min()), float(errors.max())),
+                        loss=float(self.history.loss[-1, own].max()),
+                    )
+                )
+        return rows
+
+    def table(self) -> str:
+        """The summary as text: a line for each standard deviation of the start and group of components."""
+        steps = int(self.history.steps[-1])
+        lines = [
+            f"{self.settings.sentence()}; {len(self.settings.seeds)} seeds, {steps:,} steps",
+            f"{'init std':>9}  {'components':<11} {'exactly ' + str(self.settings.rank):>10} {'risen':>7} {'rest':>8} "
+            f"{'overlap':>8}  {'test error (least, most)':>28} {'loss':>9}",
+        ]
+        before = None
+        for row in self.summary():
+            least, most = row.risen
+            risen = f"{least}" if least == most else f"{least}–{most}"
+            line = (
+                f"{row.init_std:>9g}  {row.group:<11} {f'{row.exact} of {row.seeds}':>10} {risen:>7} {row.rest:>8.1e} "
+                f"{row.overlap:>8.2f}"
+            )
+            if row.init_std != before:
+                mean, low, high = row.test_error
+                line += f"  {f'{mean:.2e} ({low:.1e}, {high:.1e})':>28} {row.loss:>9.1e}"
+            before = row.init_std
+            lines.append(line)
+        lines.append(
+            f"exactly {self.settings.rank}: seeds with so many components above {RISEN:.0%} of the largest, "
+            f"all others below {REST:.0%}; rest: the largest of the others"
+        )
+        if self.history.stopped != "steps":
+            lines.append(self.history.stopped or "not complete: run again with the same settings to go on")
+        return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """Components against steps for each size of the start, and test errors; see `htf.plotting.plot_study`."""
+        from htf.plotting import plot_study
+
+        return plot_study(self)
+
+    def save(self, folder: str | Path) -> None:
+        """Write study.json beside the files of the history into a folder; `load` reads it."""
+        write_json(Path(folder) / STUDY, {**self.settings.describe(), "htf": __version__})
+        self.history.save(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Study:
+        """Read what `save`, or a finished `study`, wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds no study, or one that is not finished.
+        ValueError
+            If a file is damaged; the message names it.
+        """
+        folder = Path(folder)
+        if not (folder / STUDY).is_file():
+            raise FileNotFoundError(f"{folder} holds no {STUDY}: it is not the folder of a study")
+        settings = _settings_from(folder / STUDY)
+        if not (folder / RECORD).is_file():
+            raise FileNotFoundError(f"{folder} holds a study that is not finished; run it again to go on")
+        return cls(settings, History.load(folder))
+
+    def _of(self, init_std: float) -> list[int]:
+        return [run for run, (std, _) in enumerate(self.runs) if std == init_std]
+
+
+def study(
+    settings: str | StudySettings = "ht",
+    *,
+    out: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    **changes: Any,
+) -> Study:
+    """Plant a tensor of low rank, and watch which components rise as it is fitted from near-zero starts.
+
+    All starts, of every standard deviation and seed, are trained together.
+
+    Parameters
+    ----------
+    settings : {"mf", "cp", "ht"} or StudySettings
+        A format with the default settings of `MatrixStudy`, `CPStudy` or `HTStudy`, or one of these.
+    out : str or Path, optional
+        Folder of the run.  A study that was stopped goes on where it was when called again with the same settings; a
+        finished one is loaded, or continued if `steps` are more.
+    device : str or torch.device
+    progress : bool
+        Show a bar with the time left.
+    **changes
+        Settings that differ, such as ``rank=3, init_std=(1e-2, 1e-3)``.
+
+    Returns
+    -------
+    Study
+
+    Raises
+    ------
+    ValueError, TypeError
+        For settings that do not fit, or a folder that holds another run.
+
+    References
+    ----------
+    .. [1] S. Arora, N. Cohen, W. Hu, Y. Luo, "Implicit regularization in deep matrix factorization", NeurIPS 2019.
+    .. [2] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
+    .. [3] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
+       convolutional neural networks", ICML 2022, figure 3.
+
+    Examples
+    --------
+    >>> found = study("mf", dim=8, rank=1, depth=2, observed=48, init_std=1e-3, seeds=range(2), steps=800)
+    >>> (row,) = found.summary()
+    >>> row.exact, row.seeds
+    (2, 2)
+    """
+    settings = _settings(settings, changes)
+    device = usable_device(device)
+    # Both before the folder is taken: what does not fit should leave no trace.
+    problem, network = settings.problem(device), settings.network(device)
+    if out is not None:
+        _claim(Path(out), settings)
+    history = fit(
+        network,
+        problem,
+        loss=settings.loss,
+        lr=settings.lr,
+        steps=settings.steps,
+        track=settings.tracker(),
+        every=settings.every,
+        out=out,
+        progress=progress,
+    )
+    return Study(settings, history)
+
+
+def _settings(settings: str | StudySettings, changes: dict[str, Any]) -> StudySettings:
+    if isinstance(settings, StudySettings):
+        kind: type[StudySettings] = type(settings)
+    elif settings in SETTINGS_OF:
+        kind = SETTINGS_OF[settings]
+    else:
+        raise ValueError(f"format is {settings!r}; known are {', '.join(SETTINGS_OF)}")
+    known = [field.name for field in fields(kind)]
+    unknown = [name for name in changes if name not in known]
+    if unknown:
+        raise TypeError(f"{unknown[0]} is no setting of a {kind.__name__}; known are {', '.join(known)}")
+    return replace(settings, **changes) if isinstance(settings, StudySettings) else kind(**changes)
+
+
+def _settings_from(path: Path) -> StudySettings:
+    content = read_json(path)
+    try:
+        kind = SETTINGS_OF[content.pop("format")]
+        content.pop("htf")
+        return kind(**content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the settings of a study ({error})") from error
+
+
+def _claim(folder: Path, settings: StudySettings) -> None:
+    """Take a folder for a study, or refuse it; only the number of steps may differ, upwards."""
+    path, mine = folder / STUDY, settings.describe()
+    if path.exists():
+        there = _settings_from(path).describe()
+        for key in {**mine, **there}:
+            if mine.get(key) != there.get(key) and (key != "steps" or mine[key] < there[key]):
+                raise ValueError(
+                    f"out {folder} holds a study with {key} = {there.get(key)!r}; this one has {mine.get(key)!r}. "
+                    "Name another folder, or the same settings to go on"
+                )
+    elif (folder / SETTINGS).exists():
+        raise ValueError(f"out {folder} holds a run that is no study; name another folder")
+    write_json(path, {**mine, "htf": __version__})

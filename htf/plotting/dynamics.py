@@ -1,0 +1,378 @@
+"""Dynamics of training: what rose when, how fast against theory, and what it led to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from htf.training.history import History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from htf.dynamics.rates import RateComparison, RateRecords
+    from htf.dynamics.study import Study
+
+_WIDTH, _HEIGHT = 3.6, 2.7  # of a panel, in inches
+_SIZES = {
+    "singular_values": "singular values",
+    "component_norms": "component norms",
+    "local_component_norms": "local component norms",
+}
+_FORMATS = {
+    "singular_values": "matrix factorization",
+    "component_norms": "tensor factorization",
+    "local_component_norms": "hierarchical tensor factorization",
+}
+# Clouds of more points than this cannot be told from their subsets.
+_MOST_POINTS = 5000
+_MOST_NAMES = 8
+
+
+def plot_history(history: History) -> Figure:
+    """Loss, test error and every tracked quantity against the steps, a panel each.
+
+    Parameters
+    ----------
+    history : History
+        Of several runs, the first is drawn in full colour and the others thinly behind it; panels of components, which
+        have many lines, show the first alone.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not attached to any window; ``figure.savefig(path)`` writes it.
+    """
+    column = partial(_plot_column, history=history)
+    draw: list[Callable[[Axes], None]] = [partial(column, values=history.loss, label="loss")]
+    if bool(history.test_error.isfinite().any()):
+        draw.append(partial(column, values=history.test_error, label="relative test error"))
+    for tracker, record in history.tracked.items():
+        if tracker in _SIZES:
+            groups = history.about(tracker)["groups"]
+            draw += [partial(_plot_group, history=history, tracker=tracker, group=group, run=0) for group in groups]
+        else:
+            draw.append(partial(_plot_record, history=history, tracker=tracker, record=record))
+    columns = min(len(draw), 3)
+    rows = math.ceil(len(draw) / columns)
+    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for ax, each in zip(panels, draw, strict=False):
+        each(ax)
+        _tidy(ax)
+    for ax in panels[len(draw) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def plot_components(
+    histories: History | Sequence[History] | Mapping[str, History],
+    *,
+    run: int | Sequence[int] = 0,
+    group: str | Sequence[str | None] | None = None,
+) -> Figure:
+    """The sizes of the largest components against the steps, the papers' panels side by side.
+
+    Parameters
+    ----------
+    histories : History, or sequence or mapping of History
+        One panel each, of fits that tracked singular values, component norms or local component norms; the keys of a
+        mapping are titles.
+    run : int or sequence of int
+        Which run, one for all or one per panel.
+    group : str or sequence of str, optional
+        Which group of components, such as "node 4"; by default the first of the history.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Line k is the kth largest value of each moment, as in the papers: lines do not cross.
+
+    Raises
+    ------
+    ValueError, IndexError, KeyError
+        If a history has no record of components, or has no such run or group.
+
+    References
+    ----------
+    .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
+       convolutional neural networks", ICML 2022, figure 3.
+    """
+    named = _named(histories)
+    runs = [run] * len(named) if isinstance(run, int) else list(run)
+    groups = [group] * len(named) if group is None or isinstance(group, str) else list(group)
+    figure = Figure(figsize=(_WIDTH * len(named), _HEIGHT), layout="constrained")
+    panels = figure.subplots(1, len(named), squeeze=False)[0]
+    for ax, (title, history), own_run, own_group in zip(panels, named, runs, groups, strict=True):
+        tracker = _component_tracker(history)
+        _plot_group(ax, history, tracker, own_group or next(iter(history.about(tracker)["groups"])), own_run)
+        _entitle(ax, title or _FORMATS[tracker])
+        _tidy(ax)
+    return figure
+
+
+def plot_study(study: Study) -> Figure:
+    """Components against the steps for each size of the start, and test errors of all seeds.
+
+    Parameters
+    ----------
+    study : Study
+        Panels of components show the first seed, at the first group; the last one all seeds.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    history, scales = study.history, study.settings.init_std
+    tracker = _component_tracker(history)
+    group = next(iter(history.about(tracker)["groups"]))
+    figure = Figure(figsize=(_WIDTH * (len(scales) + 1), _HEIGHT), layout="constrained")
+    *panels, last = figure.subplots(1, len(scales) + 1)
+    for ax, std in zip(panels, scales, strict=True):
+        run = study.runs.index((std, study.settings.seeds[0]))
+        _plot_group(ax, history, tracker, group, run)
+        _entitle(ax, f"start of standard deviation {std:g}")
+        _tidy(ax)
+    _plot_errors(last, study, "tab:blue", None)
+    _label_errors(last, [study])
+    return figure
+
+
+def plot_rates(comparison: RateComparison) -> Figure:
+    r"""Measured rates of components against those that theory gives.
+
+    Parameters
+    ----------
+    comparison : RateComparison
+        Components that rise, on their way up.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Left, measured against predicted rates with the diagonal.  Right, measured rates over alignments against sizes
+        :math:`\sigma`, with the lines :math:`K \sigma^{2 - 2/K}` of theory, K being the order: no constant is fitted.
+
+    Raises
+    ------
+    ValueError
+        If no component was recorded on its way up.
+    """
+    groups = {group: (records, _drawable(records)) for group, records in comparison.groups.items()}
+    groups = {group: (records, chosen) for group, (records, chosen) in groups.items() if len(chosen)}
+    if not groups:
+        raise ValueError("comparison has no rates of a component on its way up to plot")
+    figure = Figure(figsize=(2 * _WIDTH + 1.2, _HEIGHT + 0.6), layout="constrained")
+    rates, slopes = figure.subplots(1, 2)
+    orders = sorted({records.order for records, _ in groups.values()})
+    cloud: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 2, "markeredgewidth": 0, "alpha": 0.5}
+    for k, (group, (records, chosen)) in enumerate(groups.items()):
+        style = {**cloud, "color": f"C{k % 10}"}
+        label = f"{group}, order {records.order}" if k < _MOST_NAMES else "_" + group
+        rates.plot(records.predicted[chosen], records.measured[chosen], **style, label=label)
+        slopes.plot(records.value[chosen], records.measured[chosen] / records.alignment[chosen], **style)
+    all_rates = torch.cat([records.predicted[chosen] for records, chosen in groups.values()])
+    ends = [float(all_rates.min()), float(all_rates.max())]
+    rates.plot(ends, ends, color="0.2", linewidth=0.8, label="equal")
+    for order, dashes in zip(orders, ("-", "--", "-.", ":"), strict=False):
+        sizes = torch.cat([r.value[c] for r, c in groups.values() if r.order == order])
+        at = torch.logspace(math.log10(float(sizes.min())), math.log10(float(sizes.max())), 50, dtype=torch.float64)
+        theory = rf"${order}\,\sigma^{{2 - 2/{order}}}$"
+        slopes.plot(at, order * at ** (2 - 2 / order), color="0.2", linewidth=0.8, linestyle=dashes, label=theory)
+    rates.set(xlabel=r"predicted, $K \gamma \sigma^{2 - 2/K}$", ylabel=r"measured, $d\sigma/dt$")
+    slopes.set(xlabel=r"size $\sigma$ of the component", ylabel=r"measured over alignment, $\gamma^{-1} d\sigma/dt$")
+    for ax in (rates, slopes):
+        ax.set(xscale="log", yscale="log")
+        ax.spines[["top", "right"]].set_visible(False)
+        legend = ax.legend(fontsize="x-small", frameon=False)
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
+    return figure
+
+
+def plot_norms_and_rank(histories: History | Sequence[History] | Mapping[str, History], *, run: int = 0) -> Figure:
+    """Norms and effective rank of the end matrix against the loss, while the loss falls.
+
+    Parameters
+    ----------
+    histories : History, or sequence or mapping of History
+        Of fits of matrices that tracked `norms` and `effective_ranks`; the keys of a mapping are labels.
+    run : int
+        Drawn in full colour; others thinly behind it.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Norms on the left, with what theory says that they must exceed on `htf.datasets.diverging_completion` if that is
+        the problem, effective ranks on the right.  The loss falls from left to right.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If a history has no record of these.
+    """
+    from htf.dynamics.norms import norm_lower_bound
+
+    named = _named(histories)
+    names = [name for name in named[0][1]["norms"] if all(name in history["norms"] for _, history in named)]
+    if not names:
+        raise ValueError("histories have no norm in common")
+    figure = Figure(figsize=(2 * _WIDTH + 1.6, _HEIGHT + 0.3), layout="constrained")
+    norms, ranks = figure.subplots(1, 2)
+    dashes: dict[str, Any] = dict(zip(names, ("-", "--", ":", "-."), strict=False))
+    for k, (label, history) in enumerate(named):
+        loss = history.loss
+        for name, dash in dashes.items():
+            _plot_runs(norms, loss, history["norms"][name], run, color=f"C{k}", linestyle=dash)
+        record = history["effective_ranks"]
+        _plot_runs(ranks, loss, next(iter(record.values())), run, color=f"C{k}", label=label or None)
+    losses = torch.cat([history.loss.flatten() for _, history in named])
+    if all(_diverges(history) for _, history in named):
+        at = torch.logspace(math.log10(float(losses[losses > 0].min())), -0.5, 200, dtype=torch.float64)
+        norms.plot(at, norm_lower_bound(at), color="0.2", linewidth=0.8)
+    handles = [Line2D([], [], color="0.4", linestyle=dash, label=name) for name, dash in dashes.items()]
+    if all(_diverges(history) for _, history in named):
+        handles.append(Line2D([], [], color="0.2", linewidth=0.8, label="lower bound of all"))
+    norms.legend(handles=handles, fontsize="x-small", frameon=False)
+    if any(label for label, _ in named):
+        ranks.legend(fontsize="x-small", frameon=False)
+    norms.set(ylabel="norm of the end matrix", yscale="log")
+    ranks.set(ylabel="effective rank of the end matrix")
+    for ax in (norms, ranks):
+        ax.set(xscale="log", xlabel="loss")
+        ax.invert_xaxis()
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_error_against_init(studies: Study | Sequence[Study] | Mapping[str, Study]) -> Figure:
+    """Test errors at the end against the standard deviation of the start.
+
+    Parameters
+    ----------
+    studies : Study, or sequence or mapping of Study
+        The keys of a mapping are labels; by default their formats.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A point for each seed, and lines through the means.
+    """
+    if isinstance(studies, Mapping):
+        named = list(studies.items())
+    else:
+        several = list(studies) if isinstance(studies, Sequence) else [studies]
+        named = [(each.settings.title, each) for each in several]
+    figure = Figure(figsize=(_WIDTH + 1.4, _HEIGHT + 0.5), layout="constrained")
+    ax = figure.subplots()
+    for k, (label, study) in enumerate(named):
+        _plot_errors(ax, study, f"C{k}", label)
+    _label_errors(ax, [study for _, study in named])
+    ax.legend(fontsize="small", frameon=False)
+    return figure
+
+
+def _named(histories: History | Sequence[History] | Mapping[str, History]) -> list[tuple[str, History]]:
+    if isinstance(histories, History):
+        return [("", histories)]
+    named = list(histories.items()) if isinstance(histories, Mapping) else [("", each) for each in histories]
+    if not named:
+        raise ValueError("histories is empty; expected at least one")
+    return named
+
+
+def _component_tracker(history: History) -> str:
+    for tracker in _SIZES:
+        if tracker in history.tracked:
+            return tracker
+    raise ValueError(f"history has no record of components; track one of {', '.join(_SIZES)}")
+
+
+def _plot_group(ax: Axes, history: History, tracker: str, group: str, run: int) -> None:
+    """The components of a group of one run, from the largest, dark, to the smallest, light."""
+    about = history.about(tracker)["groups"][group]
+    values = history[tracker][f"{group}/values"][:, run]
+    colours = matplotlib.colormaps["viridis"]
+    last = max(values.shape[1] - 1, 1)
+    for k in reversed(range(values.shape[1])):
+        # The root spreads the colours of the few that rise.
+        ax.plot(history.steps, values[:, k], color=colours(0.95 * math.sqrt(k / last)), linewidth=1.2)
+    ax.set_ylabel(_SIZES[tracker])
+    if tracker == "local_component_norms":
+        modes = about["modes"]
+        where = ", ".join(map(str, modes)) if len(modes) <= 8 else f"{modes[0]} to {modes[-1]}, {len(modes)} of them"
+        ax.set_title(f"{group}: modes {where}", loc="left", fontsize="small")
+
+
+def _entitle(ax: Axes, title: str) -> None:
+    """A title above what a panel says of its location."""
+    where = ax.get_title(loc="left")
+    ax.set_title(f"{title}\n{where}" if where else title, loc="left", fontsize="small")
+
+
+def _plot_column(ax: Axes, history: History, values: Tensor, label: str) -> None:
+    _plot_runs(ax, history.steps, values, 0, color="tab:blue")
+    ax.set(ylabel=label)
+    if bool((values > 0).any()):
+        ax.set_yscale("log")
+
+
+def _plot_record(ax: Axes, history: History, tracker: str, record: Mapping[str, Tensor]) -> None:
+    for k, (name, values) in enumerate(record.items()):
+        # Whatever a tracker of one's own records, a line each.
+        _plot_runs(ax, history.steps, values.flatten(2)[..., 0] if values.ndim > 2 else values, 0, f"C{k % 10}", name)
+    ax.set_ylabel(tracker.replace("_", " "))
+    if len(record) > 1:
+        ax.legend(fontsize="x-small", frameon=False)
+
+
+def _plot_runs(
+    ax: Axes, across: Tensor, values: Tensor, run: int, color: str, label: str | None = None, linestyle: str = "-"
+) -> None:
+    """One run in full colour, all others thinly behind it; `across` is of the steps or of each run."""
+    for other in range(values.shape[1]):
+        own = across if across.ndim == 1 else across[:, other]
+        style: dict[str, Any] = {"linewidth": 1.5, "label": label, "zorder": 2}
+        if other != run:
+            style = {"linewidth": 0.6, "alpha": 0.35, "zorder": 1}
+        ax.plot(own, values[:, other], color=color, linestyle=linestyle, **style)
+
+
+def _plot_errors(ax: Axes, study: Study, colour: str, label: str | None) -> None:
+    scales = sorted(study.settings.init_std)
+    errors = [study.errors(std) for std in scales]
+    for std, own in zip(scales, errors, strict=True):
+        ax.plot([std] * len(own), own, color=colour, linestyle="none", marker="o", markersize=3, alpha=0.4)
+    ax.plot(scales, [float(own.mean()) for own in errors], color=colour, marker="_", markersize=10, label=label)
+
+
+def _label_errors(ax: Axes, studies: Sequence[Study]) -> None:
+    ax.set(xlabel="standard deviation of the start", ylabel="relative test error at the end", yscale="log")
+    if len({std for study in studies for std in study.settings.init_std}) > 1:
+        ax.set_xscale("log")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _tidy(ax: Axes) -> None:
+    ax.set_xlabel("iterations")
+    ax.margins(x=0)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _drawable(records: RateRecords) -> Tensor:
+    """Where components are on their way up and everything has a logarithm; thinned to what can be seen."""
+    good = records.rising() & (records.measured > 0) & (records.predicted > 0) & (records.alignment > 0)
+    chosen: Tensor = good.nonzero().flatten()
+    return chosen[:: max(1, math.ceil(len(chosen) / _MOST_POINTS))]
+
+
+def _diverges(history: History) -> bool:
+    """Whether the problem is the one of which a lower bound of norms is known."""
+    return bool(history.settings["problem"].get("name") == "diverging")
