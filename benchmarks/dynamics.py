@@ -53,8 +53,8 @@ FULL = Scale(
     studies={
         "mf": {"init_std": (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)},
         "cp": {"init_std": (3e-1, 1e-1, 3e-2, 1e-2, 3e-3)},
-        "ht": {"init_std": (3e-1, 1e-1, 3e-2, 1e-2)},
-        "ht16": {"dim": 16, "observed": 8192, "init_std": (1e-2,)},
+        "ht": {"init_std": (3e-1, 1e-1, 3e-2, 1e-2, 3e-3)},
+        "ht16": {"dim": 16, "observed": 8192, "init_std": (2e-3,)},
     },
     rate_steps=20_000,
     rate_seeds=5,

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from htf.cli import main
 
@@ -29,7 +30,18 @@ def test_the_ten_lines_of_ht_tensors(tmp_path, monkeypatch):
     assert np.linalg.norm(z.to_tensor() - dense) <= 1e-8 * np.linalg.norm(dense)
     rows = np.random.default_rng(0).integers(0, 2, (100, 60))
     np.testing.assert_allclose(names["f"].entries(rows), names["function"](rows), rtol=1e-6)
-    assert len(CODE) == 2
+
+
+def test_three_components_rise_and_obey_the_theory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(CODE[2], names)
+    assert capsys.readouterr().out.count("3 components rose") == 3
+    assert (tmp_path / "components.png").is_file()
+    assert (names["history"].test_error[-1] < 0.02).all()
+    for exponent in names["htf"].dynamics.compare_rates(names["history"]).exponents():
+        assert exponent.slope == pytest.approx(exponent.expected_slope, rel=0.03)
+    assert len(CODE) == 3
 
 
 def test_the_commands_are_those_of_the_makefile_and_the_cli(capsys, monkeypatch):
@@ -39,9 +51,10 @@ def test_the_commands_are_those_of_the_makefile_and_the_cli(capsys, monkeypatch)
     seen = []
     monkeypatch.setattr("htf.cli._probe", lambda options: seen.append(options) or 0)
     monkeypatch.setattr("htf.cli._plot", lambda run, figure: seen.append(run) or 0)
+    monkeypatch.setattr("htf.cli._dynamics", lambda options: seen.append(options) or 0)
     for line in re.findall(r"^htf (.*)$", README, re.M):
         assert main(line.split()) == 0
-    assert len(seen) == 2
+    assert len(seen) == 4
 
 
 def test_figures_are_there():

@@ -45,11 +45,6 @@ class Phases:
         return len(self.components)
 
     @property
-    def incremental(self) -> bool:
-        """Whether each component reached half its size after every larger one did."""
-        return bool((self.steps[:, 1].diff() > 0).all())
-
-    @property
     def overlap(self) -> float:
         """How much components rose at the same time, from 0 (one after another) to 1 (together).
 

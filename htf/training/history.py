@@ -156,7 +156,8 @@ class Recorder:
         """Record one moment; `row` has the names of `History.tensors`."""
         self.steps.append(step)
         for name, value in row.items():
-            self.rows.setdefault(name, []).append(value.detach().cpu())
+            # A copy: a few entries of a large tensor would keep all of it.
+            self.rows.setdefault(name, []).append(value.detach().cpu().clone(memory_format=torch.contiguous_format))
 
     def judge(self, rule: Callable[[Tensor, Tensor, float], str]) -> str:
         """What a stopping rule says of the record."""

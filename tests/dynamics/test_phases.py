@@ -54,7 +54,6 @@ def test_one_after_another():
     for ours, by_hand in zip(found.steps.tolist(), expected, strict=True):
         # The ramps begin at 1e-4 instead of 0.
         assert ours == pytest.approx(by_hand, abs=0.1)
-    assert found.incremental
     assert found.overlap == 0
 
 
@@ -69,18 +68,15 @@ def test_components_may_enter_late_and_change_places():
     (found,) = phases(history_of([late], top=2))
     assert found.components == (2, 0)
     assert found.steps.tolist() == [[500, 500, 500], [0, 0, 0]]
-    assert not found.incremental
     assert math.isnan(phases(history_of([late], top=2, counts=[5]))[0].rest)
 
 
 def test_together():
     both = [lambda step: ramp(step, 100, 300, 2.0, 0), lambda step: ramp(step, 100, 300, 1.0, 0)]
     (found,) = phases(history_of([both], top=2))
-    assert not found.incremental
     assert found.overlap == pytest.approx(1)
     half = [lambda step: ramp(step, 100, 300, 2.0, 0), lambda step: ramp(step, 180, 380, 1.0, 0)]
     (found,) = phases(history_of([half], top=2))
-    assert found.incremental
     # 120 to 280 and 200 to 360.
     assert found.overlap == pytest.approx(0.5)
     within = [lambda step: ramp(step, 100, 300, 2.0, 0), lambda step: ramp(step, 200, 210, 1.0, 0)]
@@ -89,10 +85,10 @@ def test_together():
     assert phases(history_of([jumps], top=3))[0].overlap == 0
 
 
-def test_a_larger_component_that_rises_later_is_not_incremental():
+def test_a_larger_component_may_rise_later():
     swapped = [lambda step: ramp(step, 600, 800, 2.0), lambda step: ramp(step, 100, 300, 1.0)]
     (found,) = phases(history_of([swapped], top=2))
-    assert (found.components, found.incremental, found.overlap) == ((0, 1), False, 0)
+    assert (found.components, found.overlap) == ((0, 1), 0)
 
 
 def test_each_run_has_its_own():
@@ -116,7 +112,7 @@ def test_the_rest_may_be_unknown():
 
 def test_nothing_rises_from_zero():
     (found,) = phases(history_of([[lambda step: 0.0, lambda step: 0.0]], top=2))
-    assert (found.components, found.rest, found.incremental, found.overlap) == ((), 0, True, 0)
+    assert (found.components, found.rest, found.overlap) == ((), 0, 0)
     assert found.steps.shape == (0, 3)
 
 
@@ -125,7 +121,7 @@ def test_of_a_descent():
     network = htf.nn.MatrixFactorization((3, 3), 2, init=htf.nn.init.balanced(1e-4), seed=0, dtype=DOUBLE)
     history = descend(network, DenseLoss(target, dense), [singular_values()], 600, 0.01)
     (found,) = phases(history)
-    assert (found.group, found.components, found.incremental) == ("end matrix", (0, 1), True)
+    assert (found.group, found.components) == ("end matrix", (0, 1))
     assert found.sizes.tolist() == pytest.approx([4, 1], rel=0.02)
     assert found.rest < 0.01
     assert found.overlap < 0.1
