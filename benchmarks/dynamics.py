@@ -5,7 +5,7 @@
 Planted tensors of rank 5 are fitted as matrices, CP and hierarchical tensors from near-zero starts of several sizes,
 ten seeds each.  Rates are measured from balanced starts with small steps in double precision, for components of 2 to 5
 factors, and fitted exponents and constants set against theory.  The 2×2 problem on which all norms diverge is fitted at
-depths 2, 3 and 4.  Every fit has a folder of its own under --runs, where it goes on if it was stopped; a finished one
+depths 3, 4 and 5.  Every fit has a folder of its own under --runs, where it goes on if it was stopped; a finished one
 is loaded.  Parts that are not asked for (--only) keep their numbers in dynamics.json and their figures; figures of
 several studies have in them all that are finished.
 """
@@ -26,10 +26,10 @@ import torch
 from matplotlib.figure import Figure
 
 import htf
-from htf.dynamics.study import Study, study
+from htf.dynamics.studies import Study, study
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
 from htf.plotting import plot_components, plot_error_against_init, plot_norms_and_rank
-from htf.training import History, fit
+from htf.training import History, fit, gradient_flow
 from htf.training.history import RECORD
 from htf.training.tracking import Factorization, Tracker
 
@@ -44,7 +44,7 @@ class Scale:
     studies: dict[str, dict[str, Any]]
     rate_steps: int
     rate_seeds: int
-    norm_steps: int
+    norm_decades: int
     norm_seeds: int
 
 
@@ -54,12 +54,12 @@ FULL = Scale(
         "mf": {"init_std": (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)},
         "cp": {"init_std": (3e-1, 1e-1, 3e-2, 1e-2, 3e-3)},
         "ht": {"init_std": (3e-1, 1e-1, 3e-2, 1e-2, 3e-3)},
-        "ht16": {"dim": 16, "observed": 8192, "init_std": (2e-3,)},
+        "ht16": {"dim": 16, "observed": 8192, "init_std": (1e-3,), "steps": 45_000},
     },
     rate_steps=20_000,
     rate_seeds=5,
-    norm_steps=50_000,
-    norm_seeds=10,
+    norm_decades=7,
+    norm_seeds=5,
 )
 _SHORT = {"rank": 1, "seeds": (0, 1)}
 SMALL = Scale(
@@ -71,7 +71,7 @@ SMALL = Scale(
     },
     rate_steps=600,
     rate_seeds=1,
-    norm_steps=600,
+    norm_decades=2,
     norm_seeds=2,
 )
 _FORMATS = {"mf": "mf", "cp": "cp", "ht": "ht", "ht16": "ht"}
@@ -273,7 +273,7 @@ def _on_the_way_up(comparison: htf.dynamics.RateComparison) -> tuple[torch.Tenso
 def norms(scale: Scale, options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
     """Norms and effective rank at the end of fits of the diverging problem, and the figure."""
     histories, found = {}, {}
-    for depth in (2, 3, 4):
+    for depth in (3, 4, 5):
         history = _norm_fit(depth, scale, options)
         histories[f"depth {depth}"] = history
         bound = htf.dynamics.norm_lower_bound(history.loss[-1])
@@ -293,24 +293,24 @@ def norms(scale: Scale, options: argparse.Namespace) -> tuple[dict[str, Any], Fi
 
 
 def _norm_fit(depth: int, scale: Scale, options: argparse.Namespace) -> History:
-    return fit(
-        MatrixFactorization(
-            (2, 2),
-            depth,
-            runs=scale.norm_seeds,
-            init=htf.nn.init.balanced(0.1),
-            seed=positive_seeds(depth, scale.norm_seeds),
-            dtype=torch.float64,
-            device=options.device,
-        ),
-        htf.datasets.diverging_completion(device=options.device),
-        lr=1e-2 if scale is SMALL else 3e-3,
-        steps=scale.norm_steps,
-        track=[htf.dynamics.norms(NORMS), htf.dynamics.effective_ranks()],
-        every=50,
-        out=options.runs / "norms" / f"depth_{depth}",
-        progress=options.progress,
+    # The flow itself: steps of gradient descent overshoot once the smallest singular value is below them, the
+    # determinant changes its sign, and the norms stop.
+    network = MatrixFactorization(
+        (2, 2),
+        depth,
+        runs=scale.norm_seeds,
+        init=htf.nn.init.balanced(0.1),
+        seed=positive_seeds(depth, scale.norm_seeds),
+        dtype=torch.float64,
     )
+    history = gradient_flow(
+        network,
+        htf.datasets.diverging_completion(),
+        torch.logspace(0, scale.norm_decades, 20 * scale.norm_decades + 1),
+        track=[htf.dynamics.norms(NORMS), htf.dynamics.effective_ranks()],
+    )
+    history.save(options.runs / "norms" / f"depth_{depth}")
+    return history
 
 
 def positive_seeds(depth: int, count: int) -> list[int]:

@@ -14,6 +14,7 @@ def descend(network, losses, trackers, steps, lr, every=10, relative=True):
     """
     recorder = Recorder({"trackers": {tracker.name: tracker.describe(network) for tracker in trackers}})
     time = torch.zeros(network.runs, dtype=torch.float64)
+    rates = torch.zeros_like(time)
     parameters = list(network.parameters())
     for step in range(steps + 1):
         network.zero_grad()
@@ -21,7 +22,7 @@ def descend(network, losses, trackers, steps, lr, every=10, relative=True):
         value.sum().backward()
         if step % every in (0, 1):
             moment = moment_of(network, losses, step)
-            row = {"time": time.clone(), "loss": value.detach(), "test_error": torch.full_like(time, torch.nan)}
+            row = {"time": time, "rate": rates, "loss": value.detach(), "test_error": torch.full_like(time, torch.nan)}
             for tracker in trackers:
                 row |= {f"tracked/{tracker.name}/{key}": found for key, found in tracker.measure(moment).items()}
             recorder.add(step, row)
@@ -31,7 +32,7 @@ def descend(network, losses, trackers, steps, lr, every=10, relative=True):
         with torch.no_grad():
             for parameter, rate in zip(parameters, network.spread(rates), strict=True):
                 parameter -= rate * parameter.grad
-        time += rates
+        time = time + rates
     return recorder.history()
 
 

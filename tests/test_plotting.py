@@ -6,7 +6,7 @@ import torch
 from htf import DimensionTree
 from htf.datasets import diverging_completion, tensor_completion
 from htf.dynamics import compare_rates, effective_ranks, local_component_norms, norms, singular_values, unbalancedness
-from htf.dynamics.study import study
+from htf.dynamics.studies import study
 from htf.nn import HTNetwork, MatrixFactorization
 from htf.nn.init import balanced
 from htf.plotting import (

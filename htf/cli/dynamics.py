@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from htf.cli.arguments import add_command, int_range
 from htf.dynamics import compare_rates
 from htf.dynamics.settings import SETTINGS_OF
-from htf.dynamics.study import STUDY, Study, study
+from htf.dynamics.studies import STUDY, Study, study
 from htf.plotting import plot_components
 from htf.training.history import RECORD, History
 

@@ -2,12 +2,12 @@
 
 from htf.dynamics.balance import unbalancedness
 from htf.dynamics.components import ComponentRates, component_rates
-from htf.dynamics.effective_ranks import effective_ranks
-from htf.dynamics.norms import norm_lower_bound, norms
-from htf.dynamics.phases import Phases, phases
+from htf.dynamics.end_norms import norm_lower_bound, norms
+from htf.dynamics.end_ranks import effective_ranks
 from htf.dynamics.rates import Exponent, RateComparison, RateRecords, compare_rates
+from htf.dynamics.rising import Phases, phases
 from htf.dynamics.settings import CPStudy, HTStudy, MatrixStudy, StudySettings
-from htf.dynamics.study import ScaleSummary, Study, study
+from htf.dynamics.studies import ScaleSummary, Study, study
 from htf.dynamics.trackers import component_norms, local_component_norms, singular_values
 
 __all__ = [

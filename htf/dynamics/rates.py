@@ -262,9 +262,9 @@ def compare_rates(history: History, tracker: str | None = None) -> RateCompariso
     pairs = (history.steps.diff() == 1).nonzero().flatten()
     if not len(pairs):
         raise ValueError("history has no two consecutive steps; the tracker asks a fit of two steps or more for them")
-    spans = history.time[pairs + 1] - history.time[pairs]
+    spans = history.rate[pairs + 1]
     if bool(spans.isnan().all()):
-        raise ValueError("history.time is NaN: its optimizer does not step along the gradient, so there are no rates")
+        raise ValueError("history.rate is NaN: its optimizer does not step along the gradient, so there are no rates")
     return RateComparison(name, {own.group: _records(own, history.steps, pairs, spans) for own in groups})
 
 

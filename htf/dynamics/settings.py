@@ -12,7 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from htf._checks import positive
-from htf.datasets.completion import CompletionProblem, tensor_completion
+from htf.datasets.completion import tensor_completion
+from htf.datasets.problems import CompletionProblem
 from htf.dynamics.trackers import component_norms, local_component_norms, singular_values
 from htf.engine.layout import Block, Layout
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization

@@ -110,7 +110,7 @@ def local_component_norms(top: int = 10, nodes: Sequence[int] | None = None) -> 
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
        convolutional neural networks", ICML 2022, definition 2.
     """
-    return LocalComponentNorms(positive("top", top), None if nodes is None else tuple(nodes))
+    return LocalComponentNorms(positive("top", top), None if nodes is None else tuple(map(int, nodes)))
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class TreeNetwork(nn.Module):
             (runs,).  Right to rounding wherever the norm itself is a normal number of the dtype, although its square
             may not be: from 1e-38 to 3e38 in float32.
         """
-        return run_norms(self, tensors, self._norms_by_run, self.spread)
+        return run_norms(tensors, self._norms_by_run, self.spread)
 
     @abstractmethod
     def rescale_(self, factors: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 ByRun = Callable[[Tensor, float], Tensor]
 
@@ -21,16 +21,12 @@ def leading_norms(tensor: Tensor, p: float) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(part, p) for part in flat])
 
 
-def run_norms(
-    network: nn.Module, tensors: Sequence[Tensor], by_run: ByRun, spread: Callable[[Tensor], list[Tensor]]
-) -> Tensor:
+def run_norms(tensors: Sequence[Tensor], by_run: ByRun, spread: Callable[[Tensor], list[Tensor]]) -> Tensor:
     """Norm of each run's entries in all tensors together.
 
     Parameters
     ----------
-    network : Module
     tensors : sequence of Tensor
-        Shaped like its parameters.
     by_run : callable
         From one of the tensors and an order p (2 or inf) to the p-norms of the runs' parts, (runs,).
     spread : callable
@@ -41,8 +37,6 @@ def run_norms(
     One pass without temporaries.  Only where squares leave the range of the dtype are the tensors scaled by their
     largest entries, and passed again.
     """
-    if len(tensors) != (count := len(list(network.parameters()))):
-        raise ValueError(f"tensors has {len(tensors)} entries; the network has {count} parameters")
     plain = _together(tensors, by_run)
     info = torch.finfo(plain.dtype)
     # Squares below the smallest normal number are lost; above this norm they add less than rounding.

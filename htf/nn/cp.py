@@ -160,7 +160,7 @@ class CPNetwork(TreeNetwork):
 
     def _leaf_matrices(self, met: bool = False) -> list[Tensor]:
         if met:
-            return [self._by_run(factor) for factor in self.factors]
+            return [self._by_run(factor) for factor in self._evened()]
         # Each component is a run of width one to the engine.
         return [factor.unsqueeze(-1) for factor in self.factors]
 
@@ -168,6 +168,23 @@ class CPNetwork(TreeNetwork):
         if met and self.readout is not None:
             return [self._by_run(self.readout.T).permute(1, 2, 0).unsqueeze(1)]
         return [None]
+
+    def _evened(self) -> list[Tensor]:
+        """The factors, each component's vectors brought to about one size by powers of two whose product is 1.
+
+        Where components meet, those of a run share one scale per row: one that is huge in one mode and tiny in another
+        would lose those that are neither, or the other way round.
+        """
+        factors = list(self.factors)
+        if max(self.ranks) == 1:
+            return factors
+        with torch.no_grad():
+            exponents = torch.frexp(torch.cat([torch.linalg.vector_norm(f, torch.inf, dim=1) for f in factors]))[1]
+            shifts = exponents.sum(0).div(len(exponents), rounding_mode="floor") - exponents
+            shifts[-1] -= shifts.sum(0)
+            powers = torch.ldexp(factors[0].new_ones(shifts.shape), shifts).unsqueeze(1)
+        sizes = [len(factor) for factor in factors]
+        return [factor * power for factor, power in zip(factors, powers.split(sizes), strict=True)]
 
     def _by_run(self, components: Tensor) -> Tensor:
         """From (..., components of all runs) to (..., runs, the largest rank), with zeros beyond a run's own rank."""
@@ -189,8 +206,13 @@ class CPNetwork(TreeNetwork):
 
     def _run_of(self) -> Tensor:
         """The run of each component."""
-        runs = torch.arange(self.runs, device=self.device)
-        return torch.repeat_interleave(runs, torch.tensor(self.ranks, device=self.device))
+        known = self._known_runs
+        if known is None or known.device != self.device:
+            runs = torch.arange(self.runs, device=self.device)
+            self._known_runs = known = torch.repeat_interleave(runs, torch.tensor(self.ranks, device=self.device))
+        return known
+
+    _known_runs: Tensor | None = None
 
     def spread(self, values: Tensor) -> list[Tensor]:
         own = values[self._run_of()]

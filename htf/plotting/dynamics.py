@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from htf.dynamics.rates import RateComparison, RateRecords
-    from htf.dynamics.study import Study
+    from htf.dynamics.studies import Study
 
 _WIDTH, _HEIGHT = 3.6, 2.7  # of a panel, in inches
 _SIZES = {
@@ -181,7 +182,7 @@ def plot_rates(comparison: RateComparison) -> Figure:
     all_rates = torch.cat([records.predicted[chosen] for records, chosen in groups.values()])
     ends = [float(all_rates.min()), float(all_rates.max())]
     rates.plot(ends, ends, color="0.2", linewidth=0.8, label="equal")
-    for order, dashes in zip(orders, ("-", "--", "-.", ":"), strict=False):
+    for order, dashes in zip(orders, cycle(("-", "--", "-.", ":")), strict=False):
         sizes = torch.cat([r.value[c] for r, c in groups.values() if r.order == order])
         at = torch.logspace(math.log10(float(sizes.min())), math.log10(float(sizes.max())), 50, dtype=torch.float64)
         theory = rf"${order}\,\sigma^{{2 - 2/{order}}}$"
@@ -218,7 +219,7 @@ def plot_norms_and_rank(histories: History | Sequence[History] | Mapping[str, Hi
     KeyError, ValueError
         If a history has no record of these.
     """
-    from htf.dynamics.norms import norm_lower_bound
+    from htf.dynamics.end_norms import norm_lower_bound
 
     named = _named(histories)
     names = [name for name in named[0][1]["norms"] if all(name in history["norms"] for _, history in named)]
@@ -226,7 +227,7 @@ def plot_norms_and_rank(histories: History | Sequence[History] | Mapping[str, Hi
         raise ValueError("histories have no norm in common")
     figure = Figure(figsize=(2 * _WIDTH + 1.6, _HEIGHT + 0.3), layout="constrained")
     norms, ranks = figure.subplots(1, 2)
-    dashes: dict[str, Any] = dict(zip(names, ("-", "--", ":", "-."), strict=False))
+    dashes: dict[str, Any] = dict(zip(names, cycle(("-", "--", ":", "-.")), strict=False))
     for k, (label, history) in enumerate(named):
         loss = history.loss
         for name, dash in dashes.items():

@@ -1,6 +1,7 @@
 """Training: fits of factorizations, the loop for many of them over batches, optimizers, files that survive a crash."""
 
 from htf.training.fitting import fit
+from htf.training.flow import gradient_flow
 from htf.training.group_rmsprop import GroupRMSprop
 from htf.training.history import History
 from htf.training.loop import Fit, FitSettings
@@ -23,4 +24,5 @@ __all__ = [
     "Tracker",
     "center_outputs",
     "fit",
+    "gradient_flow",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from htf._checks import positive
 from htf._machine import describe_machine
-from htf.datasets.completion import CompletionProblem, SensingProblem
-from htf.nn import MatrixFactorization
+from htf.datasets.problems import CompletionProblem, SensingProblem
+from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
 from htf.training._digest import digest
 from htf.training.history import History, Recorder
 from htf.training.losses import Loss
@@ -63,18 +63,20 @@ def fit(
         A mean over the observations.
     optimizer : str or callable
         "group_rmsprop" (`GroupRMSprop`, the papers'), "sgd", "adam", "adamw", "rmsprop", or a function of
-        ``(parameters, lr=lr)`` that returns an optimizer of torch, such as a ``functools.partial`` of one.
+        ``(parameters, lr=lr)`` that returns an optimizer of torch, such as a ``functools.partial`` of one, or of
+        `GroupRMSprop`.
     lr : float
         Learning rate.
     steps : int
-        In all; a finished fit in `out` can be continued with more, and one that is further stays where it is.
+        In all; a finished fit in `out` can be continued with more steps or with other rules, and one that is further
+        stays where it is.
     track : Tracker or sequence of Tracker
         What to record besides the losses; see `htf.dynamics`.
     every : int
         Steps between recorded moments.
     stop : callable or sequence of them
-        Rules that end the fit early, asked at recorded moments: `LossBelow`, `NoProgress`, `TimeLimit`, or a function
-        of recorded steps, losses and the seconds of training that returns a reason or "".
+        Rules that end the fit early, asked every `every` steps: `LossBelow`, `NoProgress`, `TimeLimit`, or a function
+        of those steps, the losses there and the seconds of training that returns a reason or "".
     out : str or Path, optional
         Folder of the run: settings.json, history.csv, history.safetensors and checkpoint.safetensors.  If it holds
         the checkpoint of an interrupted fit, this one goes on from there, to bit for bit the same parameters on the
@@ -93,9 +95,10 @@ def fit(
     Raises
     ------
     ValueError, TypeError
-        Where an argument does not fit; for a network and a problem of different shapes; for a start at which the
-        gradient of a run vanishes; for a checkpoint of another model, start, problem, version or setting, which is
-        kept, or one that is cut short.  The message names what differs.
+        Where an argument does not fit; for a network and a problem of different shapes, or a network with frozen
+        parameters; for a start at which the gradient of a run vanishes, or its loss is not finite; for a checkpoint of
+        another model, start, problem, version or setting, which is kept, or one that is cut short.  The message names
+        what differs.
     KeyboardInterrupt
         After the step in which it came, with a checkpoint saved.
 
@@ -119,7 +122,7 @@ def fit(
         loss if isinstance(loss, Loss) else Loss(loss),
         make_optimizer(optimizer, network, lr),
         steps=positive("steps", steps),
-        trackers=_trackers(track),
+        trackers=tracker_names(track),
         every=positive("every", every),
         rules=[stop] if callable(stop) else list(stop),
         folder=None if out is None else Path(out),
@@ -159,7 +162,10 @@ class _Descent(Resumable):
         self.steps, self.trackers, self.every, self.rules = steps, trackers, every, rules
         self.checkpoint = None if folder is None else folder / CHECKPOINT
         self._parameters = list(network.parameters())
-        self._twice = every > 2 and any(tracker.consecutive for tracker in trackers.values())
+        for name, parameter in network.named_parameters():
+            if not parameter.requires_grad:
+                raise ValueError(f"network has a frozen parameter, {name}; a fit trains all of them")
+        self._twice = every > 1 and any(tracker.consecutive for tracker in trackers.values())
         self.about = {
             "network": describe_network(network),
             "problem": observations.about,
@@ -171,10 +177,12 @@ class _Descent(Resumable):
             },
         }
         parts = {"network": self.about["network"], "problem": self.about["problem"], **self.about["fit"]}
-        self.recorder = Recorder({**parts, "steps": steps, "made_by": describe_machine(network.device)})
+        own = {"steps": steps, "stop": [repr(rule) for rule in rules], "made_by": describe_machine(network.device)}
+        self.recorder = Recorder({**parts, **own})
         self.step = 0
         self.last_loss = float("nan")
         self.time = torch.zeros(network.runs, dtype=torch.float64, device=network.device)
+        self.rate = torch.zeros_like(self.time)  # of the last step
         self._start = digest(*self._parameters)
         self._good = (0, self._copies())
 
@@ -193,8 +201,9 @@ class _Descent(Resumable):
         if not self.recorder.stopped:
             self.optimizer.step()
             self.step += 1
-            rates = flow_rates(self.optimizer, self.network.runs)
-            self.time += float("nan") if rates is None else rates
+            rates = flow_rates(self.optimizer, self.network)
+            self.rate = torch.full_like(self.time, torch.nan) if rates is None else rates
+            self.time += self.rate
         self.recorder.seconds += time.perf_counter() - began
 
     def _due(self, step: int) -> bool:
@@ -208,15 +217,20 @@ class _Descent(Resumable):
             self._check_gradients(losses)
         self._good = (self.step, self._copies())
         self.last_loss = float(losses.max())
-        row = {"time": self.time.clone(), "loss": losses.double(), "test_error": self._test_error().double()}
-        moment = Moment(self.network, self.step, losses, self._end_gradient)
+        row = {
+            "time": self.time,
+            "rate": self.rate,
+            "loss": losses.double(),
+            "test_error": test_error(self.network, self.observations).double(),
+        }
+        moment = Moment(self.network, self.step, losses, end_gradient(self.network, self.observations, self.loss))
         for name, tracker in self.trackers.items():
             row |= {f"tracked/{name}/{key}": value for key, value in tracker.measure(moment).items()}
         self.recorder.add(self.step, row)
         if self.step >= self.steps:
             self.recorder.stopped = "steps"
-        for rule in self.rules:
-            self.recorder.stopped = self.recorder.stopped or self.recorder.judge(rule)
+        if self.step % self.every == 0:
+            self.recorder.judge(self.rules)
 
     def _check_gradients(self, losses: Tensor) -> None:
         # A run without a loss has nothing to learn, and no gradient by right.
@@ -233,6 +247,11 @@ class _Descent(Resumable):
     def _step_back(self, losses: Tensor) -> None:
         run = int((~losses.isfinite()).nonzero()[0])
         found = self.step
+        if found == 0:
+            raise ValueError(
+                f"the loss of run {run} is {float(losses[run])} at the start; expected a network and targets whose "
+                f"squares are in the range of {self.network.dtype}"
+            )
         self.step, values = self._good
         for parameter, value in zip(self._parameters, values, strict=True):
             parameter.copy_(value)
@@ -242,22 +261,6 @@ class _Descent(Resumable):
         )
         warnings.warn(self.recorder.stopped, RuntimeWarning, stacklevel=2)
 
-    @torch.no_grad()
-    def _test_error(self) -> Tensor:
-        observations = self.observations
-        if observations.test_inputs is None:
-            return torch.full_like(self.time, torch.nan)
-        outputs = self.network(observations.test_inputs)
-        return (outputs - observations.test_targets).norm(dim=0) / observations.test_targets.norm(dim=0)
-
-    def _end_gradient(self) -> Tensor:
-        if not isinstance(self.network, MatrixFactorization):
-            raise TypeError(
-                f"the network is a {type(self.network).__name__}; only a MatrixFactorization has end matrices"
-            )
-        read, targets = self.observations.read_matrices, self.observations.targets
-        return self.network.end_gradient(lambda ends: self.loss(read(ends), targets))
-
     def _copies(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self._parameters]
 
@@ -266,11 +269,15 @@ class _Descent(Resumable):
         tensors: dict[str, Tensor] = {f"network/{name}": p for name, p in self.network.named_parameters()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.items()}
         tensors |= {f"history/{name}": tensor for name, tensor in self.recorder.history().tensors().items()}
-        tensors["time"] = self.time
+        step, good = self._good
+        tensors |= {f"good/{k}": value for k, value in enumerate(good)}
+        tensors |= {"time": self.time, "rate": self.rate}
         return tensors, {
             "start": self._start,
             "now": digest(*self._parameters),
             "step": self.step,
+            "good": step,
+            "settings": self.recorder.settings,
             "seconds": self.recorder.seconds,
             "stopped": self.recorder.stopped,
             "optimizer": numbers,
@@ -288,13 +295,43 @@ class _Descent(Resumable):
             parameter.copy_(tensors[f"network/{name}"])
         restore_optimizer(self.optimizer, self._parameters, _under("optimizer/", tensors), state["optimizer"])
         self.time.copy_(tensors["time"])
+        self.rate = tensors["rate"].to(self.time.device)
         self.step = state["step"]
-        self.recorder.restore(_under("history/", tensors), state["seconds"], state["stopped"])
-        if self.recorder.stopped == "steps" and self.step < self.steps:
+        good = _under("good/", tensors)
+        self._good = (state["good"], [good[str(k)].to(p.device) for k, p in enumerate(self._parameters)])
+        mine, self.recorder.settings = self.recorder.settings, state["settings"]
+        self.recorder.restore(_under("history/", tensors), state["seconds"], state["stopped"], self.every)
+        stopped = self.recorder.stopped
+        if stopped.startswith("diverged") or (stopped and self.step >= self.steps):
+            return
+        # A longer fit, or one with other rules, goes on; the same rules stop it again where it is.  There the step is
+        # recorded again if it is due, and is not part of this fit if not.
+        if stopped:
             self.recorder.stopped = ""
-            # The step at which an earlier fit ended is recorded again if it is due, and is not part of this one if not.
             self.recorder.drop_last()
-        self._good = (self.step, self._copies())
+        self.recorder.settings |= {"steps": self.steps, "stop": mine["stop"]}
+        if mine["made_by"] != self.recorder.settings["made_by"]:
+            self.recorder.settings["continued_by"] = mine["made_by"]
+
+
+@torch.no_grad()
+def test_error(network: Factorization, observations: Observations) -> Tensor:
+    """Relative error of each run at the test entries, (runs,); NaN if there are none."""
+    if observations.test_inputs is None:
+        return torch.full((network.runs,), torch.nan, dtype=torch.float64, device=network.device)
+    outputs = network(observations.test_inputs)
+    return (outputs - observations.test_targets).norm(dim=0) / observations.test_targets.norm(dim=0)
+
+
+def end_gradient(network: Factorization, observations: Observations, loss: Loss) -> Callable[[], Tensor]:
+    """What a `Moment` computes the gradient at the end matrices by."""
+
+    def gradient() -> Tensor:
+        if not isinstance(network, MatrixFactorization):
+            raise TypeError(f"the network is a {type(network).__name__}; only a MatrixFactorization has end matrices")
+        return network.end_gradient(lambda ends: loss(observations.read_matrices(ends), observations.targets))
+
+    return gradient
 
 
 def describe_network(network: Factorization) -> dict[str, Any]:
@@ -303,11 +340,16 @@ def describe_network(network: Factorization) -> dict[str, Any]:
     about = {"network": type(network).__name__, "dims": list(network.dims), "runs": network.runs, **shapes}
     if isinstance(network, MatrixFactorization):
         return {**about, "dtype": str(network.dtype)}
+    if isinstance(network, CPNetwork):
+        about["ranks"] = list(network.ranks)
+    if isinstance(network, HTNetwork):
+        about |= {"widths": [list(widths.values()) for widths in network.widths], "shared": network.shared}
     children = [list(network.tree.children(node)) for node in network.tree.inner_nodes]
     return {**about, "children": children, "dtype": str(network.dtype)}
 
 
-def _trackers(track: Tracker | Sequence[Tracker]) -> dict[str, Tracker]:
+def tracker_names(track: Tracker | Sequence[Tracker]) -> dict[str, Tracker]:
+    """Trackers by name."""
     given = list(track) if isinstance(track, Sequence) else [track]
     trackers: dict[str, Tracker] = {}
     for tracker in given:

@@ -33,7 +33,7 @@ class GroupRMSprop(torch.optim.Optimizer):
     Attributes
     ----------
     rates : Tensor
-        (runs,) float64; what multiplied the gradient in the last step.
+        (runs,) float64; what multiplied the gradient in the last step, 0 as long as a run's gradient is zero.
 
     References
     ----------
@@ -68,8 +68,9 @@ class GroupRMSprop(torch.optim.Optimizer):
         state["step"] += 1
         mean = state["mean_square"].mul_(group["alpha"]).addcmul_(norms, norms, value=1 - group["alpha"])
         corrected = mean / (1 - group["alpha"] ** state["step"])
-        self.rates = group["lr"] / (corrected.sqrt_().add_(group["eps"]))
-        rates = self._network.spread(self.rates.to(self._network.dtype))
+        # A run without any gradient so far stands still.
+        self.rates = torch.where(mean > 0, group["lr"] / (corrected.sqrt_().add_(group["eps"])), 0)
+        rates = self._network.spread(self.rates.to(gradients[0].dtype))
         for parameter, gradient, rate in zip(self._parameters, gradients, rates, strict=True):
             parameter.addcmul_(gradient, rate, value=-1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SETTINGS, TABLE, RECORD = "settings.json", "history.csv", "history.safetensors"
-_COLUMNS = ("time", "loss", "test_error")
+_COLUMNS = ("time", "rate", "loss", "test_error")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,9 @@ class History:
     time : Tensor
         (T, runs) float64, the time of the gradient flow that the steps so far amount to: the sum of the sizes that
         multiplied the gradients.  NaN for optimizers that do not step along the gradient, such as Adam.
+    rate : Tensor
+        (T, runs) float64, the size that multiplied the gradient in the step before, 0 at the start; NaN likewise.
+        Differences of `time` are less precise, where early rates are huge.
     loss : Tensor
         (T, runs) float64.
     test_error : Tensor
@@ -54,6 +57,7 @@ class History:
 
     steps: Tensor
     time: Tensor
+    rate: Tensor
     loss: Tensor
     test_error: Tensor
     tracked: dict[str, dict[str, Tensor]]
@@ -104,9 +108,12 @@ class History:
         """
         folder = Path(folder)
         settings = read_json(folder / SETTINGS)
-        seconds, stopped = settings.pop("seconds"), settings.pop("stopped")
         tensors, _ = read_tensors(folder / RECORD)
-        return cls.from_tensors(tensors, settings, seconds, stopped)
+        try:
+            seconds, stopped = settings.pop("seconds"), settings.pop("stopped")
+            return cls.from_tensors(tensors, settings, seconds, stopped)
+        except (KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{folder / SETTINGS} does not describe a fit ({error!r})") from error
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors in one dict, those of trackers under tracked/TRACKER/NAME."""
@@ -151,6 +158,8 @@ class Recorder:
     rows: dict[str, list[Tensor]] = field(default_factory=dict)
     seconds: float = 0.0
     stopped: str = ""
+    _asked: list[int] = field(default_factory=list)  # steps at which rules were asked
+    _losses: Tensor | None = None  # there, in rows of which the last may be free
 
     def add(self, step: int, row: Mapping[str, Tensor]) -> None:
         """Record one moment; `row` has the names of `History.tensors`."""
@@ -159,12 +168,28 @@ class Recorder:
             # A copy: a few entries of a large tensor would keep all of it.
             self.rows.setdefault(name, []).append(value.detach().cpu().clone(memory_format=torch.contiguous_format))
 
-    def judge(self, rule: Callable[[Tensor, Tensor, float], str]) -> str:
-        """What a stopping rule says of the record."""
-        return rule(torch.tensor(self.steps), torch.stack(self.rows["loss"]), self.seconds)
+    def judge(self, rules: Iterable[Callable[[Tensor, Tensor, float], str]]) -> None:
+        """Ask stopping rules, of the moment just added and those at which they were asked before."""
+        self._keep(self.steps[-1], self.rows["loss"][-1])
+        assert self._losses is not None
+        count = len(self._asked)
+        for rule in rules:
+            self.stopped = self.stopped or rule(torch.tensor(self._asked), self._losses[:count], self.seconds)
+
+    def _keep(self, step: int, loss: Tensor) -> None:
+        count = len(self._asked)
+        if self._losses is None or count == len(self._losses):
+            longer = loss.new_empty(max(2 * count, 64), len(loss))
+            if self._losses is not None:
+                longer[:count] = self._losses
+            self._losses = longer
+        self._losses[count] = loss
+        self._asked.append(step)
 
     def drop_last(self) -> None:
         """Forget the last moment."""
+        if self._asked and self._asked[-1] == self.steps[-1]:
+            self._asked.pop()
         self.steps.pop()
         for values in self.rows.values():
             values.pop()
@@ -175,8 +200,11 @@ class Recorder:
         tensors["steps"] = torch.tensor(self.steps, dtype=torch.int64)
         return History.from_tensors(tensors, self.settings, self.seconds, self.stopped)
 
-    def restore(self, tensors: Mapping[str, Tensor], seconds: float, stopped: str) -> None:
-        """Go on from an earlier history's tensors."""
+    def restore(self, tensors: Mapping[str, Tensor], seconds: float, stopped: str, every: int) -> None:
+        """Go on from an earlier history's tensors; rules were asked at multiples of `every`."""
         self.steps = tensors["steps"].tolist()
         self.rows = {name: list(tensor.unbind(0)) for name, tensor in tensors.items() if name != "steps"}
         self.seconds, self.stopped = seconds, stopped
+        for step, loss in zip(self.steps, self.rows["loss"], strict=True):
+            if step % every == 0:
+                self._keep(step, loss)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htf.datasets.completion import CompletionProblem, SensingProblem
+from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.engine import Plan
 from htf.nn.matrix import MatrixPlan
 from htf.training._digest import digest
@@ -69,11 +69,12 @@ def observe(
     if inputs.device != network.device:
         raise ValueError(f"problem is on {inputs.device}; the network is on {network.device}")
     targets = _targets(values, inputs, network)
-    if inputs.dtype.is_floating_point:
-        inputs = inputs.to(network.dtype)
+    if not inputs.dtype.is_floating_point:
+        plan = network.plan(inputs)
+    inputs = inputs.to(network.dtype) if inputs.dtype.is_floating_point else inputs.long()
     test_inputs, test_targets = _test(problem, network)
     return Observations(
-        inputs=inputs if inputs.dtype.is_floating_point else network.plan(inputs),
+        inputs=inputs if inputs.dtype.is_floating_point else plan,
         targets=targets,
         test_inputs=test_inputs,
         test_targets=test_targets,

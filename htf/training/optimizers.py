@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +23,11 @@ def make_optimizer(optimizer: OptimizerLike, network: Factorization, lr: float) 
     """The optimizer of a name, or what a callable of (parameters, lr=lr) returns."""
     if not lr > 0:
         raise ValueError(f"lr is {lr}; expected above 0")
-    if optimizer == "group_rmsprop" or optimizer is GroupRMSprop:
+    if optimizer == "group_rmsprop":
         return GroupRMSprop(network, lr)
+    if optimizer is GroupRMSprop or (isinstance(optimizer, partial) and optimizer.func is GroupRMSprop):
+        # Its steps are per run, for which it has to know the network.
+        return optimizer(network, lr=lr)
     if isinstance(optimizer, str):
         if optimizer not in _TORCH:
             raise ValueError(f"optimizer is {optimizer!r}; known are group_rmsprop, {', '.join(_TORCH)}, or a callable")
@@ -41,23 +45,25 @@ def make_optimizer(optimizer: OptimizerLike, network: Factorization, lr: float) 
     return made
 
 
-def flow_rates(optimizer: Optimizer, runs: int) -> Tensor | None:
+def flow_rates(optimizer: Optimizer, network: Factorization) -> Tensor | None:
     """What multiplied the gradient in the last step, (runs,) float64; None if the step was not along the gradient."""
     if isinstance(optimizer, GroupRMSprop):
         return optimizer.rates
-    if type(optimizer) is not torch.optim.SGD:
+    group, *others = optimizer.param_groups
+    if type(optimizer) is not torch.optim.SGD or others:
         return None
-    (group,) = optimizer.param_groups
     if group["momentum"] or group["weight_decay"] or group["maximize"]:
         return None
-    return torch.full((runs,), float(group["lr"]), dtype=torch.float64)
+    return torch.full((network.runs,), float(group["lr"]), dtype=torch.float64, device=network.device)
 
 
 def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
     """Name and settings, as JSON can hold them."""
-    plain = {key: value for key, value in optimizer.defaults.items() if isinstance(value, int | float | str | None)}
-    pairs = {key: list(value) for key, value in optimizer.defaults.items() if isinstance(value, tuple)}
-    return {"name": type(optimizer).__name__, **plain, **pairs}
+    groups = [
+        {key: value for key, value in group.items() if isinstance(value, int | float | str | tuple | None)}
+        for group in optimizer.param_groups
+    ]
+    return {"name": type(optimizer).__name__, **(groups[0] if len(groups) == 1 else {"groups": groups})}
 
 
 def optimizer_state(optimizer: Optimizer, parameters: Iterable[Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from htf._checks import positive
 
 StoppingRule = Callable[[Tensor, Tensor, float], str]
-"""From recorded steps (T,), losses (T, runs) and seconds of training to the reason for stopping, or "" to go on."""
+"""From steps (T,), losses (T, runs) there and seconds of training to the reason for stopping, or "" to go on."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class LossBelow:
     value : float
         Above 0; the papers take 5e-5.
     moments : int
-        Recorded moments in a row.
+        Recorded moments in a row, `every` steps apart.
     """
 
     value: float
@@ -69,7 +69,7 @@ class NoProgress:
         if not bool(before.any()):
             return ""
         earlier, best = losses[before].amin(0), losses.amin(0)
-        if bool((best > (1 - self.share) * earlier).all()):
+        if bool((best >= (1 - self.share) * earlier).all()):
             return f"no run's loss fell by {self.share:.0%} within {self.steps} steps"
         return ""
 

@@ -1,5 +1,4 @@
 import copy
-import importlib
 
 import pytest
 import torch
@@ -8,10 +7,10 @@ from dynamics_descent import moment_of
 
 import htf
 from htf.dynamics import effective_ranks
-from htf.dynamics.effective_ranks import effective_ranks_of
+from htf.dynamics.end_ranks import effective_ranks_of
 
 # The function of that name hides it.
-MODULE = importlib.import_module("htf.dynamics.effective_ranks")
+MODULE = "htf.dynamics.end_ranks"
 BALANCED = htf.DimensionTree.balanced(4)
 
 
@@ -48,7 +47,7 @@ CASES = [
 @pytest.mark.parametrize("limit", [2**14, 0], ids=["dense", "factored"])
 @pytest.mark.parametrize(("network", "tree"), CASES, ids=lambda value: type(value).__name__)
 def test_at_every_node(monkeypatch, network, tree, limit):
-    monkeypatch.setattr(MODULE, "_LARGEST_DENSE", limit)
+    monkeypatch.setattr(f"{MODULE}._LARGEST_DENSE", limit)
     found, groups = measured(effective_ranks(tree=tree), network)
     used = tree or network.tree
     assert [group["node"] for group in groups.values()] == list(used.edges)

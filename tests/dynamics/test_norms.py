@@ -7,7 +7,7 @@ from dynamics_descent import moment_of
 
 import htf
 from htf.dynamics import norm_lower_bound, norms
-from htf.dynamics.norms import schatten_norm
+from htf.dynamics.end_norms import schatten_norm
 
 
 def measured(tracker, network):

@@ -35,7 +35,7 @@ def history_of(curves, top, steps=STEPS, counts=None):
     about = {"top": top, "groups": {"components": {"order": 3, "components": counts}}}
     empty = torch.full((len(steps), len(curves)), torch.nan, dtype=DOUBLE)
     settings = {"trackers": {"component_norms": about}}
-    return History(torch.tensor(list(steps)), empty, empty, empty, {"component_norms": record}, settings)
+    return History(torch.tensor(list(steps)), empty, empty, empty, empty, {"component_norms": record}, settings)
 
 
 def test_one_after_another():
@@ -134,6 +134,6 @@ def test_errors():
             phases(history, share=share)
     with pytest.raises(ValueError, match="tracker is 'norms'; history has the component trackers component_norms"):
         phases(history, "norms")
-    empty = History(history.steps, history.time, history.loss, history.test_error, {}, {"trackers": {}})
+    empty = History(history.steps, history.time, history.rate, history.loss, history.test_error, {}, {"trackers": {}})
     with pytest.raises(ValueError, match="history has no record of components"):
         phases(empty)

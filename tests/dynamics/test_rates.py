@@ -109,9 +109,26 @@ def test_every_component_of_every_run_is_compared():
     for row in rows:
         where = history["component_norms"]["components/indices"][row, 1] == 2
         values.append(float(history["component_norms"]["components/values"][row, 1][where]))
-    span = float(history.time[rows[1], 1] - history.time[rows[0], 1])
+    span = float(history.rate[rows[1], 1])
     assert float(records.value[middle]) == pytest.approx(0.75 * values[0] + 0.25 * values[1])
     assert float(records.measured[middle]) == pytest.approx((values[1] - values[0]) / span)
+
+
+def test_rates_after_a_very_slow_start():
+    """Near zero a step is 1e12 times as long, in flow time, as later ones: sums of them would lose the later."""
+    problem = htf.datasets.tensor_completion((4,) * 4, "cp", rank=1, observed=200, norm=16)
+    network = htf.nn.HTNetwork(
+        htf.DimensionTree.balanced(4), 4, 8, init=htf.nn.init.gaussian(std=1e-3), seed=0, dtype=DOUBLE
+    )
+    history = htf.training.fit(
+        network, problem, steps=2500, every=10, lr=1e-2, track=htf.dynamics.local_component_norms(3)
+    )
+    assert history.time[-1] > 1e13
+    found = compare_rates(history).exponents()
+    assert len(found) == 3
+    for exponent in found:
+        assert exponent.slope == pytest.approx(4 / 3, rel=0.01)
+        assert exponent.constant == pytest.approx(3, rel=0.02)
 
 
 # -- histories made by hand ----------------------------------------------------------------------------
@@ -123,10 +140,19 @@ def history_of(values, alignments, indices, steps, time=None, order=3, counts=(9
     record = {f"node 4/{name}": torch.as_tensor(part).unsqueeze(1) for name, part in parts.items()}
     steps = torch.tensor(steps)
     time = steps.double() if time is None else torch.tensor(time, dtype=DOUBLE)
+    rate = time.diff(prepend=torch.zeros(1, dtype=DOUBLE))
     about = {"top": 2, "groups": {"node 4": {"order": order, "components": list(counts)}}}
     empty = torch.full((len(steps), 1), torch.nan, dtype=DOUBLE)
     tracked = {"local_component_norms": record}
-    return History(steps, time.unsqueeze(1), empty, empty, tracked, {"trackers": {"local_component_norms": about}})
+    return History(
+        steps,
+        time.unsqueeze(1),
+        rate.unsqueeze(1),
+        empty,
+        empty,
+        tracked,
+        {"trackers": {"local_component_norms": about}},
+    )
 
 
 def test_records_of_changing_order():
@@ -216,6 +242,7 @@ def test_components_that_do_not_rise_have_no_exponent():
     history = History(
         history.steps,
         history.time,
+        history.rate,
         history.loss,
         history.test_error,
         {"local_component_norms": wide},
@@ -248,7 +275,7 @@ class TestErrors:
         empty = torch.zeros(2, 1, dtype=DOUBLE)
         for tracked in ({}, {"norms": {"schatten 2": empty}}):
             history = History(
-                torch.tensor([0, 1]), empty, empty, empty, tracked, {"trackers": {n: {} for n in tracked}}
+                torch.tensor([0, 1]), empty, empty, empty, empty, tracked, {"trackers": {n: {} for n in tracked}}
             )
             with pytest.raises(ValueError, match="history has no record of components; track singular_values"):
                 compare_rates(history)
@@ -258,7 +285,7 @@ class TestErrors:
         record, about = history["local_component_norms"], history.about("local_component_norms")
         names = ("local_component_norms", "component_norms")
         tracked, settings = dict.fromkeys(names, record), {"trackers": dict.fromkeys(names, about)}
-        both = History(history.steps, history.time, history.loss, history.test_error, tracked, settings)
+        both = History(history.steps, history.time, history.rate, history.loss, history.test_error, tracked, settings)
         with pytest.raises(
             ValueError, match="several component trackers, local_component_norms, component_norms; name"
         ):
@@ -274,5 +301,5 @@ class TestErrors:
 
     def test_no_flow_time(self):
         ones = torch.ones(3, 1, dtype=DOUBLE)
-        with pytest.raises(ValueError, match=r"history\.time is NaN: its optimizer does not step along the gradient"):
+        with pytest.raises(ValueError, match=r"history\.rate is NaN: its optimizer does not step along the gradient"):
             compare_rates(history_of(ones, ones, [[0]] * 3, [0, 1, 2], [0.0, math.nan, math.nan]))

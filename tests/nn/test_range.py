@@ -166,3 +166,22 @@ def test_cp_product_with_exact_zeros_has_the_gradient_of_the_others():
     gradient = net.factors[0].grad
     assert float(gradient[3, 0, 0]) == pytest.approx(others, rel=1e-12)
     assert float(gradient.abs().sum()) == pytest.approx(abs(others), rel=1e-12)
+
+
+def test_components_of_any_scale_in_each_mode_meet():
+    """Components of one size, whose vectors are huge in some modes and tiny in others: none may be lost."""
+    generator = torch.Generator().manual_seed(0)
+    for order in (2, 3, 5):
+        network = CPNetwork((4,) * order, [3, 2], seed=1)
+        with torch.no_grad():
+            exponents = 10 * torch.randn(order, 5, generator=generator)
+            exponents -= exponents.mean(0)
+            network.factors[0].mul_(10 ** exponents[:, None])
+        indices = torch.cartesian_prod(*[torch.arange(4)] * order)
+        plan = network.plan(indices)
+        assert plan.meets
+        expected = torch.ones(len(indices), 5, dtype=torch.float64)
+        for mode in range(order):
+            expected *= network.factors[0][mode].detach().double()[indices[:, mode]]
+        expected = torch.stack([expected[:, :3].sum(1), expected[:, 3:].sum(1)], 1)
+        torch.testing.assert_close(network(plan).detach().double(), expected, rtol=1e-4, atol=1e-5)

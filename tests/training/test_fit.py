@@ -135,6 +135,11 @@ def test_losses_and_their_gradients_are_those_of_torch(loss, reference):
     torch.testing.assert_close(parameters(net), moved)
 
 
+def test_settings_of_group_rmsprop_by_a_partial():
+    history = fit(matrix_net(), problem(), optimizer=functools.partial(GroupRMSprop, alpha=0.5), steps=3, every=1)
+    assert history.settings["optimizer"] == {"name": "GroupRMSprop", "lr": 0.01, "alpha": 0.5, "eps": 1e-20}
+
+
 @pytest.mark.parametrize(
     "optimizer", ["adam", "adamw", "rmsprop", functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True)]
 )
@@ -182,6 +187,8 @@ def test_inputs_and_targets_of_ones_own_with_a_column_per_run():
 def test_moments_are_recorded_at_the_cadence_asked_for_and_at_the_end():
     history = fit(matrix_net(), problem(), steps=23, every=10, track=FirstParameter())
     assert history.steps.tolist() == [0, 10, 20, 23]
+    history = fit(matrix_net(), problem(), steps=5, every=2, track=Consecutive())
+    assert history.steps.tolist() == [0, 1, 2, 3, 4, 5]
     history = fit(matrix_net(), problem(), steps=23, every=10, track=[FirstParameter(), Consecutive()])
     assert history.steps.tolist() == [0, 1, 10, 11, 20, 21, 23]
     assert history["first_parameter"]["value"].shape == (7, 2, 6)
@@ -279,6 +286,37 @@ def test_a_fit_that_diverges_keeps_the_last_good_state(tmp_path):
     assert torch.equal(parameters(again), parameters(net))
 
 
+def test_rules_are_asked_at_the_cadence_whatever_else_is_recorded():
+    settings = {"steps": 5000, "every": 10, "stop": LossBelow(1e-4, moments=2)}
+    plain = fit(matrix_net(), problem(), **settings)
+    tracked = fit(matrix_net(), problem(), **settings, track=Consecutive())
+    assert tracked.steps[-1] == plain.steps[-1]
+    (entry,) = problem().indices[:1].tolist()
+    alone = (torch.tensor([entry]), torch.tensor([0.5]))
+    net = matrix_net(runs=1, init=gaussian(std=0.0))
+    # A loss of exactly zero does not fall either.
+    history = fit(net, (alone[0], 0 * alone[1]), steps=20_000, every=10, stop=NoProgress(50))
+    assert history.loss[-1] == 0
+    assert history.steps[-1] < 20_000
+
+
+def test_a_fit_that_a_rule_stopped_goes_on_with_another(tmp_path):
+    whole = fit(expected := matrix_net(), problem(), steps=400, every=10)
+    first = fit(matrix_net(), problem(), steps=400, every=10, stop=LossBelow(0.5), out=tmp_path)
+    assert first.steps[-1] < 400
+    assert first.settings["stop"] == ["LossBelow(value=0.5, moments=1)"]
+    again = fit(matrix_net(), problem(), steps=400, every=10, stop=LossBelow(0.5), out=tmp_path)
+    assert (again.stopped, again.steps.tolist()) == (first.stopped, first.steps.tolist())
+    history = fit(net := matrix_net(), problem(), steps=400, every=10, out=tmp_path)
+    assert torch.equal(parameters(net), parameters(expected))
+    assert torch.equal(history.loss, whole.loss)
+
+
+def test_a_loss_beyond_the_range_at_the_start_is_refused():
+    with pytest.raises(ValueError, match="the loss of run 0 is inf at the start"):
+        fit(matrix_net(), (torch.tensor([[0, 0]]), torch.tensor([1e30])), steps=5)
+
+
 # -- interrupts and resuming ----------------------------------------------------------------------------------------
 
 
@@ -310,6 +348,40 @@ def test_an_interrupted_fit_goes_on_bit_for_bit(make_net, make_problem, optimize
         assert torch.equal(parameters(other), parameters(expected))
         for name, tensor in whole.tensors().items():
             torch.testing.assert_close(history.tensors()[name], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("step", [3, 40])
+def test_a_fit_that_diverges_after_an_interrupt_goes_back_as_far(step, tmp_path):
+    entries = (torch.tensor([[0, 0], [1, 1], [2, 3]]), torch.tensor([1.0, 2.0, 3.0]))
+    settings = {"optimizer": "sgd", "lr": 0.5, "every": 50, "steps": 500}
+
+    def net():
+        return matrix_net(init=gaussian(std=1.0), runs=1)
+
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        whole = fit(expected := net(), entries, **settings)
+
+    class Interrupting(functools.partial):
+        """An optimizer that is interrupted in one of its steps."""
+
+        def __call__(self, *arguments, **options):
+            made = super().__call__(*arguments, **options)
+            plain, taken = made.step, []
+
+            def counted(closure=None):
+                taken.append(plain())
+                if len(taken) == step:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            made.step = counted
+            return made
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(net(), entries, **settings | {"optimizer": Interrupting(torch.optim.SGD)}, out=tmp_path)
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        history = fit(other := net(), entries, **settings, out=tmp_path)
+    assert history.stopped == whole.stopped
+    assert torch.equal(parameters(other), parameters(expected))
 
 
 KILLED = """
@@ -348,14 +420,16 @@ def test_a_finished_fit_is_loaded_and_can_be_continued(tmp_path):
     assert torch.equal(history.loss, whole.loss)
     # One that is further than asked for stays where it is.
     assert fit(matrix_net(), problem(), steps=5, every=10, out=tmp_path).steps.tolist()[-1] == 30
-    seconds = history.seconds
-    assert fit(matrix_net(), problem(), steps=30, every=10, out=tmp_path).seconds == seconds
+    again = fit(matrix_net(), problem(), steps=30, every=10, out=tmp_path)
+    assert (again.seconds, again.settings) == (history.seconds, history.settings)
+    assert (again.settings["steps"], again.stopped) == (30, "steps")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"net": matrix_net(depth=2)}, "was written with weights.2"),
+        ({"net": cp_net(), "first": cp_net(rank=[5, 3])}, "was written with ranks"),
         ({"net": matrix_net(seed=1)}, "began at other parameters: another seed or initialization"),
         (
             {"net": matrix_net(dtype=torch.float64)},
@@ -368,9 +442,13 @@ def test_a_finished_fit_is_loaded_and_can_be_continued(tmp_path):
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused_and_kept(change, message, tmp_path):
-    fit(matrix_net(), problem(), steps=10, out=tmp_path)
+    arguments = {"net": matrix_net(), "problem": problem(), "first": matrix_net()} | change
+    first = arguments.pop("first")
+    of_first = problem() if first.dims == (6, 7) else tensor_problem()
+    if first.dims != (6, 7):
+        arguments["problem"] = of_first
+    fit(first, of_first, steps=10, out=tmp_path)
     before = (tmp_path / "checkpoint.safetensors").read_bytes()
-    arguments = {"net": matrix_net(), "problem": problem()} | change
     with pytest.raises(ValueError, match=message):
         fit(arguments.pop("net"), arguments.pop("problem"), steps=20, out=tmp_path, **arguments)
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
@@ -431,6 +509,7 @@ def test_a_run_that_already_fits_may_have_no_gradient():
         ({"problem": (torch.tensor([[0, 9]]), torch.tensor([1.0]))}, IndexError, "9"),
         ({"problem": (torch.tensor([[0, 1]]), torch.tensor([1e300], dtype=torch.float64))}, ValueError, "range"),
         ({"problem": (torch.zeros(0, 2).long(), torch.zeros(0))}, ValueError, "problem has no observations"),
+        ({"network": matrix_net().requires_grad_(False)}, ValueError, "network has a frozen parameter, weights.0"),
         ({"network": cp_net(outputs=2)}, ValueError, "network has 2 outputs; a fit takes one"),
     ],
 )

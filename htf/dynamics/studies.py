@@ -14,7 +14,7 @@ from torch import Tensor
 from htf import __version__
 from htf._files import read_json, write_json
 from htf._machine import usable_device
-from htf.dynamics.phases import phases
+from htf.dynamics.rising import phases
 from htf.dynamics.settings import SETTINGS_OF, StudySettings
 from htf.training.fitting import fit
 from htf.training.history import RECORD, SETTINGS, History
@@ -224,19 +224,24 @@ def study(
     device = usable_device(device)
     # Both before the folder is taken: what does not fit should leave no trace.
     problem, network = settings.problem(device), settings.network(device)
-    if out is not None:
-        _claim(Path(out), settings)
-    history = fit(
-        network,
-        problem,
-        loss=settings.loss,
-        lr=settings.lr,
-        steps=settings.steps,
-        track=settings.tracker(),
-        every=settings.every,
-        out=out,
-        progress=progress,
-    )
+    taken = out is not None and _claim(Path(out), settings)
+    try:
+        history = fit(
+            network,
+            problem,
+            loss=settings.loss,
+            lr=settings.lr,
+            steps=settings.steps,
+            track=settings.tracker(),
+            every=settings.every,
+            out=out,
+            progress=progress,
+        )
+    except (ValueError, TypeError):
+        if taken and out is not None:
+            # What does not fit leaves no trace, so that the folder is free for what does.
+            (Path(out) / STUDY).unlink(missing_ok=True)
+        raise
     return Study(settings, history)
 
 
@@ -264,8 +269,8 @@ def _settings_from(path: Path) -> StudySettings:
         raise ValueError(f"{path} is not the settings of a study ({error})") from error
 
 
-def _claim(folder: Path, settings: StudySettings) -> None:
-    """Take a folder for a study, or refuse it; only the number of steps may differ, upwards."""
+def _claim(folder: Path, settings: StudySettings) -> bool:
+    """Take a folder for a study, or refuse it; only the number of steps may differ, upwards.  Whether it was free."""
     path, mine = folder / STUDY, settings.describe()
     if path.exists():
         there = _settings_from(path).describe()
@@ -277,4 +282,6 @@ def _claim(folder: Path, settings: StudySettings) -> None:
                 )
     elif (folder / SETTINGS).exists():
         raise ValueError(f"out {folder} holds a run that is no study; name another folder")
+    free = not path.exists()
     write_json(path, {**mine, "htf": __version__})
+    return free

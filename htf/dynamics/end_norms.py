@@ -107,12 +107,12 @@ def norm_lower_bound(loss: float | Tensor) -> float | Tensor:
     r"""How large every 2×2 matrix of positive determinant with a given loss is, on `diverging_completion`.
 
     With :math:`\ell = \frac13 ((w_{12} - 1)^2 + (w_{21} - 1)^2 + w_{22}^2)`, the mean square that a fit minimizes, and
-    :math:`q = \sqrt{1 + 12 \ell}`, every W with :math:`\det W > 0` has
+    :math:`q = \sqrt{1 + 12 \ell}`, every W with :math:`\det W > 0` has, for :math:`\ell < 1/3`,
 
     .. math:: |w_{11}| > B(\ell) = \begin{cases}
         (3 - q)^{3/2} / (2 \sqrt{q - 1}) & \ell \le 1/4 \\
         \sqrt{1 - 3 \ell} & 1/4 \le \ell \le 1/3 \\
-        0 & \text{(at least) otherwise.} \end{cases}
+        0 & \text{beyond, where nothing is claimed.} \end{cases}
 
     Parameters
     ----------
