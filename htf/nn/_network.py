@@ -68,6 +68,11 @@ class TreeNetwork(nn.Module):
             In the order of `parameters`, each broadcastable to its parameter.
         """
 
+    @property
+    @abstractmethod
+    def _n_tensors(self) -> int:
+        """How many parameters the module has; they are not counted anew at every step."""
+
     @abstractmethod
     def _norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
         """The p-norms of the runs' parts of a tensor shaped like a parameter, (runs,)."""
@@ -86,7 +91,7 @@ class TreeNetwork(nn.Module):
             (runs,).  Right to rounding wherever the norm itself is a normal number of the dtype, although its square
             may not be: from 1e-38 to 3e38 in float32.
         """
-        return run_norms(tensors, self._norms_by_run, self.spread)
+        return run_norms(tensors, self._n_tensors, self._norms_by_run, self.spread)
 
     @abstractmethod
     def rescale_(self, factors: Tensor) -> None:

@@ -21,12 +21,14 @@ def leading_norms(tensor: Tensor, p: float) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(part, p) for part in flat])
 
 
-def run_norms(tensors: Sequence[Tensor], by_run: ByRun, spread: Callable[[Tensor], list[Tensor]]) -> Tensor:
+def run_norms(tensors: Sequence[Tensor], count: int, by_run: ByRun, spread: Callable[[Tensor], list[Tensor]]) -> Tensor:
     """Norm of each run's entries in all tensors together.
 
     Parameters
     ----------
     tensors : sequence of Tensor
+    count : int
+        How many the network's parameters are.
     by_run : callable
         From one of the tensors and an order p (2 or inf) to the p-norms of the runs' parts, (runs,).
     spread : callable
@@ -37,6 +39,8 @@ def run_norms(tensors: Sequence[Tensor], by_run: ByRun, spread: Callable[[Tensor
     One pass without temporaries.  Only where squares leave the range of the dtype are the tensors scaled by their
     largest entries, and passed again.
     """
+    if len(tensors) != count:
+        raise ValueError(f"tensors has {len(tensors)} entries; the network has {count} parameters")
     plain = _together(tensors, by_run)
     info = torch.finfo(plain.dtype)
     # Squares below the smallest normal number are lost; above this norm they add less than rounding.

@@ -219,6 +219,10 @@ class CPNetwork(TreeNetwork):
         # A module's own parameters come before those of its lists.
         return ([] if self.readout is None else [own.unsqueeze(1)]) + [own for _ in self.factors]
 
+    @property
+    def _n_tensors(self) -> int:
+        return len(self.factors) + (self.readout is not None)
+
     def _norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
         # The read-out has its components first, factors have them last.
         others = (0, 1) if tensor.ndim == 3 else (1,)

@@ -234,6 +234,10 @@ class HTNetwork(TreeNetwork):
     def spread(self, values: Tensor) -> list[Tensor]:
         return [values.view(-1, 1, 1, 1) for _ in self.weights]
 
+    @property
+    def _n_tensors(self) -> int:
+        return len(self.weights)
+
     def _norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
         return leading_norms(tensor, p)
 

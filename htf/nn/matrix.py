@@ -273,7 +273,7 @@ class MatrixFactorization(nn.Module):
             (runs,).  Right to rounding wherever the norm itself is a normal number of the dtype, although its square
             may not be: from 1e-38 to 3e38 in float32.
         """
-        return run_norms(tensors, leading_norms, self.spread)
+        return run_norms(tensors, len(self.weights), leading_norms, self.spread)
 
     @torch.no_grad()
     def rescale_(self, factors: Tensor) -> None:

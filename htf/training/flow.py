@@ -68,8 +68,8 @@ def gradient_flow(
     >>> problem = htf.datasets.tensor_completion((4, 4), "matrix", rank=1, observed=14, norm=4)
     >>> net = htf.nn.MatrixFactorization((4, 4), depth=2, init="balanced", seed=0, dtype=torch.float64)
     >>> history = gradient_flow(net, problem, times=[0.0, 1e1, 1e3])
-    >>> [f"{loss:.0e}" for loss in history.loss[:, 0].tolist()][::2]
-    ['1e+00', '2e-08']
+    >>> bool(history.loss[0] > 0.1), bool(history.loss[-1] < 1e-4)
+    (True, True)
     """
     at = np.asarray(torch.as_tensor(times, dtype=torch.float64))
     if at.ndim != 1 or not len(at) or at[0] < 0 or not bool((np.diff(at) > 0).all()):
