@@ -188,6 +188,7 @@ class CPStudy(StudySettings):
     format = "cp"
     title = "tensor factorization"
 
+    init_std: tuple[float, ...] = (3e-3,)
     order: int = 3
     components: int = 64
 
