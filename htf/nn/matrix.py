@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import positive
 from htf.engine.meeting import GATHERED
+from htf.nn._chain import chain_product, chain_sizes, cheapest_orders, meeting_point
 from htf.nn._inputs import check_encoded, check_indices
 from htf.nn._network import Seed, generators, initializers
 from htf.nn._norms import leading_norms, run_norms
@@ -179,14 +179,14 @@ class MatrixFactorization(nn.Module):
 
         At depth 1 they are the parameters themselves.
         """
-        return _product(self._chain())
+        return chain_product(self._chain())
 
     def to_tensor(self, run: int = 0) -> Tensor:
         """The end matrix of one run, (d, d'); gradients flow.
 
         At depth 1 it is a view of the parameters.
         """
-        return _product([matrix[self._check_run(run)] for matrix in self._chain()])
+        return chain_product([matrix[self._check_run(run)] for matrix in self._chain()])
 
     @torch.no_grad()
     def singular_values(self) -> Tensor:
@@ -201,7 +201,7 @@ class MatrixFactorization(nn.Module):
         -----
         Computed in float64 whatever the dtype, on the CPU.  Values below about 1e-16 of a run's largest are rounding.
         """
-        ends = _product([matrix.cpu().double() for matrix in self._chain()])
+        ends = chain_product([matrix.cpu().double() for matrix in self._chain()])
         values = torch.linalg.svdvals(ends)[:, : min(self._layout.sizes)]
         return values.to(self.dtype).to(self.device)
 
@@ -351,21 +351,21 @@ class MatrixFactorization(nn.Module):
             chain[0] = chain[0].index_select(1, plan.rows)
         if len(plan.columns) < self.dims[1]:
             chain[-1] = chain[-1].index_select(2, plan.columns)
-        sizes = _sizes(chain)
-        costs, _ = _orders(sizes)
-        split, cost = _meeting(sizes, plan.batch * GATHERED)
+        sizes = chain_sizes(chain)
+        costs, _ = cheapest_orders(sizes)
+        split, cost = meeting_point(sizes, plan.batch * GATHERED)
         if split and cost < costs[0, self.depth]:
-            rows = _product(chain[:split]).index_select(1, plan.row_of)
-            columns = _product(chain[split:]).mT.index_select(1, plan.column_of)
+            rows = chain_product(chain[:split]).index_select(1, plan.row_of)
+            columns = chain_product(chain[split:]).mT.index_select(1, plan.column_of)
             return (rows * columns).sum(-1).T
-        ends = _product(chain)
+        ends = chain_product(chain)
         return ends.flatten(1).index_select(1, plan.row_of * ends.shape[2] + plan.column_of).T
 
     def _forms(self, vectors: Tensor) -> Tensor:
         left, right = (vectors[:, mode, :dim].expand(self.runs, -1, -1) for mode, dim in enumerate(self.dims))
         chain = [left, *self._chain(), right.mT]
-        split, _ = _meeting(_sizes(chain), len(vectors))
-        return (_product(chain[:split]) * _product(chain[split:]).mT).sum(-1).T
+        split, _ = meeting_point(chain_sizes(chain), len(vectors))
+        return (chain_product(chain[:split]) * chain_product(chain[split:]).mT).sum(-1).T
 
     def _chain(self) -> list[Tensor]:
         """W_L, ..., W_1: in the order in which the product is written."""
@@ -420,53 +420,3 @@ def _draw(init: Init, layout: Chain, generator: Generator | None) -> list[Tensor
             raise ValueError(f"init returned shape {tuple(matrix.shape)}; expected {(1, *shape)}")
         drawn.append(matrix[0])
     return drawn
-
-
-def _sizes(chain: Sequence[Tensor]) -> tuple[int, ...]:
-    return (chain[0].shape[-2], *(matrix.shape[-1] for matrix in chain))
-
-
-Span = tuple[int, int]
-
-
-@lru_cache(maxsize=256)
-def _orders(sizes: tuple[int, ...]) -> tuple[dict[Span, int], dict[Span, int]]:
-    """Fewest multiplications, and the last split, of the product of matrices start to stop - 1, for every span.
-
-    Matrix k is ``sizes[k]`` x ``sizes[k + 1]``.  The classical dynamic program, O(len(sizes)³).
-    """
-    count = len(sizes) - 1
-    costs = {(k, k + 1): 0 for k in range(count)}
-    splits: dict[Span, int] = {}
-    for length in range(2, count + 1):
-        for start in range(count - length + 1):
-            stop = start + length
-            outer = sizes[start] * sizes[stop]
-            costs[start, stop], splits[start, stop] = min(
-                (costs[start, k] + costs[k, stop] + outer * sizes[k], k) for k in range(start + 1, stop)
-            )
-    return costs, splits
-
-
-def _meeting(sizes: tuple[int, ...], pairs: int) -> tuple[int, int]:
-    """Where to split a chain to end in scalar products of `pairs` rows and columns, and its cost; (0, 0) if nowhere."""
-    costs, _ = _orders(sizes)
-    last = len(sizes) - 1
-    return min(
-        ((k, costs[0, k] + costs[k, last] + pairs * sizes[k]) for k in range(1, last)),
-        key=lambda found: found[1],
-        default=(0, 0),
-    )
-
-
-def _product(chain: Sequence[Tensor]) -> Tensor:
-    """The product of a chain of matrices, or of batches of them, in the cheapest order."""
-    _, splits = _orders(_sizes(chain))
-
-    def span(start: int, stop: int) -> Tensor:
-        if stop == start + 1:
-            return chain[start]
-        split = splits[start, stop]
-        return span(start, split) @ span(split, stop)
-
-    return span(0, len(chain))

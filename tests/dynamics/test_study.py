@@ -150,3 +150,12 @@ def test_all_of_the_benchmark_at_a_small_scale(tmp_path):
     assert report["norms"]["depths"]["3"]["least_spectral_norm_over_bound"] >= 1
     figures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
     assert figures == ["dynamics_components.png", "dynamics_init.png", "dynamics_norms.png"]
+
+
+def test_settings_that_do_not_fit_leave_the_folder_free(tmp_path):
+    small = {"dim": 6, "rank": 1, "observed": 30, "seeds": 0, "steps": 20}
+    with pytest.raises(ValueError, match="lr is -1"):
+        study("mf", **small, lr=-1.0, out=tmp_path)
+    with pytest.raises(ValueError, match="the gradient of run 0 vanishes"):
+        study("mf", **small, init_std=1e-30, out=tmp_path)
+    assert int(study("mf", **small, out=tmp_path).history.steps[-1]) == 20

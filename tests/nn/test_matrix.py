@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import htf
 from htf.nn import MatrixFactorization, init
-from htf.nn.matrix import _orders
+from htf.nn._chain import cheapest_orders
 
 NOISE = init.gaussian(0.3, 1.0)
 DOUBLE = torch.float64
@@ -105,9 +105,9 @@ def brute_force(sizes):
 
 def test_products_are_taken_in_the_cheapest_order():
     for sizes in itertools.product((1, 3, 10), repeat=5):
-        assert _orders(sizes)[0][0, 4] == brute_force(sizes)
+        assert cheapest_orders(sizes)[0][0, 4] == brute_force(sizes)
     # Cormen et al., "Introduction to algorithms", section 15.2.
-    assert _orders((30, 35, 15, 5, 10, 20, 25))[0][0, 6] == 15125
+    assert cheapest_orders((30, 35, 15, 5, 10, 20, 25))[0][0, 6] == 15125
 
 
 def test_shapes_widths_and_counts():
