@@ -3,7 +3,7 @@
 # Set before the imports below: results record it.
 __version__ = "0.1.0"
 
-from htf import datasets, dynamics, nn, probes, ranks, tensors, training
+from htf import datasets, dynamics, nn, probes, ranks, regularizers, tensors, training
 from htf.decomposition import (
     HierarchicalTucker,
     HTCompletion,
@@ -35,6 +35,7 @@ __all__ = [
     "probes",
     "random_ht",
     "ranks",
+    "regularizers",
     "save",
     "tensors",
     "training",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from typing import SupportsInt, cast
 
@@ -17,6 +18,25 @@ def positive(name: str, value: object) -> int:
         raise TypeError(f"{name} is {value!r}; expected an integer")
     if number < 1:
         raise ValueError(f"{name} is {number}; expected at least 1")
+    return number
+
+
+def natural(name: str, value: object) -> int:
+    """`value` as an int of at least 0, or an error that names the argument."""
+    try:
+        return 0 if value == 0 and not isinstance(value, bool) else positive(name, value)
+    except ValueError:
+        raise ValueError(f"{name} is {value}; expected 0 or more") from None
+
+
+def check_seed(seed: int) -> int:
+    """An integer of at least 0."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed is {seed!r}; expected an integer") from None
+    if number < 0:
+        raise ValueError(f"seed is {number}; expected 0 or more")
     return number
 
 

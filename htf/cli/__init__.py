@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError) as error:
-        print(f"htf: {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+        print(f"htf: {error}{notes}", file=sys.stderr)
         return 2
 
 

@@ -21,6 +21,16 @@ def int_range(text: str) -> list[int]:
     return values
 
 
+def add_scheduler(command: argparse.ArgumentParser) -> None:
+    """The option that sends a command's jobs to a cluster."""
+    command.add_argument(
+        "--scheduler",
+        default=None,
+        metavar="ADDRESS",
+        help="run on a dask cluster: tcp://host:8786, or a scheduler file (needs htf[cluster])",
+    )
+
+
 def add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     """A command with its line of help; defaults are shown, and options are never abbreviated."""
     formatter = argparse.ArgumentDefaultsHelpFormatter

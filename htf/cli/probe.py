@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from htf.cli.arguments import add_command, int_range
+from htf.cli.arguments import add_command, add_scheduler, int_range
 from htf.datasets import NAMES, TWINS
 from htf.probes.rank_fit import DEFAULT_TWINS, FORMATS, rank_fit
 from htf.probes.result import RankFit
@@ -34,7 +34,8 @@ def add_probe(commands: Any) -> None:
     )
     probe.add_argument("--holdout", action="store_true", help="test on a sixth of the train set, to choose settings")
     probe.add_argument("--device", default="cpu", help="where to train: cpu, cuda, cuda:1")
-    probe.add_argument("--workers", type=int, default=None, help="processes; by default one a core, or 1 on a GPU")
+    probe.add_argument("--workers", type=int, default=None, help="processes here; by default one a core, or 1 on a GPU")
+    add_scheduler(probe)
     probe.add_argument("--data-dir", default=None, help="folder of the IDX files; otherwise HTF_DATA, or a download")
     probe.add_argument("--out", type=Path, default=None, help="folder of the run; by default runs/DATASET")
 
@@ -43,7 +44,8 @@ def run_probe(options: argparse.Namespace) -> int:
     """Fit, print the table, draw the figure."""
     workers = options.workers
     if workers is None:
-        workers = (os.cpu_count() or 1) if options.device == "cpu" else 1
+        here = options.scheduler is None and options.device == "cpu"
+        workers = (os.cpu_count() or 1) if here else 1
     out = options.out or Path("runs") / options.dataset
     result = rank_fit(
         options.dataset,
@@ -59,6 +61,7 @@ def run_probe(options: argparse.Namespace) -> int:
         data_dir=options.data_dir,
         out=out,
         workers=workers,
+        scheduler=options.scheduler,
         progress=True,
     )
     return show_probe(result, out / FIGURE)

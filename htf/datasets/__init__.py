@@ -1,9 +1,13 @@
-"""Data sets, encodings, randomized twins, and problems in which a planted tensor is to be recovered."""
+"""Data sets, encodings, randomized twins, long-range tasks, and problems in which a planted tensor is recovered."""
 
 from htf.datasets.completion import completion_from_file, diverging_completion, tensor_completion, tensor_sensing
 from htf.datasets.encodings import affine, one_hot, quantize, trigonometric
+from htf.datasets.far_parity import far_parity
 from htf.datasets.idx import read_idx
 from htf.datasets.images import NAMES, ImageData, load, one_vs_all
+from htf.datasets.is_same_class import is_same_class
+from htf.datasets.long_range import LongRangeData, Split
+from htf.datasets.pathfinder import pathfinder
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.datasets.twins import TWINS, Twin
 
@@ -12,14 +16,19 @@ __all__ = [
     "TWINS",
     "CompletionProblem",
     "ImageData",
+    "LongRangeData",
     "SensingProblem",
+    "Split",
     "Twin",
     "affine",
     "completion_from_file",
     "diverging_completion",
+    "far_parity",
+    "is_same_class",
     "load",
     "one_hot",
     "one_vs_all",
+    "pathfinder",
     "quantize",
     "read_idx",
     "tensor_completion",

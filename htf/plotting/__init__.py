@@ -8,7 +8,11 @@ from htf.plotting.dynamics import (
     plot_rates,
     plot_study,
 )
+from htf.plotting.link import plot_link
+from htf.plotting.long_range import plot_long_range
 from htf.plotting.rank_fit import plot_rank_fit
+from htf.plotting.samples import plot_samples
+from htf.plotting.separation import plot_separation_profile
 from htf.plotting.trees import draw_tree
 
 __all__ = [
@@ -16,8 +20,12 @@ __all__ = [
     "plot_components",
     "plot_error_against_init",
     "plot_history",
+    "plot_link",
+    "plot_long_range",
     "plot_norms_and_rank",
     "plot_rank_fit",
     "plot_rates",
+    "plot_samples",
+    "plot_separation_profile",
     "plot_study",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import platform
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -18,12 +19,14 @@ from htf.datasets import TWINS, ImageData, one_vs_all, quantize
 from htf.engine import Plan
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn._network import TreeNetwork
-from htf.probes.result import FITS_FOLDER, FitRecord, job_content
+from htf.probes.result import FITS_FOLDER, SETTINGS_FILE, FitRecord, job_content
+from htf.training.cluster import Report, claimed
 from htf.training.loop import Batch, Fit, FitSettings
 from htf.tree import DimensionTree
 
 # Fits of one network, at most: beyond, activations leave the cache and a checkpoint grows long.
 RUNS_TOGETHER = 64
+LOCKS_FOLDER = "locks"
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,16 @@ def make_jobs(
 
 
 class Inputs:
-    """Plans and twins, made once for all jobs with the same images."""
+    """Plans and twins, made once for jobs in a row with the same images."""
 
     def __init__(self, data: ImageData, levels: int, settings: FitSettings, device: torch.device) -> None:
         self.data, self.levels, self.device = data, levels, device
         self.batch = settings.batch_of(len(data.train_labels))
-        self._key: tuple[Any, ...] | None = None
-        self._plans: tuple[list[Plan], list[Plan]] = ([], [])
+        # Replaced as one, as a worker of a cluster may have several threads.
+        self._latest: tuple[Any, tuple[list[Plan], list[Plan]]] = (None, ([], []))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_latest": (None, ([], []))}
 
     def network(self, job: Job) -> TreeNetwork:
         height, width = self.data.image_size
@@ -83,17 +89,18 @@ class Inputs:
     def plans(self, job: Job, network: TreeNetwork) -> tuple[list[Plan], list[Plan]]:
         """Plans of the train and test batches."""
         key = (job.format, job.images)
-        if key != self._key:
+        there, plans = self._latest
+        if key != there:
             twin, seed = job.images
             data = TWINS[twin](self.data, seed)
             train = quantize(data.train_images, self.levels, data.maximum).to(self.device)
             test = quantize(data.test_images, self.levels, data.maximum).to(self.device)
-            self._plans = (
+            plans = (
                 [network.plan(part) for part in train.split(self.batch)],
                 [network.plan(part) for part in test.split(max(self.batch, 2000))],
             )
-            self._key = key
-        return self._plans
+            self._latest = key, plans
+        return plans
 
     def targets(self, job: Job) -> tuple[Tensor, Tensor]:
         """(samples, fits) targets of the train and test sets."""
@@ -111,30 +118,47 @@ def finished(job: Job, folder: Path | None) -> dict[str, Any] | None:
     return dict(read_json(path)) if path is not None and path.exists() else None
 
 
-def run_job(
-    job: Job,
-    inputs: Inputs,
-    settings: FitSettings,
-    folder: Path | None,
-    on_epochs: Callable[[int], None] = lambda epochs: None,
-) -> dict[str, Any]:
-    """Train one job, from its checkpoint if there is one, and write its file.
+@dataclass(frozen=True)
+class Run:
+    """What trains jobs, wherever it is sent.
 
-    Parameters
+    Attributes
     ----------
-    job : Job
     inputs : Inputs
     settings : FitSettings
     folder : Path or None
         Of the run.
-    on_epochs : callable
-        Called with the number of epochs done since the last call.
-
-    Returns
-    -------
-    dict
-        See `job_content`.
     """
+
+    inputs: Inputs
+    settings: FitSettings
+    folder: Path | None
+
+    def __call__(self, job: Job, report: Report) -> dict[str, Any]:
+        """Train one job, from its checkpoint if there is one, and write its file, unless that is there by now.
+
+        Parameters
+        ----------
+        job : Job
+        report : callable
+            See `htf.training.cluster.map_jobs`.
+
+        Returns
+        -------
+        dict
+            See `job_content`.
+        """
+        if self.folder is None:
+            return _train(job, self.inputs, self.settings, None, report)
+        if not (self.folder / SETTINGS_FILE).exists():
+            raise FileNotFoundError(
+                f"{self.folder} on {platform.node()} is not the folder of this run; all workers must see the same one"
+            )
+        with claimed(self.folder / LOCKS_FOLDER / job.name, report):
+            return finished(job, self.folder) or _train(job, self.inputs, self.settings, self.folder, report)
+
+
+def _train(job: Job, inputs: Inputs, settings: FitSettings, folder: Path | None, report: Report) -> dict[str, Any]:
     network = inputs.network(job)
     train_targets, test_targets = inputs.targets(job)
     train_plans, test_plans = inputs.plans(job, network)
@@ -143,8 +167,8 @@ def run_job(
     checkpoint = None if done is None else done.with_suffix(".safetensors")
     # Batches come in one order for all fits, so that none depends on its company.
     fit = Fit(network, train, test, settings, checkpoint=checkpoint, about={"job": job.name})
-    on_epochs(fit.epoch)
-    fit.run(lambda _: on_epochs(1))
+    report(fit.epoch / settings.epochs)
+    fit.run(lambda fit: report(fit.epoch / settings.epochs))
     train_errors, test_errors = fit.errors(train), fit.errors(test, fit.clip)
     variance = train_targets.var(0, correction=0).tolist()
     records = [

@@ -17,6 +17,7 @@ from htf.datasets import TWINS, ImageData, load
 from htf.probes.jobs import Inputs, make_jobs
 from htf.probes.result import SETTINGS_FILE, RankFit
 from htf.probes.schedule import run_jobs
+from htf.training.cluster import Report, map_jobs
 from htf.training.loop import FitSettings
 
 FORMATS = ("cp", "ht")
@@ -38,6 +39,7 @@ def rank_fit(
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
     workers: int = 1,
+    scheduler: str | Path | None = None,
     progress: bool | None = None,
 ) -> RankFit:
     """How low a rank fits a data set, and its randomized twins?
@@ -70,6 +72,9 @@ def rank_fit(
     workers : int
         Processes that share the fits, each with one thread; 1 stays in this process.  With more, a script must call
         this function below ``if __name__ == "__main__":``, as multiprocessing asks.
+    scheduler : str or Path, optional
+        Of dask.distributed, in place of processes here: its address, such as "tcp://host:8786", or its scheduler file;
+        see `htf.training.cluster.map_jobs`.  ``device`` is one of the workers', which must all see the folder `out`.
     progress : bool, optional
         Show a bar with the time left; by default where standard error is a terminal.
 
@@ -81,6 +86,8 @@ def rank_fit(
     ------
     ValueError
         For unknown names, ranks below 1, classes that do not occur, or a folder written with other settings.
+    ImportError, ConnectionError, ChildProcessError
+        See `htf.training.cluster.map_jobs`.
 
     Notes
     -----
@@ -98,7 +105,6 @@ def rank_fit(
     if positive("levels", levels) < 2:
         raise ValueError(f"levels is {levels}; expected at least 2")
     positive("workers", workers)
-    device = usable_device(device)
     settings = settings or FitSettings()
     data = load(dataset, data_dir) if isinstance(dataset, str) else dataset
     data = data.holdout() if holdout else data
@@ -123,18 +129,27 @@ def rank_fit(
         "n_fits": sum(len(job.fits) for job in jobs),
         "htf": __version__,
     }
+    # Where the jobs will run, before a folder is claimed: an address or device that cannot be used claims none.
+    where = map_jobs(
+        _describe, [str(device)], workers=workers, scheduler=scheduler, name="on {}".format, progress=False
+    )
+    ((_, machine),) = where
     folder = None if out is None else Path(out)
     if folder is not None:
-        _claim(folder, described, device)
-    result = RankFit({**described, **describe_machine(device)})
-    inputs = Inputs(data, levels, settings, device)
-    for content in run_jobs(jobs, inputs, settings, folder, workers, progress):
+        _claim(folder, described, machine)
+    result = RankFit({**described, **machine})
+    inputs = Inputs(data, levels, settings, torch.device(device))
+    for content in run_jobs(jobs, inputs, settings, folder, workers, scheduler, progress):
         result.add(content)
     result.sort()
     return result
 
 
-def _claim(folder: Path, described: dict[str, Any], device: torch.device) -> None:
+def _describe(device: str, report: Report) -> dict[str, Any]:
+    return describe_machine(usable_device(device))
+
+
+def _claim(folder: Path, described: dict[str, Any], machine: dict[str, Any]) -> None:
     """Take a folder for a run with these settings, or refuse it."""
     path = folder / SETTINGS_FILE
     if path.exists():
@@ -146,7 +161,7 @@ def _claim(folder: Path, described: dict[str, Any], device: torch.device) -> Non
                     "Name another folder, or the same settings to go on"
                 )
     else:
-        write_json(path, {**described, **describe_machine(device)})
+        write_json(path, {**described, **machine})
 
 
 def _known(name: str, values: Sequence[str], known: Iterable[str]) -> list[str]:

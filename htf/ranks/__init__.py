@@ -4,10 +4,12 @@ from htf.ranks.cp_rank import CPRankEstimate, cp_rank
 from htf.ranks.edges import hierarchical_rank, log_norm, spectra
 from htf.ranks.entropies import entanglement_entropies, renyi2_entropies
 from htf.ranks.separation import separation_rank, separation_spectrum
+from htf.ranks.separation_profile import SeparationProfile, separation_profile
 from htf.ranks.spectrum import effective_rank, numerical_rank, participation_ratio, stable_rank
 
 __all__ = [
     "CPRankEstimate",
+    "SeparationProfile",
     "cp_rank",
     "effective_rank",
     "entanglement_entropies",
@@ -16,6 +18,7 @@ __all__ = [
     "numerical_rank",
     "participation_ratio",
     "renyi2_entropies",
+    "separation_profile",
     "separation_rank",
     "separation_spectrum",
     "spectra",

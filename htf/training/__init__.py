@@ -1,5 +1,9 @@
 """Training: fits of factorizations, the loop for many of them over batches, optimizers, files that survive a crash."""
 
+from htf.training._classification import Classification
+from htf.training.classification import classify, load_trained
+from htf.training.classify_result import ClassifyResult, Epoch
+from htf.training.classify_settings import ClassifySettings
 from htf.training.fitting import fit
 from htf.training.flow import gradient_flow
 from htf.training.group_rmsprop import GroupRMSprop
@@ -11,6 +15,10 @@ from htf.training.stopping import LossBelow, NoProgress, TimeLimit
 from htf.training.tracking import Moment, Tracker
 
 __all__ = [
+    "Classification",
+    "ClassifyResult",
+    "ClassifySettings",
+    "Epoch",
     "Fit",
     "FitSettings",
     "GroupRMSprop",
@@ -23,6 +31,8 @@ __all__ = [
     "TimeLimit",
     "Tracker",
     "center_outputs",
+    "classify",
     "fit",
     "gradient_flow",
+    "load_trained",
 ]

@@ -1,0 +1,237 @@
+"""One training of the long-range benchmarks: a job, what it does, and the row of the table that it leaves.
+
+Workers of a cluster import this module: start them with this folder in PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from long_range_recipes import DISTANCE, TASKS, make_model, make_regularizer, read_spec
+from torch import nn
+
+from htf._files import read_json, write_json, write_text
+from htf.datasets.long_range import LongRangeData
+from htf.nn import receptive_field
+from htf.training import Classification, ClassifyResult, ClassifySettings, load_trained
+from htf.training.cluster import claimed
+
+JOBS, ROW, TABLE = "jobs", "row.json", "long_range.csv"
+Report = Callable[[float], None]
+COLUMNS = (
+    "task",
+    "distance",
+    "model",
+    "regularizer",
+    "weight",
+    "control",
+    "seed",
+    "weight_decay",
+    "dropout",
+    "epochs",
+    "best_epoch",
+    "train",
+    "validation",
+    "test",
+    "test_last",
+    "seconds",
+    "stopped",
+    "receptive_field",
+    "parameters",
+    "machine",
+    "versions",
+    "settings_sha256",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training.
+
+    Attributes
+    ----------
+    task : str
+    data : dict
+        Arguments of the task, distance and seed included.
+    model, regularizer : str
+        See `long_range_recipes`.
+    weight : float
+        Of the regularizer.
+    seed : int
+        Of the model's start, of the order of images and of the regularizer.
+    dropout : float
+    training : dict
+        Of `ClassifySettings`, but for the seed.
+    control : str
+        What is other than in the recipe: "weight decay", "dropout", "4 × the epochs", "equal time"; or "".
+    """
+
+    task: str
+    data: dict[str, Any]
+    model: str
+    regularizer: str
+    weight: float
+    seed: int
+    dropout: float
+    training: dict[str, Any]
+    control: str = ""
+
+    @property
+    def distance(self) -> int:
+        """What the curves are drawn against."""
+        return int(self.data[DISTANCE[self.task]])
+
+    @property
+    def settings(self) -> ClassifySettings:
+        """Of the training."""
+        return ClassifySettings(**self.training, seed=self.seed)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the job is."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and in messages."""
+        parts = [self.task, self.distance, self.model, read_spec(self.regularizer)[0], f"{self.weight:g}"]
+        parts += ["-".join(self.control.replace("×", "x").split())] if self.control else []
+        return "_".join(map(str, [*parts, f"seed{self.seed}", self.digest[:8]]))
+
+    @property
+    def cost(self) -> float:
+        """Relative cost, from measured ratios to a plain step."""
+        name, options = read_spec(self.regularizer)
+        batch, images = self.settings.batch_size, self.data["train"]
+        share = min(options.get("samples") or batch, batch) / batch
+        grid = options.get("samples", 8) * options.get("grid", 4) ** 2 / batch
+        ratio = {"igc": 1 + 6 * share, "gradient_field": 1 + 6 * share, "interaction": 1 + grid}.get(name, 1.0)
+        # Where time is the limit, epochs are not.
+        epochs = min(self.settings.epochs, 1000)
+        return float(epochs * images * (1 + (ratio - 1) / options.get("interval", 1)))
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """Does a job in a folder of its own, where it goes on if it was stopped; what is finished is read.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of all jobs.
+    data_dir : str, optional
+        Of the sources of images.
+    cache : str, optional
+        Folder of generated images.
+    device : str
+    fabric : lightning_fabric.Fabric, optional
+        Launched, for a job that several processes share.
+    """
+
+    out: Path
+    data_dir: str | None = None
+    cache: str | None = None
+    device: str = "cpu"
+    fabric: Any = None
+
+    def __call__(self, job: Job, report: Report) -> dict[str, Any]:
+        """The row of the table."""
+        folder = self.out / JOBS / job.name
+        if self.fabric is not None:
+            return self._row(job, folder, report)
+        with claimed(folder / "lock", report):
+            return self._row(job, folder, report)
+
+    def _row(self, job: Job, folder: Path, report: Report) -> dict[str, Any]:
+        if (folder / ROW).exists():
+            found: dict[str, Any] = read_json(folder / ROW)
+            return found
+        data = make_data(job, self.data_dir, self.cache)
+        model = make_model(job.model, data, dropout=job.dropout, seed=job.seed)
+        training = Classification(
+            model,
+            data,
+            job.settings,
+            regularizer=make_regularizer(job.regularizer, job.weight, data, job.seed),
+            out=folder,
+            device=None if self.fabric is not None else self.device,
+            fabric=self.fabric,
+        )
+        limit = job.settings.max_seconds or float("inf")
+        training.run_to_end(lambda: report(max(training.step / training.steps, min(training.seconds / limit, 1.0))))
+        row = _describe(job, model, training.result())
+        if training.processes.rank == 0:
+            write_json(folder / "job.json", asdict(job))
+            write_json(folder / ROW, row)
+        training.processes.together()
+        return row
+
+
+def make_data(job: Job, data_dir: str | None = None, cache: str | None = None) -> LongRangeData:
+    """The images of a job."""
+    arguments = job.data | ({"data_dir": data_dir} if job.task == "is_same_class" else {})
+    return _make_data(job.task, json.dumps(arguments, sort_keys=True), cache)
+
+
+@lru_cache(maxsize=2)
+def _make_data(task: str, arguments: str, cache: str | None) -> LongRangeData:
+    return TASKS[task](**json.loads(arguments), cache=cache)
+
+
+def _describe(job: Job, model: nn.Module, result: ClassifyResult) -> dict[str, Any]:
+    field = receptive_field(model) if any(isinstance(m, nn.Conv2d) for m in model.modules()) else None
+    return {
+        "task": job.task,
+        "distance": job.distance,
+        "model": job.model,
+        "regularizer": job.regularizer,
+        "weight": job.weight,
+        "control": job.control,
+        "seed": job.seed,
+        "weight_decay": job.settings.weight_decay,
+        "dropout": job.dropout,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "train": result.history[-1].train_accuracy,
+        "validation": result.validation_best,
+        "test": result.test_best_validation,
+        "test_last": result.test_last,
+        "seconds": round(result.seconds, 2),
+        "stopped": result.stopped,
+        "receptive_field": None if field is None else min(field),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "machine": result.machine["device"],
+        "versions": " ".join(f"{name} {version}" for name, version in result.machine["versions"].items()),
+        "settings_sha256": job.digest,
+    }
+
+
+def write_table(out: Path) -> list[dict[str, Any]]:
+    """One CSV of all finished jobs in a folder, whoever did them; returns its rows."""
+    rows = [read_json(path) for path in (out / JOBS).glob(f"*/{ROW}")]
+    rows.sort(key=lambda row: (row["regularizer"] != "none", *(row[name] for name in (*COLUMNS[:7], COLUMNS[-1]))))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / TABLE, text.getvalue())
+    return rows
+
+
+def load_job(
+    folder: Path, which: str = "best", *, data_dir: str | None = None, cache: str | None = None
+) -> tuple[Job, nn.Module, LongRangeData]:
+    """A finished job with its trained model, in evaluation mode, and its images; see `htf.training.load_trained`."""
+    job = Job(**read_json(folder / "job.json"))
+    data = make_data(job, data_dir, cache)
+    model = make_model(job.model, data, dropout=job.dropout, seed=job.seed)
+    load_trained(model, folder, which)
+    return job, model.eval(), data

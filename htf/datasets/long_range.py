@@ -1,0 +1,184 @@
+"""Classification tasks that need what is far apart to be seen together: what they have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from htf._checks import natural, positive
+from htf._files import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Split(Dataset[tuple[Tensor, Tensor]]):
+    """Images and labels of train, validation or test, as `torch.utils.data.DataLoader` takes them.
+
+    Attributes
+    ----------
+    images : Tensor
+        (n, channels, height, width) uint8.
+    labels : Tensor
+        (n,) int64.
+    maximum : int
+        The value of a pixel that becomes 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If dtypes or shapes are others.
+    """
+
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    maximum: int = 255
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
+            raise TypeError(f"images are {self.images.dtype}, labels {self.labels.dtype}; expected uint8 and int64")
+        if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1]:
+            raise ValueError(
+                f"images have shape {tuple(self.images.shape)} and labels {tuple(self.labels.shape)}; "
+                "expected (n, channels, height, width) and (n,)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
+        """An image in [0, 1], float32, and its label; several for a slice or a tensor of indices."""
+        return self.images[index].float() / self.maximum, self.labels[index]
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """All images in [0, 1], float32, and all labels."""
+        return self[:]
+
+
+@dataclass(frozen=True, eq=False)
+class LongRangeData:
+    """A generated task of two classes, labels 0 and 1.
+
+    Attributes
+    ----------
+    name : str
+    train, validation, test : Split
+        None of them has an image, or what an image is made from, in common with another.
+    settings : dict
+        All that the images were made from, seed included, as JSON can hold it.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    settings: Mapping[str, Any]
+
+    @property
+    def image_size(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all images and labels."""
+        return _fingerprint({part: getattr(self, part) for part in _PARTS})
+
+    def plot(self, samples: int = 8) -> Figure:
+        """Some training images of each class; see `htf.plotting.plot_samples`."""
+        from htf.plotting import plot_samples
+
+        return plot_samples(self, samples)
+
+
+def _fingerprint(splits: Mapping[str, Split]) -> str:
+    digest = hashlib.sha256()
+    for part in _PARTS:
+        for tensor in (splits[part].images, splits[part].labels):
+            digest.update(f"{part} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def check_sizes(train: int, validation: int, test: int) -> dict[str, int]:
+    """Images per split; only the train split needs some."""
+    return {
+        "train": positive("train", train),
+        "validation": natural("validation", validation),
+        "test": natural("test", test),
+    }
+
+
+def made_or_cached(
+    name: str,
+    settings: dict[str, Any],
+    make: Callable[[], dict[str, Split]],
+    cache: str | Path | None,
+    *,
+    generator: int,
+) -> LongRangeData:
+    """Read a task from the cache folder, or make it and write it there.
+
+    Parameters
+    ----------
+    name : str
+    settings : dict
+        What decides the images, as JSON can hold it.
+    make : callable
+        Makes the three splits.
+    cache : str or Path, optional
+        A folder.
+    generator : int
+        Number of the version of what `make` does: a file of another one is not this task's.
+
+    Raises
+    ------
+    ValueError
+        If the file is there and damaged, or holds something else; it names the file.
+    """
+    about = {"task": name, "generator": generator, "settings": settings}
+    if cache is None:
+        return LongRangeData(name, **make(), settings=settings)
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    path = Path(cache) / f"{name}-{key[:16]}.safetensors"
+    if path.exists():
+        return LongRangeData(name, **_read(path, about), settings=settings)
+    splits = make()
+    tensors = {
+        f"{part}_{kind}": getattr(split, kind) for part, split in splits.items() for kind in ("images", "labels")
+    }
+    maxima = {part: split.maximum for part, split in splits.items()}
+    write_tensors(path, tensors, {**about, "maximum": maxima, "fingerprint": _fingerprint(splits)})
+    return LongRangeData(name, **splits, settings=settings)
+
+
+def _read(path: Path, about: dict[str, Any]) -> dict[str, Split]:
+    try:
+        tensors, found = read_tensors(path)
+        for key, value in about.items():
+            if found[key] != value:
+                raise ValueError(f"its {key} is {found[key]!r}, expected {value!r}")
+        splits = {
+            part: Split(tensors[f"{part}_images"], tensors[f"{part}_labels"], int(found["maximum"][part]))
+            for part in _PARTS
+        }
+        if _fingerprint(splits) != found["fingerprint"]:
+            raise ValueError("its content is not what was written")
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be used as cache: cut short, damaged or of another origin ({error}); "
+            "delete it, and it is made anew"
+        ) from error
+    return splits

@@ -1,0 +1,168 @@
+"""Pathfinder: are two dots on the ends of the same dashed curve?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from htf._checks import check_seed, natural, positive
+from htf.datasets._arguments import is_number
+from htf.datasets._clearance import Style
+from htf.datasets._snakes import Scenes, draw_scenes, smallest_size
+from htf.datasets._streams import stream_of
+from htf.datasets._strokes import draw_images
+from htf.datasets.long_range import LongRangeData, Split, check_sizes, made_or_cached
+
+# Scenes are drawn in blocks, each from a stream of its own, so that an image depends on no count.
+_BLOCK = 256
+_GENERATOR = 2
+_LENGTHS, _SIZES = (2, 16), (32, 300)
+# The papers' images: 30 dashes of distractors in 300 × 300, a dash and a gap making 11 pixels.
+_PAPER_DISTRACTING, _PAPER_SIZE, _PAPER_PERIOD = 30, 300, 11
+
+
+def pathfinder(
+    path_length: int = 3,
+    size: int = 48,
+    *,
+    train: int = 5_000,
+    validation: int = 1_000,
+    test: int = 2_000,
+    dash: float | None = None,
+    gap: float | None = None,
+    distractors: int | None = None,
+    seed: int = 0,
+    cache: str | Path | None = None,
+) -> LongRangeData:
+    """Images of two dashed curves and shorter distractors, with dots on two ends: label 1 if of the same curve.
+
+    Parameters
+    ----------
+    path_length : int
+        Dashes of each of the two curves, 2 to 16; the papers' are 3, 5, 7 and 9.  Distractors have a third of it.
+    size : int
+        Height and width in pixels, 32 to 300.
+    train, validation, test : int
+        Images in each split, half of each label.  The first images of a split are the same whatever its size is.
+    dash, gap : float, optional
+        Lengths in pixels of a dash and of the space between two.  By default those of the papers for 150 pixels and
+        more (size / 60 and size / 50), and 3 and 2 for smaller images, where theirs could not be seen.
+    distractors : int, optional
+        Distractors at most; one that finds no place is left out.  By default as dense as the papers', measured in
+        lengths of dash and gap.
+    seed : int
+        0 or more.
+    cache : str or Path, optional
+        A folder: the images are read from there, or made and written there.
+
+    Returns
+    -------
+    LongRangeData
+        Images of (1, size, size).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is out of range, if the curves do not fit the image (the message says which size they fit), or
+        if the file in the cache is damaged.
+
+    Notes
+    -----
+    Where the dots are says nothing about the label, nor does their distance: scenes are drawn in twos, one of each
+    label, with dots at the same places, and each is then mirrored and turned by quarters at random.  In both, the end
+    of the other curve is as far from the first dot as the second dot is.  What the marked dashes point at does tell
+    something, as in the papers' images.  Curves turn by at most 50° at a gap, 13° at the median, and keep clear of
+    themselves, of each other and of distractors by more than a gap.
+
+    Every block of 256 images is drawn from a stream of random numbers of its own, and every scene is used once.
+
+    References
+    ----------
+    .. [1] D. Linsley, J. Kim, V. Veerabadran, C. Windolf, T. Serre, "Learning long-range spatial dependencies with
+       horizontal gated recurrent units", NeurIPS 2018.
+    .. [2] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
+       convolutional neural networks", ICML 2022, section 6.
+
+    Examples
+    --------
+    >>> data = pathfinder(path_length=3, size=48, train=20, validation=0, test=10)
+    >>> data.train.images.shape, int(data.train.labels.sum())
+    (torch.Size([20, 1, 48, 48]), 10)
+    """
+    style = style_of(path_length, size, dash, gap, distractors)
+    sizes = check_sizes(train, validation, test)
+    seed = check_seed(seed)
+    settings: dict[str, Any] = {**asdict(style), **sizes, "seed": seed}
+
+    def make() -> dict[str, Split]:
+        return {name: _split(count, style, seed, k) for k, (name, count) in enumerate(sizes.items())}
+
+    return made_or_cached("pathfinder", settings, make, cache, generator=_GENERATOR)
+
+
+def style_of(path_length: int, size: int, dash: float | None, gap: float | None, distractors: int | None) -> Style:
+    """The scenes that the arguments ask for, after checks."""
+    length = _between("path_length", path_length, *_LENGTHS)
+    size = _between("size", size, *_SIZES)
+    fine = size >= 150
+    dash = _pixels("dash", dash, size / 60 if fine else 3.0)
+    gap = _pixels("gap", gap, size / 50 if fine else 2.0)
+    short = max(1, round(length / 3))
+    if distractors is None:
+        area = (size / _PAPER_SIZE * _PAPER_PERIOD / (dash + gap)) ** 2
+        count = round(_PAPER_DISTRACTING * area / short)
+    else:
+        count = natural("distractors", distractors)
+    style = _marked(Style(size, length, short, count, dash, gap, 1.0, 1.0), size)
+    curves = f"curves of {length} dashes of {dash:g} with gaps of {gap:g} pixels"
+    if (smallest := smallest_size(style)) is None:
+        raise ValueError(f"two {curves} cannot keep {style.margin:g} pixels apart; expected longer dashes or more")
+    if smallest > size:
+        # Marks are wider in larger images, and so the size may have to grow a little more.
+        while (again := smallest_size(_marked(style, smallest))) is not None and again > smallest:
+            smallest = again
+        raise ValueError(f"size is {size}; two {curves} need {smallest}")
+    return style
+
+
+def _marked(style: Style, size: int) -> Style:
+    """The same scenes in another image, its lines and dots as wide as the papers', but no less than can be seen."""
+    return replace(style, size=size, thickness=max(1.0, size / 150), radius=max(1.5, size / 100))
+
+
+def _between(name: str, value: int, low: int, high: int) -> int:
+    number = positive(name, value)
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {number}; expected {low} to {high}")
+    return number
+
+
+def _pixels(name: str, value: float | None, default: float) -> float:
+    if value is None:
+        return default
+    if not is_number(value):
+        raise TypeError(f"{name} is {value!r}; expected a number of pixels")
+    if not 1 <= value < math.inf:
+        raise ValueError(f"{name} is {value}; expected at least 1 pixel")
+    return float(value)
+
+
+def _split(count: int, style: Style, seed: int, stream: int) -> Split:
+    images = np.empty((count, style.size, style.size), dtype=np.uint8)
+    labels = np.empty(count, dtype=np.int64)
+    for block, start in enumerate(range(0, count, _BLOCK)):
+        part = slice(start, min(start + _BLOCK, count))
+        scenes = scenes_of(style, seed, stream, block)[: part.stop - part.start]
+        labels[part] = scenes.labels
+        images[part] = draw_images(scenes, style)
+    return Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels))
+
+
+def scenes_of(style: Style, seed: int, stream: int, block: int) -> Scenes:
+    """The scenes of a block of a split, all of them."""
+    return draw_scenes(_BLOCK, style, stream_of(seed, stream, block))

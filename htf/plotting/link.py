@@ -1,0 +1,59 @@
+"""Accuracy on long-range tasks against what networks relate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from htf._files import read_json
+from htf.plotting.long_range import name_of
+
+
+def plot_link(path: str | Path) -> Figure:
+    """Test accuracy of trained networks against the interactions measured in them, a panel per task.
+
+    Parameters
+    ----------
+    path : str or Path
+        JSON of ``benchmarks/long_range_link.py``.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not attached to any window; ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or holds no networks.
+    """
+    content = read_json(Path(path))
+    rows = content.get("rows") if isinstance(content, dict) else None
+    if not rows:
+        raise ValueError(f"{path} holds no networks; expected what long_range_link.py writes")
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    figure = Figure(figsize=(4.2 * len(tasks), 3.6), layout="constrained")
+    for ax, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        mine = [row for row in rows if row["task"] == task]
+        for regularizer in dict.fromkeys(row["regularizer"] for row in mine):
+            points = [row for row in mine if row["regularizer"] == regularizer]
+            ax.errorbar(
+                [row["value"] for row in points],
+                [row["test"] for row in points],
+                xerr=[row["error"] for row in points],
+                fmt="o",
+                markersize=4,
+                linewidth=0.8,
+                color="black" if regularizer == "none" else None,
+                label=name_of(regularizer),
+            )
+        if min(row["value"] for row in mine) > 0 and mine[0]["measure"] != "effective rank":
+            ax.set_xscale("log")
+        ax.axhline(0.5, color="0.4", linewidth=0.8, linestyle=":")
+        ax.set_xlabel(f"{mine[0]['measure']} at the task's distance")
+        ax.set_ylabel("test accuracy")
+        ax.set_title(task.replace("_", " "), loc="left", fontsize="medium")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(fontsize="small", frameon=False)
+    return figure

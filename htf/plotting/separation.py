@@ -1,0 +1,49 @@
+"""Separation profiles: interactions against distance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from htf.ranks.separation_profile import SeparationProfile
+
+
+def plot_separation_profile(
+    profile: SeparationProfile, ax: Axes | None = None, *, strength: bool = False, label: str | None = None
+) -> Axes:
+    """Shares against distance, with standard errors.
+
+    Parameters
+    ----------
+    profile : SeparationProfile
+    ax : matplotlib Axes, optional
+        Where to draw, for several profiles in one figure; by default on a new figure, not attached to any window:
+        ``ax.figure.savefig(path)`` writes it.
+    strength : bool
+        Whether to draw strengths, on a logarithmic axis, in place of shares.
+    label : str, optional
+        For a legend.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    if ax is None:
+        ax = Figure(figsize=(4.6, 3.2), layout="constrained").subplots()
+    values, errors = (profile.strengths, profile.strength_errors) if strength else (profile.shares, profile.errors)
+    ax.errorbar(profile.distances, values, yerr=errors, marker="o", markersize=3, capsize=2, label=label)
+    if strength:
+        ax.set_yscale("log", nonpositive="mask")
+        ax.set_ylabel("interaction, relative to the output's variance")
+    else:
+        ax.set_ylim(bottom=0)
+        ax.set_ylabel("share of interaction")
+    ax.set_xlabel("pixels between the patches")
+    ax.spines[["top", "right"]].set_visible(False)
+    if label is not None:
+        ax.legend(frameon=False, fontsize="small")
+    return ax

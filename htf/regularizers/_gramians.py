@@ -1,0 +1,130 @@
+"""Gramians on both sides of every edge of a ConvAC's tree, for all runs and all alike nodes at once.
+
+What `htf.ranks` computes node by node for any tensor with a tree, as a loss needs it at every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from htf.engine import Layout
+from htf.nn.ht import HTNetwork
+
+Positions = slice | list[int]
+
+
+@dataclass(frozen=True)
+class _Siblings:
+    """Nodes of a block whose first children lie in one block, second children in one block, and so on.
+
+    Attributes
+    ----------
+    own : list of int
+        Their positions in their block.
+    children : list of (int, list of int)
+        Blocks of the first, second, ... children, and positions there.
+    """
+
+    own: list[int]
+    children: list[tuple[int, list[int]]]
+
+
+def overlaps(network: HTNetwork) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
+    """Gramians of the frames of nodes and of the rest of the tensor, by blocks of nodes below the root.
+
+    Yields
+    ------
+    nodes : tuple of int
+    below, above : Tensor, (runs, nodes, width, width)
+        In double precision, each node's divided by a constant.
+    """
+    layout = network._layout
+    blocks, families = layout.blocks, _families(layout)
+    weights = [
+        _scaled(weight.double().expand(-1, len(block.nodes), -1, -1))
+        for block, weight in zip(blocks, network.weights, strict=True)
+    ]
+    below: list[Tensor] = []
+    for weight, siblings in zip(weights, families, strict=True):
+        if siblings:
+            joint = _in_order([(s.own, _joint([below[b][:, _view(at)] for b, at in s.children])) for s in siblings])
+            below.append(_scaled(weight.mT @ joint @ weight))
+        else:
+            below.append(_scaled(weight.mT @ weight))
+    root = torch.eye(layout.outputs, dtype=torch.float64, device=network.device)
+    seen: list[list[tuple[list[int], Tensor]]] = [[] for _ in blocks]
+    seen[-1].append(([0], root.expand(network.runs, 1, -1, -1)))
+    for number in reversed(range(len(blocks))):
+        above = _in_order(seen[number])
+        if number < len(blocks) - 1:
+            yield blocks[number].nodes, below[number], above
+        for s in families[number]:
+            outside = (weights[number] @ above @ weights[number].mT)[:, _view(s.own)]
+            rest = _all_but_one(outside, [below[b][:, _view(at)] for b, at in s.children])
+            for (block, at), overlap in zip(s.children, rest, strict=True):
+                seen[block].append((at, overlap))
+
+
+@lru_cache(maxsize=16)
+def _families(layout: Layout) -> list[list[_Siblings]]:
+    """For every block, its nodes by where their children lie; none for leaves."""
+    families = []
+    for block in layout.blocks:
+        found: dict[tuple[int, ...], _Siblings] = {}
+        for position, node in enumerate(block.nodes):
+            places = [layout.place[child] for child in layout.tree.children(node)]
+            if places:
+                key = tuple(number for number, _ in places)
+                s = found.setdefault(key, _Siblings([], [(number, []) for number in key]))
+                s.own.append(position)
+                for (_, at), (_, place) in zip(s.children, places, strict=True):
+                    at.append(place)
+        families.append(list(found.values()))
+    return families
+
+
+def _view(positions: list[int]) -> Positions:
+    """As a slice where they are evenly spaced, so that nothing is copied."""
+    step = positions[1] - positions[0] if len(positions) > 1 else 1
+    even = range(positions[0], positions[-1] + 1, step) if step > 0 else ()
+    return slice(positions[0], positions[-1] + 1, step) if list(even) == positions else positions
+
+
+def _in_order(parts: Sequence[tuple[list[int], Tensor]]) -> Tensor:
+    """Put parts of a block, given with their positions, together."""
+    positions = [p for at, _ in parts for p in at]
+    whole = parts[0][1] if len(parts) == 1 else torch.cat([part for _, part in parts], 1)
+    if positions == sorted(positions):
+        return whole
+    return whole[:, sorted(range(len(positions)), key=positions.__getitem__)]
+
+
+def _joint(factors: Sequence[Tensor]) -> Tensor:
+    product = factors[0]
+    for factor in factors[1:]:
+        # A node may have hundreds of children.
+        product = _scaled(product * factor)
+    return product
+
+
+def _all_but_one(outside: Tensor, factors: Sequence[Tensor]) -> list[Tensor]:
+    """Products of what is outside and of all factors but the first, all but the second, and so on."""
+    behind: list[Tensor | None] = [None]
+    for factor in reversed(factors[1:]):
+        behind.append(factor if behind[-1] is None else _scaled(behind[-1] * factor))
+    found = []
+    for factor, rest in zip(factors, reversed(behind), strict=True):
+        found.append(_scaled(outside if rest is None else outside * rest))
+        outside = _scaled(outside * factor)
+    return found
+
+
+def _scaled(matrices: Tensor) -> Tensor:
+    """Divided by their largest entries, as constants; by 1 where they are zero."""
+    largest = matrices.detach().abs().amax((-2, -1), keepdim=True)
+    return matrices / torch.where(largest == 0, 1.0, largest)

@@ -1,0 +1,93 @@
+"""Outputs of a classifier against labels: loss, hits, and both over a whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from htf.datasets.long_range import Split
+
+
+def class_loss(out: Tensor, y: Tensor) -> Tensor:
+    """Mean cross entropy of one logit, (n,) or (n, 1), for labels 0 and 1, or of a logit per class, (n, classes)."""
+    if _single(out):
+        return binary_cross_entropy_with_logits(out.reshape(-1), y.to(out.dtype))
+    return cross_entropy(out, y)
+
+
+def hits(out: Tensor, y: Tensor) -> Tensor:
+    """How many labels the outputs say, a scalar tensor."""
+    said = out.reshape(-1) > 0 if _single(out) else out.argmax(1)
+    return (said == y).sum()
+
+
+def _single(out: Tensor) -> bool:
+    return out.ndim == 1 or out.shape[1] == 1
+
+
+def check_outputs(out: Tensor, samples: int, classes: int) -> None:
+    """Whether a model's outputs can tell so many classes apart."""
+    if out.shape[:1] != (samples,) or out.ndim > 2:
+        raise ValueError(
+            f"model gives outputs of shape {tuple(out.shape)} for {samples} images; "
+            f"expected ({samples}, 1), or ({samples}, classes)"
+        )
+    outputs = 2 if _single(out) else out.shape[1]
+    if classes > outputs:
+        raise ValueError(f"model tells {outputs} classes apart; the labels are 0 to {classes - 1}")
+
+
+class Images:
+    """A split on a device, read batch by batch as a model takes it.
+
+    Parameters
+    ----------
+    split : Split
+    device : torch.device
+    dtype : torch.dtype
+        Of the batches.
+    channels_last : bool
+        Memory format of the batches: convolutions on a CPU run about twice as fast with it.
+    """
+
+    def __init__(self, split: Split, device: torch.device, dtype: torch.dtype, channels_last: bool) -> None:
+        # A quarter of the memory that floats would take.
+        self._images, self._labels = split.images.to(device), split.labels.to(device)
+        self._maximum, self._dtype = split.maximum, dtype
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def batch(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] and labels."""
+        x = self._images[indices].to(self._dtype).div_(self._maximum)
+        return x.contiguous(memory_format=self._format), self._labels[indices]
+
+    def batches(self, size: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches in order; of several processes, number `share[0]` of `share[1]` takes its own."""
+        for start in range(share[0] * size, len(self), share[1] * size):
+            yield self.batch(slice(start, start + size))
+
+
+@torch.no_grad()
+def count_hits(model: nn.Module, images: Images, size: int, share: tuple[int, int] = (0, 1)) -> Tensor:
+    """How many labels a model says in evaluation mode, a scalar tensor; its mode is put back."""
+    training = model.training
+    model.eval()
+    try:
+        found = [hits(model(x), y) for x, y in images.batches(size, share)]
+    finally:
+        model.train(training)
+    return torch.stack(found).sum() if found else torch.zeros((), dtype=torch.int64, device=images._labels.device)
+
+
+def use_channels_last(model: nn.Module) -> bool:
+    """Store the kernels of 2-D convolutions with channels last; whether there are any."""
+    kernels = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+    for kernel in kernels:
+        kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
+    return bool(kernels)

@@ -1,0 +1,330 @@
+"""The training of a classifier, step by step."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from htf._machine import describe_machine, usable_device
+from htf.datasets.long_range import LongRangeData
+from htf.regularizers import GradientFieldChange, InputGradientChange
+from htf.training._classes import Images, check_outputs, class_loss, count_hits, hits, use_channels_last
+from htf.training._digest import digest
+from htf.training._draws import order_of_epoch, random_of_step
+from htf.training._memory import largest_fitting
+from htf.training._shares import Alone, Several
+from htf.training._weights import copy_weights, load_weights
+from htf.training.classify_result import ClassifyResult, Epoch
+from htf.training.classify_settings import ClassifySettings, Regularizer, Stateful, describe_regularizer
+from htf.training.fitting import CHECKPOINT
+from htf.training.fitting import _under as part_of
+from htf.training.optimizers import optimizer_state, restore_optimizer
+from htf.training.resumable import Resumable
+
+RESULT = "result.json"
+# Settings that may change when a training goes on.
+_ENDS = ("epochs", "max_seconds", "stop_after_perfect")
+
+
+class Classification(Resumable):
+    """The training of `classify`, one step a unit.
+
+    Parameters
+    ----------
+    model, data, settings, regularizer, out, device, fabric
+        See `classify`.  If `out` has a checkpoint, the training goes on from there.
+
+    Attributes
+    ----------
+    history : list of Epoch
+        Of the finished epochs.
+    batch : int
+        Batches done in the present epoch.
+    processes : Alone or Several
+        Those that share the work.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: LongRangeData,
+        settings: ClassifySettings,
+        *,
+        regularizer: Regularizer | None = None,
+        out: str | Path | None = None,
+        device: str | torch.device | None = None,
+        fabric: Any = None,
+    ) -> None:
+        self.model, self.settings, self.regularizer = model, settings, regularizer
+        given: object = regularizer
+        self._stateful = given if isinstance(given, Stateful) else None
+        self.processes = Alone() if fabric is None else Several(fabric)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError("model has no parameter that requires a gradient; expected one to train")
+        self.device = _device(parameters[0], device, fabric)
+        model.to(self.device)
+        # Gradients at the images that are differentiated in turn gain nothing from channels last.
+        twice = isinstance(regularizer, InputGradientChange | GradientFieldChange)
+        channels_last = not twice and use_channels_last(model)
+        # With a graph of gradients at the images, the regularizer needs no pass of its own for them.
+        self._graph_to_images = isinstance(regularizer, InputGradientChange) and regularizer.samples is None
+        self.optimizer = torch.optim.SGD(
+            parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        self._trained = parameters
+        self._call, self._optimizer = self.processes.set_up(model, self.optimizer)
+        self._parts = {
+            part: Images(getattr(data, part), self.device, parameters[0].dtype, channels_last)
+            for part in ("train", "validation", "test")
+        }
+        self._check(data)
+        self.batches = math.ceil(len(data.train) / settings.batch_size)
+        self.about = {
+            "training": {
+                "model": type(model).__name__,
+                "data": data.name,
+                "data_sha256": data.fingerprint,
+                "regularizer": describe_regularizer(regularizer),
+                "processes": self.processes.world,
+                **{f"shape of {name}": list(p.shape) for name, p in model.named_parameters()},
+            },
+            # The rest may be prolonged.
+            "settings": {key: v for key, v in asdict(settings).items() if key not in _ENDS},
+        }
+        self.described = {
+            "model": {"class": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())},
+            "data": {"name": data.name, "sha256": data.fingerprint, **data.settings},
+            "regularizer": describe_regularizer(regularizer),
+            "processes": self.processes.world,
+            **asdict(settings),
+        }
+        self.history: list[Epoch] = []
+        self.batch = 0
+        self.seconds = 0.0
+        # Of the epoch so far: loss, penalty, hits and samples.
+        self._sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self._order: tuple[Tensor, ...] = ()
+        self._start = self._digest()
+        self._best = copy_weights(self.model)
+        self._best_epoch = 0
+        self.folder = None if out is None else Path(out)
+        self.checkpoint = None if self.folder is None else self.folder / CHECKPOINT
+        self.resume()
+        self.processes.together()
+        if self.processes.rank > 0:
+            self.checkpoint = None
+
+    def _check(self, data: LongRangeData) -> None:
+        world, size = self.processes.world, min(self.settings.batch_size, len(data.train))
+        if size < 2 * world:
+            raise ValueError(
+                f"batches have {size} images for {world} process{'es' * (world > 1)}; expected at least 2 for each: "
+                "a larger batch_size, or more training images"
+            )
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            out = self.model(self._parts["train"].batch(slice(0, 2))[0])
+        self.model.train(training)
+        check_outputs(out, 2, int(data.train.labels.max()) + 1)
+
+    @property
+    def steps(self) -> int:
+        """Steps in all, if nothing ends them early."""
+        return self.settings.epochs * self.batches
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return len(self.history) * self.batches + self.batch
+
+    @property
+    def stopped(self) -> str:
+        """Why nothing is left to do; "" while something is."""
+        if self.batch > 0 or not self.history:
+            return ""
+        if len(self.history) >= self.settings.epochs:
+            return "epochs"
+        if self.settings.max_seconds is not None and self.seconds >= self.settings.max_seconds:
+            return "time"
+        patience = self.settings.stop_after_perfect
+        if patience and [e.train_accuracy for e in self.history[-patience:]] == [1.0] * patience:
+            return "perfect"
+        return ""
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.stopped)
+
+    def advance(self) -> None:
+        """Take one step; after the last of an epoch, validate."""
+        began = time.perf_counter()
+        x, y = self._parts["train"].batch(self._indices())
+        failed = ""
+        try:
+            self._take_step(x, y)
+        except torch.OutOfMemoryError as error:
+            failed = str(error)
+        if failed:
+            # Not above, where the error holds on to what the step had allocated.
+            raise self._out_of_memory(x, y, failed)
+        self.batch += 1
+        if self.batch == self.batches:
+            self._end_epoch(began)
+        else:
+            self.seconds += time.perf_counter() - began
+
+    def _indices(self) -> Tensor:
+        """Images of the present step, of this process's share."""
+        if self.batch == 0 or not self._order:
+            order = order_of_epoch(len(self._parts["train"]), self.settings.seed, len(self.history))
+            self._order = order.tensor_split(self.batches)
+        indices = self._order[self.batch]
+        # Equal shares, so that random numbers of all processes' regularizers stay in step.
+        share = len(indices) // self.processes.world
+        return indices[self.processes.rank * share :][:share].to(self.device)
+
+    def _take_step(self, x: Tensor, y: Tensor) -> None:
+        self.model.train()
+        self._optimizer.zero_grad()
+        x.requires_grad_(self._graph_to_images)
+        with (
+            random_of_step(self.settings.seed, self.step, self.processes.rank, self.device),
+            self.processes.forward_and_backward(self._call),
+        ):
+            loss, penalty, found = self._losses(x, y)
+            values = loss.detach(), penalty.detach()
+            if not bool((values[0] + values[1]).isfinite()):
+                raise FloatingPointError(
+                    f"the loss is {float(values[0]):g} and the regularizer adds {float(values[1]):g} at step "
+                    f"{self.batch + 1} of epoch {len(self.history) + 1}; the last checkpoint is kept"
+                )
+            self.processes.backward(loss + penalty)
+        sums = torch.stack([*(value.double() * len(y) for value in values), found, found.new_tensor(len(y))])
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        self.processes.average([*gradients, *statistics, sums])
+        self._optimizer.step()
+        self._sums += sums
+
+    def _losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, what the regularizer adds, and hits."""
+        out = self._call(x)
+        loss = class_loss(out, y)
+        penalty = torch.zeros_like(loss) if self.regularizer is None else self.regularizer(self._call, x, y, out)
+        return loss, penalty, hits(out.detach(), y)
+
+    def _out_of_memory(self, x: Tensor, y: Tensor, said: str) -> torch.OutOfMemoryError:
+        def attempt(size: int) -> None:
+            self._optimizer.zero_grad()
+            loss, penalty, _ = self._losses(x[:size], y[:size])
+            self.processes.backward(loss + penalty)
+
+        with self.processes.forward_and_backward(self._call):
+            size = largest_fitting(attempt, len(x) // 2, least=2)
+        self._optimizer.zero_grad()
+        advice = f"{size} fitted: take batch_size={size * self.processes.world}" if size else "nor did 2"
+        return torch.OutOfMemoryError(
+            f"a batch of {len(x)} images did not fit into the memory of {self.device}; {advice}\n{said}"
+        )
+
+    def _end_epoch(self, began: float) -> None:
+        loss, penalty, found, samples = self._sums.tolist()
+        validation = self._accuracy("validation")
+        seconds = torch.tensor([self.seconds + time.perf_counter() - began], dtype=torch.float64, device=self.device)
+        # One clock for all processes: they have to stop together.
+        self.processes.average([seconds])
+        self.seconds = float(seconds)
+        self.history.append(Epoch(loss / samples, found / samples, penalty / samples, validation, self.seconds))
+        self.batch = 0
+        self._sums.zero_()
+        best = self.history[self._best_epoch - 1].validation_accuracy if self._best_epoch else None
+        if validation is None or best is None or validation > best:
+            self._best, self._best_epoch = copy_weights(self.model), len(self.history)
+
+    def _accuracy(self, part: str) -> float | None:
+        images = self._parts[part]
+        if not len(images):
+            return None
+        share = (self.processes.rank, self.processes.world)
+        # By the model itself: evaluation needs none of what a Fabric adds, and no process waits for another.
+        found = count_hits(self.model, images, self.settings.batch_size, share)
+        return int(self.processes.total(found)) / len(images)
+
+    def result(self) -> ClassifyResult:
+        """Test the last model and the best on validation; kept in the folder of the run, and loaded from there."""
+        if not self.finished:
+            raise ValueError(f"the training is at step {self.step} of {self.steps}; expected one that is finished")
+        path = None if self.folder is None else self.folder / RESULT
+        if path is not None and path.exists():
+            there = ClassifyResult.load(path)
+            self.processes.together()
+            if there.history == tuple(self.history):
+                return there
+        last = self._accuracy("test")
+        weights = copy_weights(self.model)
+        load_weights(self.model, self._best)
+        best = self._accuracy("test")
+        load_weights(self.model, weights)
+        machine = describe_machine(self.device)
+        found = ClassifyResult(last, best, self._best_epoch, tuple(self.history), self.stopped, self.described, machine)
+        if self.checkpoint is not None and path is not None:
+            self.save()
+            found.save(path)
+        self.processes.together()
+        return found
+
+    def _digest(self) -> str:
+        return digest(*(parameter.flatten() for parameter in self._trained))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights, the best ones, momentum, the regularizer's memory and the epochs so far."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self._best.items()}
+        momentum, _ = optimizer_state(self.optimizer, self._trained)
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in momentum.items()}
+        memory: dict[str, Any] = {} if self._stateful is None else self._stateful.state()
+        tensors |= {f"regularizer/{name}": value for name, value in memory.items() if isinstance(value, Tensor)}
+        return tensors | {"sums": self._sums}, {
+            "start": self._start,
+            "now": self._digest(),
+            "batch": self.batch,
+            "seconds": self.seconds,
+            "best_epoch": self._best_epoch,
+            "history": [asdict(epoch) for epoch in self.history],
+            "regularizer": {name: value for name, value in memory.items() if not isinstance(value, Tensor)},
+        }
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        if self._start not in (state["start"], state["now"]):
+            raise ValueError(
+                f"{self.checkpoint} was written by a training that began at other parameters: another seed or "
+                "initialization of the model"
+            )
+        self._start = state["start"]
+        load_weights(self.model, part_of("model/", tensors))
+        self._best = {name: tensor.to(self.device) for name, tensor in part_of("best/", tensors).items()}
+        restore_optimizer(self.optimizer, self._trained, part_of("optimizer/", tensors), {})
+        if self._stateful is not None:
+            self._stateful.load_state({**state["regularizer"], **part_of("regularizer/", tensors)})
+        self._sums.copy_(tensors["sums"])
+        self.batch, self.seconds, self._best_epoch = state["batch"], state["seconds"], state["best_epoch"]
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+
+
+def _device(parameter: Tensor, device: str | torch.device | None, fabric: Any) -> torch.device:
+    if fabric is None:
+        return parameter.device if device is None else usable_device(device)
+    if device is not None:
+        raise ValueError(f"device is {str(device)!r} and there is a fabric, which decides it; expected one of them")
+    found: torch.device = fabric.device
+    return found

@@ -1,0 +1,32 @@
+"""Random numbers of a training that depend on where it is alone, so that it can go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Generator, Tensor
+
+
+def order_of_epoch(samples: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch visits the samples."""
+    return torch.randperm(samples, generator=Generator().manual_seed(_mixed(seed, epoch)))
+
+
+@contextmanager
+def random_of_step(seed: int, step: int, process: int, device: torch.device) -> Iterator[None]:
+    """Seed what dropout and the like draw from, torch's global generators, and put them back after."""
+    number = _mixed(seed, step, process)
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        torch.default_generator.manual_seed(number)
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(number)
+        yield
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed from several, without simple relations between those of neighbours."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7])

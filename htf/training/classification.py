@@ -1,0 +1,141 @@
+"""Training of classifiers on long-range tasks, with a regularizer or without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from htf._files import read_tensors
+from htf.datasets.long_range import LongRangeData
+from htf.training._classification import Classification
+from htf.training._weights import load_weights
+from htf.training.classify_result import ClassifyResult
+from htf.training.classify_settings import ClassifySettings, Regularizer
+from htf.training.fitting import CHECKPOINT
+from htf.training.fitting import _under as part_of
+
+
+def classify(
+    model: nn.Module,
+    data: LongRangeData,
+    *,
+    regularizer: Regularizer | None = None,
+    settings: ClassifySettings | None = None,
+    out: str | Path | None = None,
+    device: str | torch.device | None = None,
+    fabric: Any = None,
+    save_every: float = 20.0,
+    progress: bool = False,
+) -> ClassifyResult:
+    """Train a classifier, and test it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From images (n, channels, height, width) to one logit, (n, 1), or one per class, (n, classes).  Trained in
+        place; it ends with the parameters of the last epoch.
+    data : LongRangeData
+    regularizer : callable, optional
+        Of model, images, labels and outputs; what it returns is added to the loss.  One with ``state()`` and
+        ``load_state()`` goes on, after an interrupt, where it was.
+    settings : ClassifySettings, optional
+    out : str or Path, optional
+        Folder of the run: checkpoint.safetensors and, at the end, result.json.  A run that was stopped goes on, to bit
+        for bit the same parameters on the same machine; a finished one is loaded, or continued if more epochs are
+        asked for.
+    device : str or torch.device, optional
+        Where to train; by default where the model is.
+    fabric : lightning_fabric.Fabric, optional
+        Launched, for several devices or nodes; it decides the device.  See the notes.
+    save_every : float
+        Seconds between checkpoints.
+    progress : bool
+        Show a bar with the time left.
+
+    Returns
+    -------
+    ClassifyResult
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument does not fit; for a model without trainable parameters, or of fewer outputs than classes; for
+        a folder with a run of another model, start, data or setting, which is kept.  The message names what differs.
+    FloatingPointError
+        If the loss is not finite; it names epoch and step, and the last checkpoint is kept.
+    torch.OutOfMemoryError
+        If the device's memory does not hold a batch; it names the size that would fit.
+    KeyboardInterrupt
+        After the step in which it came, with a checkpoint saved.
+
+    Notes
+    -----
+    Images are visited in an order drawn from seed and epoch.  Dropout draws from torch's global generator, which is
+    seeded for each step and put back after it.  Convolution kernels
+    are stored with channels last, which is faster, except with `InputGradientChange`, where it is slower.
+
+    With a Fabric, each process takes an equal share of every batch (up to ``world_size - 1`` images of a batch are left
+    out), adds the regularizer of its share, and gradients and the buffers of batch normalization are averaged.  As all
+    processes' regularizers draw the same patches, a step equals that of one process which averages loss and regularizer
+    over the shares.  Folders must be shared by all nodes; only the first process writes.
+
+    Examples
+    --------
+    >>> import htf
+    >>> data = htf.datasets.pathfinder(path_length=3, size=32, train=64, validation=32, test=32, seed=0)
+    >>> model = htf.nn.small_resnet(channels=1)
+    >>> settings = htf.training.ClassifySettings(epochs=2, batch_size=32)
+    >>> result = htf.training.classify(model, data, settings=settings)
+    >>> result.epochs, 0 <= result.test_last <= 1
+    (2, True)
+    """
+    training = Classification(
+        model, data, settings or ClassifySettings(), regularizer=regularizer, out=out, device=device, fabric=fabric
+    )
+    hidden = not progress or training.processes.rank > 0
+    with tqdm(disable=hidden, total=training.steps, initial=training.step, unit="step", mininterval=0.5) as bar:
+
+        def show() -> None:
+            bar.update(training.step - bar.n)
+            if training.history and training.batch == 0:
+                last = training.history[-1]
+                of = "train" if last.validation_accuracy is None else "validation"
+                bar.set_postfix_str(f"{of} accuracy {getattr(last, f'{of}_accuracy'):.3f}", refresh=False)
+
+        training.run_to_end(show if progress else None, save_every)
+    return training.result()
+
+
+def load_trained(model: nn.Module, folder: str | Path, which: str = "best") -> None:
+    """Give a model the weights that a training left in its folder.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Of the architecture that was trained; changed in place.
+    folder : str or Path
+        The `out` of `classify`.
+    which : {"best", "last"}
+        The weights of the epoch that is best on validation, or those of the last one.
+
+    Raises
+    ------
+    ValueError
+        For another `which`, a damaged checkpoint, or a model of another architecture.
+    FileNotFoundError
+        If there is no checkpoint.
+    """
+    if which not in ("best", "last"):
+        raise ValueError(f"which is {which!r}; expected 'best' or 'last'")
+    path = Path(folder) / CHECKPOINT
+    if not path.exists():
+        raise FileNotFoundError(f"folder {folder} has no {CHECKPOINT}; expected the folder of a training")
+    weights = part_of("best/" if which == "best" else "model/", read_tensors(path)[0])
+    try:
+        load_weights(model, weights)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} was written by a model of another architecture ({error})") from error

@@ -1,0 +1,102 @@
+"""What a training on a classification task leaves behind: accuracies by epoch, and those at the end."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from htf._files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training images.
+
+    Attributes
+    ----------
+    train_loss : float
+        Mean over the epoch's batches, before each step, without the regularizer.
+    train_accuracy : float
+        Likewise, in training mode.
+    penalty : float
+        Mean of what the regularizer added to the loss.
+    validation_accuracy : float or None
+        After the epoch; None without validation images.
+    seconds : float
+        Since the start, evaluations included.
+    """
+
+    train_loss: float
+    train_accuracy: float
+    penalty: float
+    validation_accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ClassifyResult:
+    """The record of `classify`.
+
+    Attributes
+    ----------
+    test_last : float or None
+        Test accuracy of the last epoch's model; None without test images.
+    test_best_validation : float or None
+        Test accuracy of the model of `best_epoch`.
+    best_epoch : int
+        Number, from 1, of the epoch whose validation accuracy is the highest, the first of equals; the last epoch
+        without validation images.
+    history : tuple of Epoch
+    stopped : str
+        "epochs", "time" or "perfect": which of the settings ended it.
+    settings : dict
+        All that made it: model, data, regularizer, training.
+    machine : dict
+        Device, threads and versions.
+    """
+
+    test_last: float | None
+    test_best_validation: float | None
+    best_epoch: int
+    history: tuple[Epoch, ...]
+    stopped: str
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs trained."""
+        return len(self.history)
+
+    @property
+    def seconds(self) -> float:
+        """Time of training, evaluations included."""
+        return self.history[-1].seconds
+
+    @property
+    def validation_best(self) -> float | None:
+        """Validation accuracy of `best_epoch`."""
+        return self.history[self.best_epoch - 1].validation_accuracy
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, beside, then rename."""
+        write_json(Path(path), asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ClassifyResult:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file is missing, damaged or something else.
+        """
+        content = read_json(Path(path))
+        try:
+            history = tuple(Epoch(**epoch) for epoch in content.pop("history"))
+            if not history or set(content) != {field.name for field in fields(cls)} - {"history"}:
+                raise TypeError(f"it has {sorted(content)}, and {len(history)} epochs")
+            return cls(**content, history=history)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path} does not describe a training ({error})") from error
