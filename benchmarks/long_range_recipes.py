@@ -101,7 +101,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             recipes={
                 "none": Recipe(0.0, 60),
                 "igc": Recipe(3.0, 60, _DOTS),
-                "gradient_field": Recipe(3.0, 40, {"size": 2, "samples": 16}),
+                "gradient_field": Recipe(3.0, 50, {"size": 2, "samples": 8}),
                 "interaction": Recipe(1.0, 60, {**_DOTS, "samples": 8}),
             },
             # With the few distractors of the default density, the plain network learns three dashes.
@@ -148,7 +148,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             recipes={
                 "none": Recipe(0.0, 150),
                 "igc": Recipe(9.0, 150, _DOTS),
-                "gradient_field": Recipe(3.0, 150, {"size": 2, "samples": 16}),
+                "gradient_field": Recipe(3.0, 150, {"size": 2, "samples": 8}),
                 "interaction": Recipe(1.0, 150, {**_DOTS, "samples": 8}),
             },
         ),

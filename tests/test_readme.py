@@ -41,7 +41,14 @@ def test_three_components_rise_and_obey_the_theory(tmp_path, monkeypatch, capsys
     assert (names["history"].test_error[-1] < 0.02).all()
     for exponent in names["htf"].dynamics.compare_rates(names["history"]).exponents():
         assert exponent.slope == pytest.approx(exponent.expected_slope, rel=0.03)
-    assert len(CODE) == 3
+
+
+def test_a_network_is_regularized():
+    names = {}
+    exec(CODE[3], names)
+    assert 0 < names["reg"].last < 1
+    assert names["reg"].calls == 32
+    assert len(CODE) == 4
 
 
 def test_the_commands_are_those_of_the_makefile_and_the_cli(capsys, monkeypatch):

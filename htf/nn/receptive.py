@@ -57,7 +57,7 @@ def receptive_field(
     channels = taken if channels is None else channels
     size = 64
     while size <= _LARGEST:
-        with _recorded(positive) as maps:
+        with _recorded(positive) as maps, torch.enable_grad():
             image = torch.ones(1, channels, size, size, dtype=torch.float64, requires_grad=True)
             try:
                 given = positive(image) if features is None else features(positive, image)

@@ -155,7 +155,7 @@ class ResNet(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, seed: int | Generator = 0) -> None:
         """Start again from a seed."""
-        generator = seed if isinstance(seed, Generator) else Generator().manual_seed(seed)
+        generator = seed if isinstance(seed, Generator) else Generator().manual_seed(int(seed))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from htf._checks import check_seed, positive
+from htf._checks import check_seed, natural, positive
 from htf._files import read_json, write_json
 from htf.regularizers._base import seeded
 from htf.regularizers._grids import DrawnGrids, centred, doubly_centred, draw_grids, grid_images
@@ -199,9 +199,12 @@ def _samplers(
     distances: Iterable[int] | Mapping[int, PatchSampler], patch: int | tuple[int, int]
 ) -> dict[int, PatchSampler]:
     if isinstance(distances, Mapping):
-        found = {int(distance): sampler for distance, sampler in distances.items()}
+        found = {natural("distance", distance): sampler for distance, sampler in distances.items()}
     else:
-        found = {int(distance): random_patches(patch, distance, adjacent=True) for distance in distances}
+        found = {
+            number: random_patches(patch, number, adjacent=True)
+            for number in (natural("distance", distance) for distance in distances)
+        }
     if not found:
         raise ValueError("distances is empty; expected at least one")
     return found

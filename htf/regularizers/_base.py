@@ -71,16 +71,16 @@ class ImageRegularizer(ABC):
         ValueError
             For a batch of one sample, shapes that do not fit, and patches that overlap or leave the image.
         TypeError
-            For images that are not of a floating type, or classes that are.
+            For images that are not of a floating type, or classes that are, or are no tensor.
         RuntimeError
-            If nothing can be learned: gradients are switched off, or all parameters frozen.
+            If nothing can be learned: gradients are switched off, here or within the model, or all parameters frozen.
         """
         _check_batch(x, y)
         turn = self.calls
         self.calls += 1
         if turn % self.interval or not self.weight:
             return torch.zeros((), device=x.device, dtype=torch.promote_types(x.dtype, torch.float32))
-        _check_learning(model)
+        check_learning(model)
         if out is not None:
             scores(out, y, len(x))
         value = self._value(model, x, y, out, seeded(self.seed, turn))
@@ -143,8 +143,21 @@ class PatchRegularizer(ImageRegularizer):
         return check_patches(self.patches(height, width, generator), height, width)
 
     def _settings(self) -> dict[str, Any]:
-        # A plain function is named, as its address would differ from run to run.
-        return {"patches": getattr(self.patches, "__qualname__", self.patches)}
+        # An address in memory would differ from run to run.
+        plain = " at 0x" in repr(self.patches)
+        named = getattr(self.patches, "__qualname__", type(self.patches).__qualname__)
+        return {"patches": named if plain else self.patches}
+
+
+def learnable_scores(model: Model, x: Tensor, y: Tensor | None) -> Tensor:
+    """The model's `scores` of images, or an error if no gradient can go back through them."""
+    values = scores(model(x), y, len(x))
+    if not values.requires_grad:
+        raise RuntimeError(
+            "the model's outputs carry no gradient, as under torch.no_grad() or after detach(): a regularizer could "
+            "not act on it"
+        )
+    return values
 
 
 def seeded(seed: int, key: int) -> Generator:
@@ -185,14 +198,14 @@ def _set(layer: nn.Module, attributes: dict[str, Any]) -> None:
 
 
 def warn_of_no_effect(patch: Patch | None, what: str) -> None:
-    """Say that the outputs do not change with what is in a patch, or anywhere in the image."""
+    """Say that the outputs do not change with what is in a patch, or anywhere in the image; called by `_value`."""
     where = "" if patch is None else f" in {patch}"
     warnings.warn(f"the model's output does not depend on the input{where}: {what}", RuntimeWarning, stacklevel=4)
 
 
 def finite(name: str, value: float) -> float:
     """`value` as a float, or an error that names the argument."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.floating):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} is {value!r}; expected a number")
     if not math.isfinite(value):
         raise ValueError(f"{name} is {value}; expected a finite number")
@@ -218,11 +231,14 @@ def _check_batch(x: Any, y: Any) -> None:
             f"x has {len(x)} sample; expected at least 2, as samples' patches are exchanged: use drop_last=True "
             "where the last batch of a loader may be that small"
         )
-    if isinstance(y, Tensor) and (not y.ndim or len(y) != len(x)):
+    if y is not None and not isinstance(y, Tensor):
+        raise TypeError(f"y is a {type(y).__name__}; expected a tensor of classes")
+    if y is not None and (not y.ndim or len(y) != len(x)):
         raise ValueError(f"y has shape {tuple(y.shape)}; expected ({len(x)},), a class for each sample")
 
 
-def _check_learning(model: Any) -> None:
+def check_learning(model: Any) -> None:
+    """A RuntimeError where no regularizer could act: without gradients, or on a module that is frozen."""
     if not callable(model):
         raise TypeError(f"model is a {type(model).__name__}; expected an nn.Module")
     if not torch.is_grad_enabled():

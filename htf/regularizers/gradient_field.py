@@ -45,7 +45,8 @@ class GradientFieldChange(ImageRegularizer):
     interval : int
         Every `interval`-th call computes, at `interval` times the weight, so that the mean is kept; the others give 0.
     eps : float
-        Added to the product of the norms of gradients, under a root: zero gradients give cosine 0 and no derivative.
+        Added to the product of the two norms, under a root: zero gradients give cosine 0 and no derivative, and so, in
+        part, do gradients at a patch that are smaller than the root of `eps`.
 
     Raises
     ------
@@ -62,7 +63,10 @@ class GradientFieldChange(ImageRegularizer):
     Takes second derivatives, so neither the model nor the step can be wrapped in `torch.compile`.
 
     One call costs a pass of ``2 * samples`` images forward and backward, and its derivatives.  The images are one batch
-    for batch normalization; running statistics are those of training without the regularizer.
+    for batch normalization; running statistics are those of training without the regularizer.  Under autocast the
+    cosines are taken in single precision; gradients themselves may underflow in float16, not in bfloat16.
+
+    Dropout draws anew for x and for x', and what that changes counts as if B had.
 
     Under ``DistributedDataParallel``, processes with one seed draw the same numbers.  Buffers such as those statistics
     must not be broadcast at every pass (``broadcast_buffers=False``): the backward pass needs them as they were.
@@ -95,13 +99,15 @@ class GradientFieldChange(ImageRegularizer):
     def _value(self, model: Model, x: Tensor, y: Tensor | None, out: Tensor | None, generator: Generator) -> Tensor:
         x = x.detach()
         if self.samples < len(x):
-            chosen = torch.randperm(len(x), generator=generator)[: self.samples].to(x.device)
-            x, y = x[chosen], None if y is None else y[chosen]
+            chosen = torch.randperm(len(x), generator=generator)[: self.samples]
+            x, y = x[chosen.to(x.device)], None if y is None else y[chosen.to(y.device)]
         others = x.roll(-1, 0)
         exchanged = self._exchanged_pixels(x, others, generator)
         images = torch.cat([x, torch.where(exchanged > 0, others, x)])
         with running_statistics_kept(model):
             gradients = gradients_of_own(model, images, None if y is None else torch.cat([y, y]))
+        if not bool(gradients.detach().any()):
+            warn_of_no_effect(None, "its gradients are all zero")
         # The tiling begins at any of its corners, so that every position of A counts.
         down, across = torch.randint(self.size, (2,), generator=generator).tolist()
         before, after = precise(gradients)[:, :, down:, across:].chunk(2)
@@ -111,7 +117,7 @@ class GradientFieldChange(ImageRegularizer):
     def _exchanged_pixels(self, x: Tensor, others: Tensor, generator: Generator) -> Tensor:
         """1 in a patch of each sample, drawn where it differs from what will take its place; (n, 1, height, width)."""
         height, width = x.shape[-2:]
-        if self.size + self.distance + self.size > max(height, width):
+        if self.size > min(height, width) or self.size + self.distance + self.size > max(height, width):
             raise ValueError(
                 f"size is {self.size} and distance {self.distance}: no two such patches fit into images of "
                 f"{height} x {width} pixels"
@@ -133,8 +139,6 @@ class GradientFieldChange(ImageRegularizer):
             return self.size**2 * avg_pool2d((a * b).sum(1, keepdim=True), self.size)
 
         products, norms = dot(before, after), dot(before, before) * dot(after, after)
-        if not bool((norms.detach() > 0).any()):
-            warn_of_no_effect(None, "its gradients are all zero")
         cosines = products.abs() / (norms + self.eps**2).sqrt()
         # In a small image a tiling may have no patch far enough from any of those exchanged.
         return (cosines * counted).sum() / counted.sum().clamp(min=1)

@@ -8,7 +8,14 @@ import torch
 from torch import Generator, Tensor
 
 from htf._checks import positive
-from htf.regularizers._base import Model, PatchRegularizer, above_zero, running_statistics_kept, warn_of_no_effect
+from htf.regularizers._base import (
+    Model,
+    PatchRegularizer,
+    above_zero,
+    learnable_scores,
+    running_statistics_kept,
+    warn_of_no_effect,
+)
 from htf.regularizers._outputs import precise, scores
 from htf.regularizers.patches import Patch, PatchSampler
 
@@ -59,7 +66,8 @@ class InputGradientChange(PatchRegularizer):
     cosines are taken in single precision; gradients themselves may underflow in float16, not in bfloat16.
 
     Each of the two passes normalizes its own batch, as in the paper, but running statistics of batch normalization are
-    those of training without the regularizer; the paper's code mixes the exchanged images in.
+    those of training without the regularizer; the paper's code mixes the exchanged images in.  Dropout draws anew for x
+    and for x', and what that changes counts as if B had.
 
     Under ``DistributedDataParallel``, processes with one seed draw the same patches.  Buffers such as those statistics
     must not be broadcast at every pass (``broadcast_buffers=False``): the backward pass needs them as they were.
@@ -103,8 +111,8 @@ class InputGradientChange(PatchRegularizer):
         first, second = self._draw(x, generator)
         gradient = None
         if self.samples is not None and self.samples < len(x):
-            chosen = torch.randperm(len(x), generator=generator)[: self.samples].to(x.device)
-            x, y = x[chosen], None if y is None else y[chosen]
+            chosen = torch.randperm(len(x), generator=generator)[: self.samples]
+            x, y = x[chosen.to(x.device)], None if y is None else y[chosen.to(y.device)]
         elif out is not None and x.requires_grad:
             gradient = _gradient(scores(out, y, len(x)), x)
         with running_statistics_kept(model):
@@ -130,7 +138,7 @@ def _exchanged(x: Tensor, patch: Patch) -> Tensor:
 def gradients_of_own(model: Model, x: Tensor, y: Tensor | None) -> Tensor:
     """Gradients of the model's scores at each image, zero where they do not depend on it, with a graph."""
     x = x.requires_grad_()
-    gradient = _gradient(scores(model(x), y, len(x)), x)
+    gradient = _gradient(learnable_scores(model, x, y), x)
     return torch.zeros_like(x) if gradient is None else gradient
 
 

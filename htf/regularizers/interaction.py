@@ -7,9 +7,15 @@ from typing import Any
 from torch import Generator, Tensor
 
 from htf._checks import positive
-from htf.regularizers._base import Model, PatchRegularizer, above_zero, running_statistics_kept, warn_of_no_effect
+from htf.regularizers._base import (
+    Model,
+    PatchRegularizer,
+    above_zero,
+    learnable_scores,
+    running_statistics_kept,
+    warn_of_no_effect,
+)
 from htf.regularizers._grids import centred, doubly_centred, draw_grids, grid_images
-from htf.regularizers._outputs import scores
 from htf.regularizers.patches import PatchSampler
 
 
@@ -68,7 +74,8 @@ class Interaction(PatchRegularizer):
     where the effective rank by entropy is not.
 
     Images of the grid are one batch for batch normalization; running statistics are those of training without the
-    regularizer.
+    regularizer.  Dropout draws anew for every image of a grid, which counts as interaction: ρ is no longer 0 for a sum.
+    So do roundings under autocast, where patches change the output by little more than these.
 
     Under ``DistributedDataParallel``, processes with one seed draw the same patches.  Buffers such as those statistics
     must not be broadcast at every pass (``broadcast_buffers=False``): the backward pass needs them as they were.
@@ -107,7 +114,7 @@ class Interaction(PatchRegularizer):
         if y is not None:
             y = y[drawn.base.to(y.device)].repeat_interleave(drawn.size**2, 0)
         with running_statistics_kept(model):
-            values = scores(model(images), y, len(images))
+            values = learnable_scores(model, images, y)
         grids = values.view(-1, drawn.size, drawn.size)
         # Where the patches look alike in all images it is not the model that is to blame.
         if _all_equal(grids.detach()) and not _all_equal(images.view(*grids.shape, *x.shape[1:])):

@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from htf._checks import positive
 from htf.nn.cp import CPNetwork
 from htf.nn.ht import HTNetwork
 from htf.ranks._frames import Frames, Ranked, check_edges
-from htf.regularizers._base import above_zero, finite
+from htf.regularizers._base import above_zero, check_learning, finite
 from htf.regularizers._gramians import overlaps
 from htf.regularizers.patches import Patch, check_patches
 from htf.tree import DimensionTree
@@ -50,7 +50,11 @@ class TreeRegularizer(ABC):
             If `edges` holds a node that is none below the root.
         TypeError, ValueError
             If `x` is nothing that has a tree, is of another backend, or has NaN or infinite entries.
+        RuntimeError
+            If `x` is a network that cannot learn: gradients are switched off, or all parameters frozen.
         """
+        if isinstance(x, nn.Module):
+            check_learning(x)
         parts = [self._measure(*_balanced(below, above)) for below, above in self._sides(x)]
         runs = getattr(x, "runs", 1)
         total = torch.cat([part.flatten() for part in parts]).mean() * runs

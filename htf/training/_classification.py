@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from htf._machine import describe_machine, usable_device
 from htf.datasets.long_range import LongRangeData
-from htf.regularizers import GradientFieldChange, InputGradientChange
+from htf.regularizers import InputGradientChange
 from htf.training._classes import Images, check_outputs, class_loss, count_hits, hits, use_channels_last
 from htf.training._digest import digest
 from htf.training._draws import order_of_epoch, random_of_step
@@ -70,11 +70,11 @@ class Classification(Resumable):
             raise ValueError("model has no parameter that requires a gradient; expected one to train")
         self.device = _device(parameters[0], device, fabric)
         model.to(self.device)
-        # Gradients at the images that are differentiated in turn gain nothing from channels last.
-        twice = isinstance(regularizer, InputGradientChange | GradientFieldChange)
-        channels_last = not twice and use_channels_last(model)
+        # Where gradients of most images are differentiated in turn, channels last gain nothing.
+        all_twice = isinstance(regularizer, InputGradientChange) and regularizer.samples is None
+        channels_last = not all_twice and use_channels_last(model)
         # With a graph of gradients at the images, the regularizer needs no pass of its own for them.
-        self._graph_to_images = isinstance(regularizer, InputGradientChange) and regularizer.samples is None
+        self._graph_to_images = all_twice
         self.optimizer = torch.optim.SGD(
             parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
@@ -122,10 +122,13 @@ class Classification(Resumable):
             self.checkpoint = None
 
     def _check(self, data: LongRangeData) -> None:
-        world, size = self.processes.world, min(self.settings.batch_size, len(data.train))
+        world, batches = self.processes.world, math.ceil(len(data.train) / self.settings.batch_size)
+        # Of the smallest batch.
+        size, larger = divmod(len(data.train), batches)
         if size < 2 * world:
             raise ValueError(
-                f"batches have {size} images for {world} process{'es' * (world > 1)}; expected at least 2 for each: "
+                f"{'some ' * (larger > 0)}batches have {size} images for {world} process{'es' * (world > 1)}; "
+                "expected at least 2 for each: "
                 "a larger batch_size, or more training images"
             )
         training = self.model.training

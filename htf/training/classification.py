@@ -75,8 +75,8 @@ def classify(
     Notes
     -----
     Images are visited in an order drawn from seed and epoch.  Dropout draws from torch's global generator, which is
-    seeded for each step and put back after it.  Convolution kernels
-    are stored with channels last, which is faster, except with `InputGradientChange`, where it is slower.
+    seeded for each step and put back after it.  Convolution kernels are stored with channels last, which is faster,
+    except with `InputGradientChange` of all samples, where it is slower.
 
     With a Fabric, each process takes an equal share of every batch (up to ``world_size - 1`` images of a batch are left
     out), adds the regularizer of its share, and gradients and the buffers of batch normalization are averaged.  As all
