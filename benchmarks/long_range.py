@@ -88,7 +88,7 @@ def make_jobs(options: argparse.Namespace) -> Iterator[Job]:
             | dict(setting.of_distance.get(distance, {}))
             | {DISTANCE[options.task]: distance, "seed": options.data_seed}
         )
-        for text in options.regularizers:
+        for text in options.regularizers or setting.recipes:
             for job in _of_regularizer(text, setting, options):
                 for seed in options.seeds:
                     yield replace(job, data=arguments, seed=seed)
@@ -175,7 +175,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--task", choices=list(TASKS), required=True)
     add("--scale", choices=list(SETTINGS), default="cpu")
     add("--distances", nargs="+", type=int, help="dashes of the path, or pixels; by default the recipe's")
-    add("--regularizers", nargs="+", default=["none", "igc", "interaction"], help=f"from {', '.join(REGULARIZERS)}; "
+    add("--regularizers", nargs="+", help=f"from {', '.join(REGULARIZERS)}; by default all that have a recipe; "
         "with options as in interaction:samples=4,patches=far,size=2")  # fmt: skip
     add("--weights", nargs="+", type=float, help="of the regularizers; by default each recipe's")
     add("--seeds", type=int_range, default="0:2", help="0:2 or 0,1,2")

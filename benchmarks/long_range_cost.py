@@ -31,7 +31,14 @@ from htf.regularizers import InputGradientChange, random_patches
 from htf.training import Classification, ClassifySettings
 
 PLAIN, PAPERS = "plain", "input gradient change, the papers'"
-OURS = ("igc", "igc:samples=16", "interaction:samples=4", "interaction:samples=8", "interaction:samples=16")
+OURS = (
+    "igc",
+    "igc:samples=16",
+    "gradient_field:samples=8",
+    "interaction:samples=4",
+    "interaction:samples=8",
+    "interaction:samples=16",
+)
 WARM = 2  # steps of each side before any is timed
 Step = Callable[[], Any]
 

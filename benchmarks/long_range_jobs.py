@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ COLUMNS = (
     "parameters",
     "machine",
     "versions",
+    "recipe",
     "settings_sha256",
 )
 
@@ -98,6 +99,11 @@ class Job:
     def digest(self) -> str:
         """SHA-256 of all that the job is."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def recipe(self) -> str:
+        """Digest of all but the seed: what trainings have in common whose mean makes sense."""
+        return replace(self, seed=0).digest[:8]
 
     @property
     def name(self) -> str:
@@ -210,6 +216,7 @@ def _describe(job: Job, model: nn.Module, result: ClassifyResult) -> dict[str, A
         "parameters": sum(p.numel() for p in model.parameters()),
         "machine": result.machine["device"],
         "versions": " ".join(f"{name} {version}" for name, version in result.machine["versions"].items()),
+        "recipe": job.recipe,
         "settings_sha256": job.digest,
     }
 

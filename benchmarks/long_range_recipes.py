@@ -129,7 +129,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             distances=(1, 2, 4, 7),
             data={"shape": (4, 8), "levels": 4, "train": 5_000, "validation": 1_000, "test": 2_000},
             model="convac",
-            training={"batch_size": 64, "lr": 0.02, "momentum": 0.9},
+            training={"batch_size": 64, "lr": 0.006, "momentum": 0.9},
             recipes={
                 "none": Recipe(0.0, 40),
                 "igc": Recipe(1.0, 40, _AREAS),

@@ -15,6 +15,7 @@ _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _LEFT_OUT = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.Dropout2d)
 
 
+@torch.enable_grad()
 def receptive_field(
     model: nn.Module, *, channels: int | None = None, features: Callable[[nn.Module, Tensor], Tensor] | None = None
 ) -> tuple[int, int]:
@@ -57,7 +58,7 @@ def receptive_field(
     channels = taken if channels is None else channels
     size = 64
     while size <= _LARGEST:
-        with _recorded(positive) as maps, torch.enable_grad():
+        with _recorded(positive) as maps:
             image = torch.ones(1, channels, size, size, dtype=torch.float64, requires_grad=True)
             try:
                 given = positive(image) if features is None else features(positive, image)

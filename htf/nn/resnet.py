@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import relu
 from torch.nn.utils import skip_init
 
-from htf._checks import positive
+from htf._checks import check_seed, positive
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class ResNet(nn.Module):
     @torch.no_grad()
     def reset_parameters(self, seed: int | Generator = 0) -> None:
         """Start again from a seed."""
-        generator = seed if isinstance(seed, Generator) else Generator().manual_seed(int(seed))
+        generator = seed if isinstance(seed, Generator) else Generator().manual_seed(check_seed(seed))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]

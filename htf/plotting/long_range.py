@@ -43,9 +43,10 @@ def plot_long_range(table: str | Path, published: str | Path | None = None, *, c
     Raises
     ------
     ValueError
-        If a table has no rows, lacks a column, or holds what is no number where one is expected.
+        If a table has no rows, lacks a column, or holds what is no number where one is expected; and if trainings that
+        would be one point of a curve are of different recipes.
     """
-    rows = _read(Path(table), (*_WHICH, column))
+    rows = _read(Path(table), (*_WHICH, "recipe", column))
     panels = list(dict.fromkeys((row["task"], row["model"]) for row in rows))
     theirs = [] if published is None else _read(Path(published), _PUBLISHED)
     figure = Figure(figsize=(8.2, 3.4 * len(panels)), layout="constrained")
@@ -80,13 +81,21 @@ def summary(table: str | Path, column: str = "test") -> list[dict[str, Any]]:
     list of dict
         What tells trainings apart but for the seed, and "mean", "deviation" (0 for one seed) and "seeds".
     """
-    return _points(_read(Path(table), (*_WHICH, column)), column)
+    return _points(_read(Path(table), (*_WHICH, "recipe", column)), column)
 
 
 def _points(rows: Iterable[Mapping[str, Any]], column: str) -> list[dict[str, Any]]:
     groups: dict[tuple[Any, ...], list[float]] = {}
+    recipes: dict[tuple[Any, ...], str] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in _WHICH), []).append(row[column])
+        which = tuple(row[name] for name in _WHICH)
+        if recipes.setdefault(which, row["recipe"]) != row["recipe"]:
+            raise ValueError(
+                f"the table holds trainings of two recipes, {recipes[which]} and {row['recipe']}, which would be one "
+                f"point: {', '.join(f'{name} {value}' for name, value in zip(_WHICH, which, strict=True) if value)}; "
+                "expected a folder for each"
+            )
+        groups.setdefault(which, []).append(row[column])
     return [
         dict(zip(_WHICH, which, strict=True))
         | {"mean": mean(values), "deviation": stdev(values) if len(values) > 1 else 0.0, "seeds": len(values)}
@@ -169,7 +178,7 @@ def _read(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
     for name in columns:
         if name not in rows[0]:
             raise ValueError(f"{path} has no column {name}; expected {', '.join(columns)}")
-    texts = {"task", "model", "regularizer", "control", "source"}
+    texts = {"task", "model", "regularizer", "control", "recipe", "source"}
     for number, row in enumerate(rows, 2):
         for name in columns:
             if name in texts:

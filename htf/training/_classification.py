@@ -19,11 +19,10 @@ from htf.training._digest import digest
 from htf.training._draws import order_of_epoch, random_of_step
 from htf.training._memory import largest_fitting
 from htf.training._shares import Alone, Several
-from htf.training._weights import copy_weights, load_weights
+from htf.training._weights import copy_weights, load_weights, part_of
 from htf.training.classify_result import ClassifyResult, Epoch
 from htf.training.classify_settings import ClassifySettings, Regularizer, Stateful, describe_regularizer
 from htf.training.fitting import CHECKPOINT
-from htf.training.fitting import _under as part_of
 from htf.training.optimizers import optimizer_state, restore_optimizer
 from htf.training.resumable import Resumable
 
@@ -84,8 +83,8 @@ class Classification(Resumable):
             part: Images(getattr(data, part), self.device, parameters[0].dtype, channels_last)
             for part in ("train", "validation", "test")
         }
-        self._check(data)
         self.batches = math.ceil(len(data.train) / settings.batch_size)
+        self._check(data)
         self.about = {
             "training": {
                 "model": type(model).__name__,
@@ -111,7 +110,7 @@ class Classification(Resumable):
         # Of the epoch so far: loss, penalty, hits and samples.
         self._sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self._order: tuple[Tensor, ...] = ()
-        self._start = self._digest()
+        self._start = digest(*self._trained)
         self._best = copy_weights(self.model)
         self._best_epoch = 0
         self.folder = None if out is None else Path(out)
@@ -122,20 +121,20 @@ class Classification(Resumable):
             self.checkpoint = None
 
     def _check(self, data: LongRangeData) -> None:
-        world, batches = self.processes.world, math.ceil(len(data.train) / self.settings.batch_size)
-        # Of the smallest batch.
-        size, larger = divmod(len(data.train), batches)
+        # The smallest batches count, and some may be larger by one.
+        world, (size, larger) = self.processes.world, divmod(len(data.train), self.batches)
         if size < 2 * world:
             raise ValueError(
                 f"{'some ' * (larger > 0)}batches have {size} images for {world} process{'es' * (world > 1)}; "
-                "expected at least 2 for each: "
-                "a larger batch_size, or more training images"
+                "expected at least 2 for each: a larger batch_size, or more training images"
             )
         training = self.model.training
         self.model.eval()
-        with torch.no_grad():
-            out = self.model(self._parts["train"].batch(slice(0, 2))[0])
-        self.model.train(training)
+        try:
+            with torch.no_grad():
+                out = self.model(self._parts["train"].batch(slice(0, 2))[0])
+        finally:
+            self.model.train(training)
         check_outputs(out, 2, int(data.train.labels.max()) + 1)
 
     @property
@@ -284,9 +283,6 @@ class Classification(Resumable):
         self.processes.together()
         return found
 
-    def _digest(self) -> str:
-        return digest(*(parameter.flatten() for parameter in self._trained))
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights, the best ones, momentum, the regularizer's memory and the epochs so far."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -297,7 +293,7 @@ class Classification(Resumable):
         tensors |= {f"regularizer/{name}": value for name, value in memory.items() if isinstance(value, Tensor)}
         return tensors | {"sums": self._sums}, {
             "start": self._start,
-            "now": self._digest(),
+            "now": digest(*self._trained),
             "batch": self.batch,
             "seconds": self.seconds,
             "best_epoch": self._best_epoch,

@@ -12,5 +12,6 @@ def digest(*tensors: Tensor) -> str:
     """SHA-256 of the bytes of all entries."""
     found = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        # Flat, as a tensor without axes has no last one to be seen as bytes.
+        found.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

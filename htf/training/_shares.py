@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from htf.regularizers._outputs import precise
+
 
 class Alone:
     """A process that has every batch for itself."""
@@ -43,8 +45,7 @@ class Several(Alone):
     """Processes of a launched Fabric.
 
     Every process takes an equal share of each batch.  Gradients are averaged after the backward pass rather than
-    within it: the hooks of DistributedDataParallel bear neither several forward passes before a backward pass nor
-    gradients of gradients.
+    within it, in one message with the buffers.
 
     Parameters
     ----------
@@ -57,11 +58,12 @@ class Several(Alone):
         self.rank, self.world = fabric.global_rank, fabric.world_size
 
     def set_up(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
-        found: tuple[nn.Module, Any] = self.fabric.setup(model, optimizer)
-        return found
+        # Starts all processes from the first one's weights.
+        self._wrapped, stepping = self.fabric.setup(model, optimizer)
+        return _InPrecision(model, self.fabric), stepping
 
     def forward_and_backward(self, model: nn.Module) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = self.fabric.no_backward_sync(model, enabled=self.world > 1)
+        context: AbstractContextManager[Any] = self.fabric.no_backward_sync(self._wrapped, enabled=self.world > 1)
         return context
 
     def backward(self, loss: Tensor) -> None:
@@ -86,3 +88,27 @@ class Several(Alone):
 
     def together(self) -> None:
         self.fabric.barrier()
+
+
+class _InPrecision(nn.Module):
+    """A model called in the precision of a Fabric.
+
+    Not what a Fabric makes of it: in mixed precision, that lets no gradients be taken but by `Fabric.backward`, and
+    regularizers take gradients at images.
+    """
+
+    def __init__(self, model: nn.Module, fabric: Any) -> None:
+        super().__init__()
+        self.model, self._fabric = model, fabric
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self._fabric.autocast():
+            out: Tensor = self.model(x)
+        return precise(out)
+
+    def __getattr__(self, name: str) -> Any:
+        """Regularizers of trees look at parts of the model."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)

@@ -23,3 +23,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         raise KeyError(different[0])
     for name, tensor in own.items():
         tensor.copy_(weights[name])
+
+
+def part_of(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -12,11 +12,10 @@ from tqdm import tqdm
 from htf._files import read_tensors
 from htf.datasets.long_range import LongRangeData
 from htf.training._classification import Classification
-from htf.training._weights import load_weights
+from htf.training._weights import load_weights, part_of
 from htf.training.classify_result import ClassifyResult
 from htf.training.classify_settings import ClassifySettings, Regularizer
 from htf.training.fitting import CHECKPOINT
-from htf.training.fitting import _under as part_of
 
 
 def classify(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor, nn
 
-from htf._checks import positive
+from htf._checks import check_seed, positive
 
 
 class Regularizer(Protocol):
@@ -60,8 +61,14 @@ class ClassifySettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive("epochs", self.epochs)
-        if positive("batch_size", self.batch_size) < 2:
+        # Numbers of NumPy are numbers too, which JSON cannot hold.
+        for name in ("epochs", "batch_size", "stop_after_perfect"):
+            if (count := getattr(self, name)) is not None:
+                object.__setattr__(self, name, positive(name, count))
+        for name in ("lr", "momentum", "weight_decay", "max_seconds"):
+            if isinstance(value := getattr(self, name), np.number):
+                object.__setattr__(self, name, value.item())
+        if self.batch_size < 2:
             raise ValueError(
                 "batch_size is 1; expected at least 2, as batch statistics and regularizers compare samples"
             )
@@ -73,12 +80,9 @@ class ClassifySettings:
             raise ValueError(f"weight_decay is {self.weight_decay}; expected at least 0")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds is {self.max_seconds}; expected above 0")
-        if self.stop_after_perfect is not None:
-            positive("stop_after_perfect", self.stop_after_perfect)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+        if isinstance(self.seed, bool):
             raise TypeError(f"seed is {self.seed!r}; expected an integer")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; expected at least 0")
+        object.__setattr__(self, "seed", check_seed(self.seed))
 
 
 def describe_regularizer(regularizer: Regularizer | None) -> str | None:

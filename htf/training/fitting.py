@@ -17,6 +17,7 @@ from htf._machine import describe_machine
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
 from htf.training._digest import digest
+from htf.training._weights import part_of
 from htf.training.history import History, Recorder
 from htf.training.losses import Loss
 from htf.training.observations import Observations, observe
@@ -293,14 +294,14 @@ class _Descent(Resumable):
         self._start = state["start"]
         for name, parameter in self.network.named_parameters():
             parameter.copy_(tensors[f"network/{name}"])
-        restore_optimizer(self.optimizer, self._parameters, _under("optimizer/", tensors), state["optimizer"])
+        restore_optimizer(self.optimizer, self._parameters, part_of("optimizer/", tensors), state["optimizer"])
         self.time.copy_(tensors["time"])
         self.rate = tensors["rate"].to(self.time.device)
         self.step = state["step"]
-        good = _under("good/", tensors)
+        good = part_of("good/", tensors)
         self._good = (state["good"], [good[str(k)].to(p.device) for k, p in enumerate(self._parameters)])
         mine, self.recorder.settings = self.recorder.settings, state["settings"]
-        self.recorder.restore(_under("history/", tensors), state["seconds"], state["stopped"], self.every)
+        self.recorder.restore(part_of("history/", tensors), state["seconds"], state["stopped"], self.every)
         stopped = self.recorder.stopped
         if stopped.startswith("diverged") or (stopped and self.step >= self.steps):
             return
@@ -359,7 +360,3 @@ def tracker_names(track: Tracker | Sequence[Tracker]) -> dict[str, Tracker]:
             raise ValueError(f"track holds {tracker.name} twice")
         trackers[tracker.name] = tracker
     return trackers
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -70,9 +70,11 @@ def test_dry_runs_of_the_tasks_on_pixels(task, tmp_path, monkeypatch):
     arguments = ["--distances", str(distance), "--seeds", "0", "--dry-run", "--out", str(tmp_path), "--no-progress"]
     thin.main(["--task", task, *arguments])
     rows = table(tmp_path / "dry_run")
-    assert [row["task"] for row in rows] == [task] * 3
-    assert {row["regularizer"].partition(":")[0] for row in rows} == {"none", "igc", "interaction"}
-    assert {(row["epochs"], row["receptive_field"]) for row in rows} == {("1", "79")}
+    assert {row["task"] for row in rows} == {task}
+    expected = recipes.SETTINGS["cpu"][task].recipes
+    assert sorted(row["regularizer"].partition(":")[0] for row in rows) == sorted(expected)
+    field = "55" if task == "is_same_class" else "79"
+    assert {(row["epochs"], row["receptive_field"]) for row in rows} == {("1", field)}
 
 
 def test_an_interrupted_job_goes_on_and_leaves_the_row_that_it_would_have(tmp_path):
@@ -125,7 +127,7 @@ def test_jobs_of_the_options():
     assert len({job.name for job in found}) == len({job.digest for job in found}) == 6
     assert {job.distance for job in found} == {2}
     assert found[0].data["train"] == 48
-    assert (found[0].settings.epochs, found[0].settings.batch_size, found[0].settings.lr) == (2, 16, 0.02)
+    assert (found[0].settings.epochs, found[0].settings.batch_size, found[0].settings.lr) == (2, 16, 0.006)
     assert found[0].cost < found[2].cost
 
 
@@ -193,7 +195,7 @@ def test_specs_are_read_and_written():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda data: recipes.read_spec("nothing"), "regularizer is 'nothing'; known are none, igc"),
+        (lambda data: recipes.read_spec("nothing"), "regularizer is 'nothing'; known are none, gradient_field"),
         (lambda data: recipes.read_spec("igc:samples"), "regularizer is 'igc:samples'; expected name:option=value"),
         (
             lambda data: recipes.make_regularizer("igc:patches=other", 1.0, data, 0),

@@ -5,18 +5,18 @@ import pytest
 from htf.plotting import plot_long_range
 from htf.plotting.long_range import summary
 
-HEADER = "task,distance,model,regularizer,weight,control,seed,weight_decay,dropout,test,test_last\n"
+HEADER = "task,distance,model,regularizer,weight,control,seed,weight_decay,dropout,test,test_last,recipe\n"
 ROWS = [
-    "pathfinder,5,small,none,0.0,,0,0.0,0.0,0.5,0.4",
-    "pathfinder,3,small,none,0.0,,0,0.0,0.0,0.6,0.5",
-    "pathfinder,3,small,none,0.0,,1,0.0,0.0,0.8,0.7",
-    "pathfinder,3,small,igc:size=2,3.0,,0,0.0,0.0,0.9,0.9",
-    "pathfinder,3,small,igc:samples=16,3.0,,0,0.0,0.0,0.85,0.9",
-    "pathfinder,3,small,interaction:samples=4,1.0,,0,0.0,0.0,0.95,0.9",
-    "pathfinder,3,small,none,0.0,dropout,0,0.0,0.5,0.55,0.5",
-    "pathfinder,3,small,none,0.0,weight decay,0,0.01,0.0,0.56,0.5",
-    "pathfinder,3,small,none,0.0,4 × the epochs,0,0.0,0.0,0.57,0.5",
-    "is_same_class,20,resnet18,none,0.0,,0,0.0,0.0,0.6,0.6",
+    "pathfinder,5,small,none,0.0,,0,0.0,0.0,0.5,0.4,x",
+    "pathfinder,3,small,none,0.0,,0,0.0,0.0,0.6,0.5,x",
+    "pathfinder,3,small,none,0.0,,1,0.0,0.0,0.8,0.7,x",
+    "pathfinder,3,small,igc:size=2,3.0,,0,0.0,0.0,0.9,0.9,x",
+    "pathfinder,3,small,igc:samples=16,3.0,,0,0.0,0.0,0.85,0.9,x",
+    "pathfinder,3,small,interaction:samples=4,1.0,,0,0.0,0.0,0.95,0.9,x",
+    "pathfinder,3,small,none,0.0,dropout,0,0.0,0.5,0.55,0.5,x",
+    "pathfinder,3,small,none,0.0,weight decay,0,0.01,0.0,0.56,0.5,x",
+    "pathfinder,3,small,none,0.0,4 × the epochs,0,0.0,0.0,0.57,0.5,x",
+    "is_same_class,20,resnet18,none,0.0,,0,0.0,0.0,0.6,0.6,x",
 ]
 PUBLISHED = "task,model,distance,regularizer,weight,test,source\n" + "".join(
     f"is_same_class,resnet18,{distance},igc,{weight},0.6,Some 2022\n" for weight in (0, 1) for distance in (40, 0)
@@ -97,3 +97,9 @@ def test_tables_that_are_none(rows, header, message, tmp_path):
 def test_a_table_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError):
         plot_long_range(tmp_path / "none.csv")
+
+
+def test_means_over_different_recipes_are_refused(tmp_path):
+    rows = [*ROWS, "pathfinder,5,small,none,0.0,,1,0.0,0.0,0.7,0.4,other"]
+    with pytest.raises(ValueError, match=r"two recipes, x and other, .* regularizer none, distance 5"):
+        plot_long_range(write(tmp_path / "table.csv", rows))

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -71,12 +72,14 @@ def test_outputs_are_those_of_the_layers_written_out():
 
 def test_a_seed_decides_the_start_and_nothing_global_is_drawn():
     before = torch.get_rng_state()
-    nets = [tiny(seed=1), tiny(seed=1), tiny(seed=2), tiny(seed=torch.Generator().manual_seed(1))]
+    nets = [tiny(seed=1), tiny(seed=np.int64(1)), tiny(seed=2), tiny(seed=torch.Generator().manual_seed(1))]
     assert torch.equal(torch.get_rng_state(), before)
     first, again, other, generated = (torch.cat([p.detach().flatten() for p in n.parameters()]) for n in nets)
     assert torch.equal(first, again)
     assert torch.equal(first, generated)
     assert not torch.equal(first, other)
+    with pytest.raises(TypeError, match=r"seed is 0\.5; expected an integer"):
+        tiny(seed=0.5)
 
 
 def test_the_start_is_he_normal_and_zero_mean():
@@ -139,6 +142,8 @@ def test_receptive_fields_of_the_networks():
         net = small_resnet(strides=strides)
         assert receptive_field(net) == (by_arithmetic(layers),) * 2 == (expected,) * 2
     assert sum(p.numel() for p in small_resnet().parameters()) == 151_153
+    with torch.no_grad():
+        assert receptive_field(small_resnet().requires_grad_(False)) == (79, 79)
     with pytest.raises(ValueError, match="strides has 2 entries; expected 5"):
         small_resnet(strides=(2, 1))
     stem = [(7, 2), (3, 2)]

@@ -248,6 +248,8 @@ def test_table_and_figure():
         ({"distances": [0.5]}, TypeError, "distance is 0.5; expected an integer"),
         ({"distances": [-1]}, ValueError, "distance is -1"),
         ({"distances": {3: lambda *_: (A, A)}}, ValueError, "overlap"),
+        ({"distances": {0.2: random_patches(2), 0.7: random_patches(2)}}, TypeError, "distance is 0.2; expected an in"),
+        ({"distances": {-3: random_patches(2)}}, ValueError, "distance is -3; expected 0 or more"),
         ({"samples": 1}, ValueError, "samples is 1; expected at least 2"),
         ({"grid": 1}, ValueError, "grid is 1; expected at least 2"),
         ({"batch_size": 0}, ValueError, "batch_size is 0; expected at least 1"),

@@ -2,7 +2,9 @@
 
 import json
 import math
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from regularizers.cases import A, B, assert_close, batch, fixed, gradients, net
@@ -84,6 +86,19 @@ def test_reads_as_it_was_made(kind):
     patches = "RandomPatches(size=(2, 2), distance=5, adjacent=False)"
     assert text.startswith(f"{kind.__name__}(weight=0.5, seed=7, interval=2, patches={patches}, samples=4, ")
     assert " at 0x" not in repr(kind(fixed()))
+    # Nor of an object without a text of its own, and the rest is still told.
+    assert repr(kind(partial(fixed(), 8), 0.5)).startswith(
+        f"{kind.__name__}(weight=0.5, seed=0, interval=1, patches=par"
+    )
+    assert " at 0x" not in repr(kind(partial(fixed(), 8)))
+
+
+@both
+def test_weights_from_arrays(kind):
+    for weight in np.array([3, 3.0, 3], dtype=object), np.arange(4), np.float32([0, 3, 3]):
+        found = kind(fixed(), weight[-1]).weight
+        assert found == 3
+        assert type(found) is float
 
 
 NORMS = {
@@ -233,6 +248,10 @@ def frozen(model, x, y):
         (lambda m, x, y: (m[:1], x, y), ValueError, r"outputs have shape \(\d+, 4, 8, 8\); expected \("),
         (lambda m, x, y: (lambda x: x[:, 0, 0, 0].long(), x, y), TypeError, "outputs have dtype torch.int64"),
         (lambda m, x, y: (lambda x: (m(x),), x, y), TypeError, "the model returned a tuple"),
+        (lambda m, x, y: (m, x, y.tolist()), TypeError, "y is a list; expected a tensor of classes"),
+        (lambda m, x, y: (net(3), x, y.numpy()), TypeError, "y is a ndarray; expected a tensor of classes"),
+        (lambda m, x, y: (torch.no_grad()(m.forward), x, y), RuntimeError, "the model's outputs carry no gradient"),
+        (lambda m, x, y: (lambda x: m(x).detach(), x, y), RuntimeError, "the model's outputs carry no gradient"),
     ],
 )
 def test_bad_calls(kind, change, error, message, given):

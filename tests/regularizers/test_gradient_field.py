@@ -136,8 +136,9 @@ def test_a_model_that_ignores_its_input():
             return self.bias.expand(len(x), 1) + 0 * x.sum((1, 2, 3)).unsqueeze(1)
 
     model, (x, y) = Ignoring(), batch()
-    with pytest.warns(RuntimeWarning, match="does not depend on the input"):
+    with pytest.warns(RuntimeWarning, match="does not depend on the input") as caught:
         value = GradientFieldChange(2)(model, x, y)
+    assert caught[0].filename == __file__
     assert float(value) == 0
     (model(x).sum() + value).backward()
     assert torch.equal(model.bias.grad, torch.full_like(model.bias, len(x)))
@@ -163,3 +164,11 @@ def test_patches_that_do_not_fit(size, distance):
     model, (x, y) = net(), batch()
     with pytest.raises(ValueError, match="no two such patches fit into images of 8 x 8 pixels"):
         GradientFieldChange(size, distance=distance)(model, x, y)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 9), (9, 1)])
+def test_images_narrower_than_a_patch(height, width):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 1))
+    with pytest.raises(ValueError, match=f"no two such patches fit into images of {height} x {width} pixels"):
+        GradientFieldChange(2)(model, torch.rand(4, 1, height, width))
+    assert GradientFieldChange(1)(model, torch.rand(4, 1, height, width)).isfinite()

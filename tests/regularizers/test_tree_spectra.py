@@ -225,6 +225,8 @@ def test_separating_edges(tree):
         (lambda net: TreeEntropy(edges=[]), ValueError, "edges is empty"),
         (lambda net: TreeEntropy(edges=[8])(net), IndexError, "edges holds node 8; expected nodes below the root"),
         (lambda net: TreeEntropy(edges=["a"])(net), TypeError, "edges holds 'a'; expected nodes"),
+        (lambda net: TreeEntropy()(net.requires_grad_(False)), RuntimeError, "no parameter that requires a gradient"),
+        (lambda net: torch.no_grad()(TreeEntropy().__call__)(net), RuntimeError, "gradients are switched off"),
         (lambda net: TreeEntropy()(net.weights), TypeError, "x is a ParameterList; expected an HTTensor"),
         (lambda net: TreeEntropy()(ht_tensor(net.tree)), TypeError, "x holds ndarray; expected PyTorch tensors"),
         (

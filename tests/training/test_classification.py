@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from classification_cases import net, same_state, smooth_net, state_of, task
@@ -246,16 +247,34 @@ def half_frozen():
         ({"data": task(classes=3)}, ValueError, "model tells 2 classes apart; the labels are 0 to 2"),
         ({"model": nn.Sequential(net(), nn.Unflatten(1, (1, 1)))}, ValueError, r"shape \(2, 1, 1\) for 2 images"),
         ({"data": task(train=1)}, ValueError, "batches have 1 images for 1 process; expected at least 2"),
+        ({"data": task(train=25), "settings": replace(SHORT, batch_size=2)}, ValueError, "some batches have 1 images"),
         ({"device": "nonsense"}, ValueError, "device 'nonsense' cannot be used"),
         ({"device": "cpu", "fabric": object()}, ValueError, "device is 'cpu' and there is a fabric"),
     ],
 )
 def test_arguments_that_do_not_fit(change, error, message):
-    arguments = {"model": net(), "data": task()} | change
+    arguments = {"model": net(), "data": task(), "settings": SHORT} | change
     if "fabric" in change:
         arguments["fabric"] = type("Fabric", (), {"global_rank": 0, "world_size": 1, "device": torch.device("cpu")})()
     with pytest.raises(error, match=message):
-        classify(arguments.pop("model"), arguments.pop("data"), settings=SHORT, **arguments)
+        classify(arguments.pop("model"), arguments.pop("data"), **arguments)
+
+
+def test_a_model_that_fails_is_left_in_its_mode():
+    model = nn.Sequential(net(), nn.Flatten(5))
+    with pytest.raises(IndexError):
+        classify(model, task(), settings=SHORT)
+    assert model.training
+    assert model[0].bn1.training
+
+
+def test_settings_from_arrays(tmp_path):
+    epochs, size = np.array([1, 8])
+    rate, seed = np.float32(0.05), np.int64(3)
+    settings = ClassifySettings(epochs=epochs, batch_size=size, lr=rate, weight_decay=rate, seed=seed)
+    assert settings == ClassifySettings(1, 8, float(rate), weight_decay=float(rate), seed=3)
+    first = classify(net(), task(), settings=settings, out=tmp_path)
+    assert classify(net(), task(), settings=settings, out=tmp_path) == first
 
 
 @pytest.mark.parametrize(
@@ -268,7 +287,7 @@ def test_arguments_that_do_not_fit(change, error, message):
         ({"weight_decay": -1.0}, "weight_decay is -1.0; expected at least 0"),
         ({"max_seconds": 0.0}, "max_seconds is 0.0; expected above 0"),
         ({"stop_after_perfect": 0}, "stop_after_perfect is 0; expected at least 1"),
-        ({"seed": -1}, "seed is -1; expected at least 0"),
+        ({"seed": -1}, "seed is -1; expected 0 or more"),
     ],
 )
 def test_settings_out_of_range(change, message):
