@@ -57,7 +57,7 @@ def far_parity(
     Returns
     -------
     LongRangeData
-        Images of (1, *shape), symbols 0 to ``levels - 1``, which a split divides by ``levels - 1``.
+        Images of ``(1, *shape)``, symbols 0 to ``levels - 1``, which a split divides by ``levels - 1``.
         ``settings["positions"]`` are the pixels of each pair, ((row, column), (row, column)), and
         ``settings["areas"]`` the columns that hold them, [top, left, height, width] each.
 

@@ -66,7 +66,7 @@ def is_same_class(
     Returns
     -------
     LongRangeData
-        Images of (channels, *canvas), 3 channels for CIFAR-10.  ``settings["areas"]`` are the places of the two
+        Images of ``(channels, *canvas)``, 3 channels for CIFAR-10.  ``settings["areas"]`` are the places of the two
         images, [top, left, height, width] each.
 
     Raises
