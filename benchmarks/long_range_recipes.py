@@ -90,7 +90,7 @@ _PAPERS_TRAINING = {"batch_size": 64, "lr": 0.01, "momentum": 0.9}
 _AREAS = {"patches": "areas"}
 _DOTS = {"patches": "random", "size": 2}
 
-# The CPU scale fits two cores and two hours a curve of three seeds.  The GPU scale is that of Razin et al. 2022.
+# The CPU scale is for two cores; the GPU scale is that of Razin et al. 2022.
 SETTINGS: dict[str, dict[str, Setting]] = {
     "cpu": {
         "pathfinder": Setting(

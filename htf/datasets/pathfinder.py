@@ -75,10 +75,10 @@ def pathfinder(
     -----
     Where the dots are says nothing about the label, nor does their distance: scenes are drawn in twos, one of each
     label, with dots at the same places, and each is then mirrored and turned by quarters at random.  In both, the end
-    of the other curve is as far from the first dot as the second dot is.  What the marked dashes point at does tell, as
-    in the papers' images: boosted trees that are given the angles of both to the line between the dots, and its length,
-    are right for 99.9% of the images of 3 dashes (48 pixels), 98% of 5, 94% of 7 (64 pixels) and 84% of 9, without
-    following a curve.  It takes both ends, far apart: place and angle of one say the label of 53% at most.
+    of the other curve is as far from the first dot as the second dot is.  What the marked dashes point at does tell:
+    boosted trees that are given the angles of both to the line between the dots, and its length, are right for 99.9% of
+    the images of 3 dashes (48 pixels), 98% of 5, 94% of 7 (64 pixels) and 84% of 9, without following a curve.  It
+    takes both ends, far apart: place and angle of one say the label of 53% at most.
 
     Curves turn by at most 50° at a gap, 13° at the median, and keep clear of themselves, of each other and of
     distractors by more than a gap.

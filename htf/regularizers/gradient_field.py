@@ -84,7 +84,7 @@ class GradientFieldChange(ImageRegularizer):
         *,
         distance: int = 0,
         seed: int = 0,
-        samples: int = 16,
+        samples: int = 8,
         interval: int = 1,
         eps: float = 1e-12,
     ) -> None:
