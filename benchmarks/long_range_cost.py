@@ -13,8 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from long_range_recipes import MODELS, make_model, make_regularizer
 from torch import nn
+from turns import WARM, Step, take_turns
 
 from htf._machine import describe_machine, usable_device
 from htf.datasets.long_range import LongRangeData, Split
@@ -39,8 +39,6 @@ OURS = (
     "interaction:samples=8",
     "interaction:samples=16",
 )
-WARM = 2  # steps of each side before any is timed
-Step = Callable[[], Any]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     with _importable(options.imp_reg_htf):
         sides: dict[str, Step] = {PLAIN: _ours("none", data, options, device), PAPERS: _papers(data, options, device)}
         sides |= {spec: _ours(spec, data, options, device) for spec in options.ours}
-        turns = _race(list(sides.values()), options, device)
+        turns = take_turns(list(sides.values()), options.turns, options.steps, device)
     plain = [turn[0] for turn in turns]
     report = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -138,24 +136,6 @@ def _papers_trainer(model: nn.Module, optimizer: torch.optim.Optimizer, device: 
         reg_coeff=1.0,
         device=device,
     )
-
-
-def _race(sides: list[Step], options: argparse.Namespace, device: torch.device) -> list[list[float]]:
-    """Seconds of a step of each side, in each turn."""
-    for side in sides:
-        _seconds(side, WARM, device)
-    return [[_seconds(side, options.steps, device) for side in sides] for _ in range(options.turns)]
-
-
-def _seconds(step: Step, times: int, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    for _ in range(times):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / times
 
 
 @contextmanager
