@@ -6,7 +6,6 @@ TensorLy's backend stays what it was.  tltorch's own factorizations compute with
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 from tensorly.backend import BackendManager
 from torch import Tensor, nn
 
+from htf.nn.formats import paired_tree
 from htf.tensors.arithmetic import ht_norm
 from htf.tensors.ht_tensor import HTTensor, ht_to_tensor
 from htf.tensors.rank import RankLike, validate_ht_rank
@@ -329,41 +329,6 @@ class HTTensorized(HTFactorized, TensorizedTensor, name="HT"):  # type: ignore[m
         """The dense matrix in another shape, as ``tltorch.FactorizedEmbedding`` asks for it."""
         matrix: Tensor = self.to_matrix()
         return matrix.reshape(*shape)
-
-
-def paired_tree(tensorized_shape: TensorizedShape) -> DimensionTree:
-    """The default tree of a tensorized matrix: out_i with in_i, the pairs balanced, batch modes at the root.
-
-    Matrices that are Kronecker products, or short sums of them, have low ranks on it, as in the block tensor train.  A
-    tree with all of out against all of in would have the rank of the matrix at its root.
-
-    Parameters
-    ----------
-    tensorized_shape : sequence of int or of sequences of int
-        ((out_1, ..., out_k), (in_1, ..., in_k)); an integer is a batch mode.
-
-    References
-    ----------
-    .. [1] A. Novikov et al., "Tensorizing neural networks", NeurIPS 2015.
-    """
-    batch: list[Any] = []
-    groups: list[list[int]] = []
-    start = 0
-    for shape in tensorized_shape:
-        if isinstance(shape, int):
-            batch.append(start)
-            start += 1
-        else:
-            groups.append(list(range(start, start + len(shape))))
-            start += len(shape)
-    pairs: list[Any] = []
-    for modes in itertools.zip_longest(*groups):
-        present = tuple(mode for mode in modes if mode is not None)
-        pairs.append(present if len(present) > 1 else present[0])
-    while len(pairs) > 1:
-        pairs = [tuple(pairs[k : k + 2]) if k + 1 < len(pairs) else pairs[k] for k in range(0, len(pairs), 2)]
-    tops = batch + pairs
-    return DimensionTree.from_nested(tuple(tops) if len(tops) > 1 else tops[0])
 
 
 def _empty_factors(

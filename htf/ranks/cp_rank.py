@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import tensorly as tl
-from tensorly.backend import BackendManager
 from tensorly.decomposition import parafac
 
 from htf._checks import positive
-from htf.tensors._backend import Array, Backend, all_finite, backend_of, constant
+from htf.tensors._backend import Array, Backend, all_finite, backend_of, constant, current_backend
 from htf.tensors._linalg import kept, prod
 from htf.tensors.rank import check_tolerance
 
@@ -95,7 +92,7 @@ def cp_rank(
     lower = _lower_bound(B, fixed, relative)
     rng = tl.check_random_state(random_state)
     errors: dict[int, float] = {}
-    with _current(B.backend_name):
+    with current_backend(B.backend_name):
         for rank in range(lower, highest + 1):
             errors[rank] = _best_error(B, fixed, rank, relative, n_init, n_iter_max, rng)
             if errors[rank] <= relative:
@@ -142,18 +139,3 @@ def _best_error(B: Backend, tensor: Array, rank: int, tol: float, n_init: int, n
         if best <= tol:
             break
     return best
-
-
-@contextmanager
-def _current(name: str) -> Iterator[None]:
-    """TensorLy's backend for this thread; `tl.backend_context` would make the old one every thread's on its way out."""
-    local = BackendManager._THREAD_LOCAL_DATA.__dict__
-    before = local.get("backend")
-    tl.set_backend(name, local_threadsafe=True)
-    try:
-        yield
-    finally:
-        if before is None:
-            local.pop("backend", None)
-        else:
-            local["backend"] = before

@@ -7,10 +7,12 @@ its methods, which are the functions that ``tl.*`` would dispatch to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import tensorly as tl
 from tensorly.backend import BackendManager
 from torch.autograd import forward_ad
 
@@ -116,3 +118,18 @@ def all_finite(backend: Backend, array: Array) -> bool:
     """Whether no entry is NaN or infinite; one pass."""
     # NaN compares as false.
     return bool(backend.all(backend.abs(constant(array)) < float("inf")))
+
+
+@contextmanager
+def current_backend(name: str) -> Iterator[None]:
+    """TensorLy's backend for this thread; `tl.backend_context` would make the old one every thread's on its way out."""
+    local = BackendManager._THREAD_LOCAL_DATA.__dict__
+    before = local.get("backend")
+    tl.set_backend(name, local_threadsafe=True)
+    try:
+        yield
+    finally:
+        if before is None:
+            local.pop("backend", None)
+        else:
+            local["backend"] = before
