@@ -1,0 +1,104 @@
+"""Over-parameterized and factorized layers folded back into plain ones."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+from torch import nn
+from torch.nn.utils import skip_init
+
+from htf.nn._stand_in import StandIn
+from htf.surgery._carry import factors, share, take_over
+from htf.surgery._walk import Place, check_model, copy_with, places
+from htf.surgery.report import Example, Report, Snapshot
+
+
+@overload
+def collapse(model: nn.Module, *, example: Example | None = ..., with_report: Literal[False] = ...) -> nn.Module: ...
+@overload
+def collapse(
+    model: nn.Module, *, example: Example | None = ..., with_report: Literal[True]
+) -> tuple[nn.Module, Report]: ...
+@torch.no_grad()
+def collapse(
+    model: nn.Module, *, example: Example | None = None, with_report: bool = False
+) -> nn.Module | tuple[nn.Module, Report]:
+    """A copy of a model in which over-parameterized and factorized layers are torch's own again.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Not changed.
+    example : Tensor or tuple of Tensor, optional
+        Inputs for which operations are counted in the report, by calls of the model in evaluation mode, hooks included.
+    with_report : bool
+        Whether to return a report too.
+
+    Returns
+    -------
+    torch.nn.Module, or (torch.nn.Module, Report)
+        With the same outputs in evaluation mode.  A layer becomes one layer, or an ``nn.Sequential`` of small ones
+        where that has fewer parameters; its hooks go there.  All else is kept as in `overparameterize`.
+
+    Raises
+    ------
+    TypeError
+        For a scripted, compiled or quantized model.
+    ValueError
+        If there is no such layer, as in a model that was collapsed before.
+
+    Notes
+    -----
+    In training mode outputs are the same too, except for layers with batch normalization inside.
+
+    Examples
+    --------
+    >>> from htf.surgery import overparameterize
+    >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+    >>> collapse(overparameterize(model, depth=3, seed=0))
+    Sequential(
+      (0): Linear(in_features=4, out_features=3, bias=True)
+      (1): ReLU()
+    )
+    """
+    check_model(model)
+    found = places(model)
+    layers = [place for place in found if isinstance(place.module, StandIn)]
+    if not layers:
+        raise ValueError("model has no over-parameterized or factorized layers; perhaps it was collapsed before")
+    read = _read_by_parents(found)
+    new: dict[int, nn.Module] = {}
+    first: dict[tuple[int, ...], nn.Module] = {}
+    for place in layers:
+        whole = id(place.module) in read
+        new[id(place.module)] = plain = _plain(place, whole)
+        twin = first.setdefault((whole, *map(id, factors(place.module).values())), plain)
+        if twin is not plain:
+            share(plain, twin)
+    before = Snapshot.of(model, layers, example)
+    changed, old = copy_with(model, new)
+    for key, layer in new.items():
+        take_over(old[key], layer)
+    return (changed, before.report(changed, new, (), example, {})) if with_report else changed
+
+
+def _plain(place: Place, whole: bool) -> nn.Module:
+    assert isinstance(place.module, StandIn)
+    plain = place.module.plain()
+    if not (whole and isinstance(plain, nn.Sequential)):
+        return plain
+    weight, bias = place.module.weight, place.module.bias
+    out_features, in_features = weight.shape
+    options = {"device": weight.device, "dtype": weight.dtype}
+    linear = skip_init(nn.Linear, in_features, out_features, bias is not None, **options)
+    linear.weight.copy_(weight)
+    if bias is not None:
+        linear.bias.copy_(bias)
+    return linear
+
+
+def _read_by_parents(found: list[Place]) -> set[int]:
+    """Layers that have to be one, as torch's transformer layers read their weights in evaluation mode."""
+    transformers = [p.module for p in found if isinstance(p.module, nn.TransformerEncoderLayer)]
+    return {id(layer) for module in transformers for layer in (module.linear1, module.linear2)}
