@@ -65,18 +65,30 @@ def _shuffled_pixels(data: ImageData, generator: Generator) -> ImageData:
     order = torch.randperm(height * width, generator=generator)
 
     def permute(images: Tensor) -> Tensor:
-        return images.flatten(1)[:, order].view_as(images)
+        return images.flatten(1, 2)[:, order].view_as(images)
 
     return replace(data, train_images=permute(data.train_images), test_images=permute(data.test_images))
 
 
 def _random_pixels(data: ImageData, generator: Generator) -> ImageData:
     def permute(images: Tensor) -> Tensor:
-        flat = images.flatten(1)
-        order = torch.rand(flat.shape, generator=generator).argsort(1)
-        return flat.gather(1, order).view_as(images)
+        # A color image, with its channels last, moves whole pixels.
+        flat = images.flatten(1, 2)
+        order = torch.rand(flat.shape[:2], generator=generator).argsort(1)
+        return flat.gather(1, order.view(*order.shape, *[1] * (flat.ndim - 2)).expand_as(flat)).view_as(images)
 
     return replace(data, train_images=permute(data.train_images), test_images=permute(data.test_images))
+
+
+def _gaussian_images(data: ImageData, generator: Generator) -> ImageData:
+    # Of each channel, where there are several.
+    deviation, mean = torch.std_mean(data.train_images.double(), dim=(0, 1, 2))
+
+    def noise(images: Tensor) -> Tensor:
+        values = torch.randn(images.shape, generator=generator) * deviation + mean
+        return values.round().clamp(0, data.maximum).to(torch.uint8)
+
+    return replace(data, train_images=noise(data.train_images), test_images=noise(data.test_images))
 
 
 TWINS: dict[str, Twin] = {
@@ -87,7 +99,9 @@ TWINS: dict[str, Twin] = {
         Twin("random_images", True, _random_images),
         Twin("shuffled_pixels", True, _shuffled_pixels),
         Twin("random_pixels", True, _random_pixels),
+        Twin("gaussian_images", True, _gaussian_images),
     )
 }
 """Twins by name: labels permuted; images of independent uniform pixels; the pixels of all images shuffled by one
-permutation, and those of each image by its own."""
+permutation, and those of each image by its own; images of independent Gaussian pixels with the mean and variance of the
+train images, rounded and cut off at black and white (where images are mostly black, that makes them brighter)."""

@@ -1,0 +1,279 @@
+"""One fit of the randomization benchmark: a job, what it does, and the row of the table that it leaves."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from randomization_networks import make_network
+from randomization_solvers import count_classes, solve
+from scipy.stats import binom
+
+from htf._files import read_json, write_json, write_text
+from htf._machine import describe_machine
+from htf.datasets import TWINS, ImageData, load
+from htf.datasets._cifar import find_cifar10
+from htf.datasets.corruption import corrupted_labels
+from htf.datasets.long_range import LongRangeData, Split
+from htf.datasets.twins import Twin
+from htf.training import Classification, ClassifySettings
+from htf.training.cluster import claimed
+
+JOBS, ROW = "jobs", "row.json"
+CORRUPTED = "corrupted_labels_"
+# So much of the test accuracies of a model that knows nothing, which are binomial, lies in the interval of chance.
+CHANCE_INTERVAL = 0.99
+Report = Callable[[float], None]
+COLUMNS = (
+    "source",
+    "model",
+    "variant",
+    "corruption",
+    "control",
+    "judged_on",
+    "train_images",
+    "test_images",
+    "seed",
+    "lr",
+    "batch_size",
+    "width",
+    "epochs",
+    "epochs_to_fit",
+    "train_loss",
+    "train",
+    "test",
+    "chance_low",
+    "chance_high",
+    "parameters",
+    "norm",
+    "note",
+    "seconds",
+    "machine",
+    "versions",
+    "settings_sha256",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fit.
+
+    Attributes
+    ----------
+    source : str
+        "mnist", "fashion_mnist", "digits" or "cifar10".
+    images : dict
+        Of `pick`: how many, and the seed.
+    model : str
+        A network, or a solver.
+    variant : str
+        A name in `htf.datasets.TWINS`, or "corrupted_labels_" and the share.
+    seed : int
+        Of the variant, of the network's start and of the order of images.
+    control : str
+        What is other than plain: "weight decay 0.0005", "dropout 0.5", "shifts 2"; or "".
+    judged_on : str
+        "test", or "validation", where a learning rate is chosen.
+    training : dict
+        Of `ClassifySettings`, but for the seed; empty for solvers.
+    options : dict
+        Of `make_network`: dropout and shift; or of the solver.
+    """
+
+    source: str
+    images: dict[str, int]
+    model: str
+    variant: str
+    seed: int
+    control: str = ""
+    judged_on: str = "test"
+    training: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the job is."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Of its folder, and in messages."""
+        parts = [self.source, self.model, self.variant, self.control.replace(" ", "-")]
+        return "_".join([*filter(None, parts), f"seed{self.seed}", self.digest[:8]])
+
+    @property
+    def cost(self) -> float:
+        """Relative cost, from seconds measured on 2,000 MNIST images."""
+        n = self.images["train"] / 2000
+        if not self.training:
+            return 1.0 + n**3 / 8
+        epochs = 8 if self.variant in ("original", "shuffled_pixels") else 25
+        epochs = min(self.training["epochs"], epochs * (3 if "shifts" in self.control else 1))
+        return n * epochs * {"mlp_1x512": 0.2, "mlp_3x512": 0.35}.get(self.model, 0.7)
+
+
+class Fitting(Classification):
+    """A training that ends when the network says all labels of its training images, in evaluation mode."""
+
+    @property
+    def stopped(self) -> str:
+        # Training images stand in the place of those for validation.
+        fitted = self.batch == 0 and bool(self.history) and self.history[-1].validation_accuracy == 1.0
+        return "perfect" if fitted else super().stopped
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """Does a job in a folder of its own, where it goes on if it was stopped; what is finished is read.
+
+    Parameters
+    ----------
+    out : Path
+        Folder of all jobs.
+    data_dir : str, optional
+        Of the source.
+    """
+
+    out: Path
+    data_dir: str | None = None
+
+    def __call__(self, job: Job, report: Report) -> dict[str, Any]:
+        """The row of the table."""
+        folder = self.out / JOBS / job.name
+        with claimed(folder / "lock", report):
+            if not (folder / ROW).exists():
+                data = make_data(job, self.data_dir)
+                found = self._train(job, data, folder, report) if job.training else solve(job.model, data, job.options)
+                content = {"row": describe(job, data, found), "curves": found.get("curves", {}), "job": asdict(job)}
+                write_json(folder / ROW, content)
+                for path in folder.glob("checkpoint*"):
+                    path.unlink()
+            row: dict[str, Any] = read_json(folder / ROW)["row"]
+        return row
+
+    def _train(self, job: Job, data: ImageData, folder: Path, report: Report) -> dict[str, Any]:
+        task = as_task(data)
+        network = make_network(job.model, task.image_size, count_classes(data), seed=job.seed, **job.options)
+        training = Fitting(network, task, ClassifySettings(**job.training, seed=job.seed), out=folder)
+        training.run_to_end(lambda: report(training.step / training.steps))
+        result = training.result()
+        last = result.history[-1]
+        return {
+            "epochs": result.epochs,
+            "epochs_to_fit": result.epochs if last.validation_accuracy == 1.0 else None,
+            "train_loss": last.train_loss,
+            "train": last.validation_accuracy,
+            "test": result.test_last,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "seconds": round(result.seconds, 2),
+            "curves": {
+                "train_loss": [round(epoch.train_loss, 5) for epoch in result.history],
+                "train": [epoch.validation_accuracy for epoch in result.history],
+            },
+        }
+
+
+def make_data(job: Job, data_dir: str | None = None) -> ImageData:
+    """The images of a job; in the place of the test images those that judge it."""
+    return _variant(job.variant)(pick(job.source, data_dir, judged_on=job.judged_on, **job.images), job.seed)
+
+
+def _variant(name: str) -> Twin:
+    if name.startswith(CORRUPTED):
+        return corrupted_labels(float(name.removeprefix(CORRUPTED)))
+    if name not in TWINS:
+        raise ValueError(f"variant is {name!r}; known are {', '.join(TWINS)} and {CORRUPTED}0.2 and the like")
+    return TWINS[name]
+
+
+@lru_cache(maxsize=4)
+def pick(
+    source: str, data_dir: str | None, *, train: int, validation: int, test: int, seed: int, judged_on: str
+) -> ImageData:
+    """Images drawn at random: for training and validation from the train set, for testing from the test set."""
+    data = _load(source, data_dir)
+    there = len(data.train_labels), len(data.test_labels)
+    if train + validation > there[0] or test > there[1]:
+        raise ValueError(
+            f"train, validation and test are {train}, {validation} and {test}; {source} has {there[0]} train images "
+            f"and {there[1]} test images"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    ours = torch.randperm(there[0], generator=generator)
+    for_test = torch.randperm(there[1], generator=generator)[:test]
+    fitted = replace(data, train_images=data.train_images[ours[:train]], train_labels=data.train_labels[ours[:train]])
+    if judged_on == "validation":
+        # From the end, so that they are the same however many are trained on.
+        held = ours[there[0] - validation :]
+        return replace(fitted, test_images=data.train_images[held], test_labels=data.train_labels[held])
+    return replace(fitted, test_images=data.test_images[for_test], test_labels=data.test_labels[for_test])
+
+
+@lru_cache(maxsize=1)
+def _load(source: str, data_dir: str | None) -> ImageData:
+    if source != "cifar10":
+        return load(source, data_dir)
+    # Channels last, so that the twins see (n, height, width) in front.
+    parts = [torch.from_numpy(array) for pair in find_cifar10(data_dir).read() for array in pair]
+    images, labels = ([parts[k].movedim(1, -1) for k in (0, 2)], [parts[k].long() for k in (1, 3)])
+    return ImageData(source, images[0], labels[0], images[1], labels[1])
+
+
+def as_task(data: ImageData) -> LongRangeData:
+    """What `Classification` reads: training images also stand where it looks after each epoch."""
+
+    def split(images: torch.Tensor, labels: torch.Tensor) -> Split:
+        return Split(images[:, None] if images.ndim == 3 else images.movedim(-1, 1), labels, data.maximum)
+
+    train = split(data.train_images, data.train_labels)
+    return LongRangeData(data.name, train, train, split(data.test_images, data.test_labels), settings={})
+
+
+def describe(job: Job, data: ImageData, found: dict[str, Any]) -> dict[str, Any]:
+    """A row: what the job is, and what was found."""
+    tested = len(data.test_labels)
+    low, high = binom.interval(CHANCE_INTERVAL, tested, 1 / count_classes(data))
+    machine = describe_machine(torch.device("cpu"))
+    share = job.variant.removeprefix(CORRUPTED) if job.variant.startswith(CORRUPTED) else None
+    row = {
+        "source": job.source,
+        "model": job.model,
+        "variant": job.variant,
+        "corruption": 0.0 if job.variant == "original" else None if share is None else float(share),
+        "control": job.control,
+        "judged_on": job.judged_on,
+        "train_images": len(data.train_labels),
+        "test_images": tested,
+        "seed": job.seed,
+        "lr": job.training.get("lr"),
+        "batch_size": job.training.get("batch_size"),
+        "width": job.options.get("width"),
+        "chance_low": round(low / tested, 4),
+        "chance_high": round(high / tested, 4),
+        "machine": machine["device"],
+        "versions": " ".join(f"{name} {version}" for name, version in machine["versions"].items()),
+        "settings_sha256": job.digest,
+    }
+    return {column: row.get(column, found.get(column)) for column in COLUMNS}
+
+
+def write_table(out: Path, table: Path) -> list[dict[str, Any]]:
+    """One CSV of all finished jobs in a folder, whoever did them; returns what they left, in the table's order."""
+    contents = [read_json(path) for path in (out / JOBS).glob(f"*/{ROW}")]
+    # Missing values first.
+    key = ("source", "judged_on", "model", "train_images", "variant", "control", "lr", "seed", "settings_sha256")
+    contents.sort(key=lambda c: [(0, 0) if c["row"][name] is None else (1, c["row"][name]) for name in key])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(content["row"] for content in contents)
+    write_text(table, text.getvalue())
+    return contents
