@@ -3,7 +3,7 @@
 # Set before the imports below: results record it.
 __version__ = "0.1.0"
 
-from htf import datasets, dynamics, nn, probes, ranks, regularizers, tensors, training
+from htf import datasets, dynamics, nn, probes, ranks, regularizers, surgery, tensors, training
 from htf.decomposition import (
     HierarchicalTucker,
     HTCompletion,
@@ -14,6 +14,7 @@ from htf.decomposition import (
     ht_completion_masked,
     optimize_tree,
 )
+from htf.surgery import collapse, factorize, overparameterize, truncate
 from htf.tensors import HTTensor, load, random_ht, save
 from htf.tree import DimensionTree
 
@@ -22,9 +23,11 @@ __all__ = [
     "HTCompletion",
     "HTTensor",
     "HierarchicalTucker",
+    "collapse",
     "cross_approximation",
     "datasets",
     "dynamics",
+    "factorize",
     "hierarchical_tucker",
     "ht_als",
     "ht_completion",
@@ -32,11 +35,14 @@ __all__ = [
     "load",
     "nn",
     "optimize_tree",
+    "overparameterize",
     "probes",
     "random_ht",
     "ranks",
     "regularizers",
     "save",
+    "surgery",
     "tensors",
     "training",
+    "truncate",
 ]

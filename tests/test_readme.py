@@ -48,7 +48,25 @@ def test_a_network_is_regularized():
     exec(CODE[3], names)
     assert 0 < names["reg"].last < 1
     assert names["reg"].calls == 32
-    assert len(CODE) == 4
+
+
+def test_layers_are_changed_and_folded_back(capsys):
+    names = {}
+    exec(CODE[4], names)
+    assert "whole model" in capsys.readouterr().out
+    x, deep, plain, small = (names[name] for name in ("x", "deep", "plain", "small"))
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (names["model"], deep, plain, small)]
+    assert (
+        sizes[2]
+        <= sizes[1]
+        <= 0.5 * sum(p.numel() for p in names["htf"].overparameterize(names["model"], 3).parameters())
+    )
+    assert sizes[3] < 0.5 * sizes[0]
+    with names["torch"].no_grad():
+        found, expected = plain.eval()(x), deep.eval()(x)
+    assert (found - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
+    assert not any(type(module).__module__.startswith("htf.nn.over") for module in plain.modules())
+    assert len(CODE) == 5
 
 
 def test_the_commands_are_those_of_the_makefile_and_the_cli(capsys, monkeypatch):

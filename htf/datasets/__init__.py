@@ -1,6 +1,7 @@
 """Data sets, encodings, randomized twins, long-range tasks, and problems in which a planted tensor is recovered."""
 
 from htf.datasets.completion import completion_from_file, diverging_completion, tensor_completion, tensor_sensing
+from htf.datasets.corruption import corrupted_labels
 from htf.datasets.encodings import affine, one_hot, quantize, trigonometric
 from htf.datasets.far_parity import far_parity
 from htf.datasets.idx import read_idx
@@ -22,6 +23,7 @@ __all__ = [
     "Twin",
     "affine",
     "completion_from_file",
+    "corrupted_labels",
     "diverging_completion",
     "far_parity",
     "is_same_class",

@@ -1,4 +1,4 @@
-"""Regularizers that promote, or lower, hierarchical rank: of CNNs by two patches, of trees in closed form."""
+"""Regularizers that promote or lower rank: of CNNs by two patches, of trees in closed form, of weights by penalties."""
 
 from htf.regularizers.gradient_field import GradientFieldChange
 from htf.regularizers.input_gradient import InputGradientChange
@@ -12,6 +12,7 @@ from htf.regularizers.patches import (
     tree_patches,
 )
 from htf.regularizers.tree_spectra import TreeEntropy, TreeLogDet, separating_edges
+from htf.regularizers.weight_rank import WeightRank
 
 __all__ = [
     "GradientFieldChange",
@@ -21,6 +22,7 @@ __all__ = [
     "PatchSampler",
     "TreeEntropy",
     "TreeLogDet",
+    "WeightRank",
     "far_patches",
     "preset_areas",
     "random_patches",
