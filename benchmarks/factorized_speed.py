@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from turns import Step, take_turns
 
 from htf._machine import describe_machine, usable_device
-from htf.nn.factorized import FactorizedConv2d, FactorizedLinear
+from htf.nn import FactorizedConv2d, FactorizedLinear
 from htf.nn.formats import NAMES
 
 PLAIN, OURS, PEER = "plain", "htf", "tensorly-torch"

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from htf._files import read_json, write_json
 from htf.datasets._cifar import find_cifar10
-from htf.ranks.kernel import kernel_effective_rank
-from htf.regularizers.weight_rank import WeightRank
+from htf.ranks import kernel_effective_rank
+from htf.regularizers import WeightRank
 from htf.surgery import overparameterize
 
 DEPTHS = (1, 2, 4)

@@ -12,8 +12,8 @@ import torch
 from simplicity_training import bootstrap, kernel_ranks, train_to
 from torch import Generator, Tensor
 
-from htf.nn.deep import DeepNetwork
-from htf.ranks.kernel import cluster_order, kernel_matrix
+from htf.nn import DeepNetwork
+from htf.ranks import cluster_order, kernel_matrix
 
 WIDTH = 32  # of inputs, hidden layers and outputs
 TRAIN, TEST = 64, 128  # samples; kernels are of the latter, on which nothing is trained

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from htf.nn.deep import DeepNetwork
-from htf.ranks.kernel import kernel_effective_rank
+from htf.nn import DeepNetwork
+from htf.ranks import kernel_effective_rank
 
 # Adaptive steps do well at every depth; plain ones must be shorter the deeper the network.
 RATES = {"sgd": 0.3, "momentum": 0.05, "adam": 2e-3, "rmsprop": 1e-3}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Self
 
 import torch
@@ -14,7 +13,7 @@ from torch import Generator, Tensor, nn
 from htf._checks import check_seed
 from htf.nn._composition import ConvChain, compose, program
 from htf.nn._splitting import split
-from htf.nn._stand_in import StandIn
+from htf.nn._stand_in import StandIn, check_dtype, own_precision
 from htf.nn._truncation import kept_rank
 
 Seed = int | Generator | None
@@ -38,6 +37,7 @@ class Overparam(StandIn):
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
+        check_dtype(dtype)
         self._layout, self._program = layout, program(layout)
         self.depth, self.widths, self.residual = layout.depth, layout.channels[1:-1], residual
         places: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -85,7 +85,7 @@ class Overparam(StandIn):
         every access, in the dtype of the factors also under autocast; at depth 1 without residual connections and
         batch normalization it is the only factor itself.
         """
-        with _own_precision(self.factors[0].device.type):
+        with own_precision(self.factors[0].device.type):
             return compose(self._program, self._folded())
 
     @property
@@ -95,7 +95,7 @@ class Overparam(StandIn):
             return self.bias
         layout = self._layout
         shifts = [self.factors[0].new_zeros(layout.channels[0])]
-        with _own_precision(self.factors[0].device.type):
+        with own_precision(self.factors[0].device.type):
             for stop, (norm, factor) in enumerate(zip(self._norms, self._folded(), strict=True), 1):
                 rows = factor.flatten(2).sum(2) if factor.ndim > 2 else factor
                 rows = rows.reshape(layout.groups, -1, rows.shape[1])
@@ -214,8 +214,8 @@ class Overparam(StandIn):
         tol : float, optional
             From 0 to below 1: largest error of the weight relative to its Frobenius norm.
         rank : int or float, optional
-            The rank; or, from above 0 to 1, the share of the plain layer's weights that a factor before and one behind
-            the rank have together, where 1 leaves the rank as it is.
+            The rank at most; or, from above 0 to 1, the share of the plain layer's weights that a factor before and one
+            behind the rank have together at most, where 1 leaves the rank as it is.
 
         Returns
         -------
@@ -230,9 +230,10 @@ class Overparam(StandIn):
             Unless exactly one of the two is given, for values outside their range, and for a rank above the bound.
         """
         weight = self.weight
-        exact = weight.double().cpu()
+        exact = weight.cpu().double()
         matrices = exact.reshape(self._layout.groups, -1, exact[0].numel())
         found = kept_rank(torch.linalg.svdvals(_finite(matrices).mT), matrices.shape[1:], tol, rank)
+        found = min([found, *self._bottlenecks()])
         widths = [found * self._layout.groups] * max(self.depth - 1, 1)
         layer = self._of_widths(widths)
         layer._take_over(weight, self.effective_bias, math.inf)
@@ -241,6 +242,13 @@ class Overparam(StandIn):
         if layer.bias is not None and self.bias is not None:
             layer.bias.requires_grad_(self.bias.requires_grad)
         return layer.train(self.training)
+
+    def _bottlenecks(self) -> list[int]:
+        """Hidden channels in each group that bound the rank of the weight, as all of the kernel is before them."""
+        layout, cuts = self._layout, self._layout.free_cuts(0, self.depth)
+        if (0, self.depth) in layout.connections:
+            return []
+        return [layout.channels[cut] // layout.groups for cut in cuts if layout.taps(cut, self.depth) == 1]
 
     @torch.no_grad()
     def _take_over(self, weight: Tensor, bias: Tensor | None, slack: float | None = None) -> None:
@@ -265,6 +273,8 @@ class Overparam(StandIn):
     def _factors_of(self, weight: Tensor, slack: float | None = None) -> list[Tensor]:
         """Factors of a weight of the plain layer; where hidden channels are left over, they keep what leaves them."""
         layout = self._layout
+        if weight.is_meta:
+            raise ValueError("weight is on the meta device; expected one with values")
         exact = _finite(weight.detach().cpu().double())
         if slack is None:
             # Of a matrix in lower precision, singular values below rounding error say nothing of its rank either.
@@ -304,12 +314,6 @@ class Overparam(StandIn):
         text = f"depth={self.depth}, widths={self.widths}"
         text += f", residual={self.residual}" if self.residual else ""
         return text + f", training_path={self.training_path}"
-
-
-def _own_precision(device: str) -> AbstractContextManager[Any]:
-    """Without autocast, where there is any."""
-    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if enabled else nullcontext()
 
 
 def _scale(norm: Any) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -38,3 +40,20 @@ class StandIn(nn.Module):
     def plain_size(self) -> int:
         """Numbers in the plain layer's weight and bias."""
         return self.weight.numel() + (0 if self.bias is None else self.bias.numel())
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """A dtype of parameters, None for torch's default."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype is {dtype}; expected real floating point numbers")
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What torch.autocast lowers products to at the moment, if it does."""
+    enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if enabled else None
+
+
+def own_precision(device: str) -> AbstractContextManager[Any]:
+    """Without autocast, where there is any."""
+    return nullcontext() if autocast_dtype(device) is None else torch.autocast(device, enabled=False)

@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from torch.nn.utils import skip_init
 
 from htf._checks import natural, positive
+from htf.nn._stand_in import autocast_dtype
 from htf.nn.formats import check_format, check_shape, kernel_format, matrix_format
 from htf.nn.formats._base import Rank
 from htf.nn.formats._layer import Device, Factorized, RankLike, check_type, filled
@@ -64,7 +65,7 @@ class FactorizedLinear(Factorized):
     -----
     A forward pass either contracts the factors to the weight, or the input with factor after factor, in the order that
     opt_einsum finds; whichever takes fewer operations for the batch at hand.  The backward pass takes about twice as
-    many either way; the memory of what lies between is not counted.
+    many either way; the memory of what lies between is not counted.  Under torch.compile it is always the weight.
 
     Factors are Gaussian, of a variance that gives the weight's entries that of nn.Linear in expectation.
 
@@ -177,14 +178,19 @@ class FactorizedLinear(Factorized):
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has {x.shape[-1]} features; expected {self.in_features}")
         batch, outs = math.prod(x.shape[:-1]), len(self.shape[0])
-        self.applies = linear_route(self._layout, self.rank, outs, batch)
+        # Under torch.compile numbers of samples are symbols, whose costs cannot be compared.
+        compiling = torch.compiler.is_dynamo_compiling()
+        self.applies = RECONSTRUCTED if compiling else linear_route(self._layout, self.rank, outs, batch)
         if self.applies == RECONSTRUCTED:
             return linear(x, self.weight, self.bias)
         given, wanted = linear_labels(self._layout, outs)
-        spread = x.reshape(batch, *self.shape[1])
-        y = contract([spread, *self.factors], (given, *self._layout.labels), wanted)
+        tensors, lower = [x.reshape(batch, *self.shape[1]), *self.factors], autocast_dtype(x.device.type)
+        if lower is not None:
+            # As torch does before its own products.
+            tensors = [each if each.dtype == torch.float64 else each.to(lower) for each in tensors]
+        y = contract(tensors, (given, *self._layout.labels), wanted)
         y = y.reshape(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     @torch.no_grad()
     def plain(self) -> nn.Module:
@@ -247,7 +253,7 @@ class FactorizedConv2d(Factorized):
     A forward pass either contracts the factors to the kernel and convolves once, or convolves factor by factor: 1×1
     convolutions for the channels around small ones over rows and columns (in every channel by itself for "cp").  The
     sequence with the fewest operations for the images at hand is taken; how fast each kind of convolution runs, and
-    memory, are not counted.
+    memory, are not counted.  Under torch.compile it is always the kernel.
 
     References
     ----------
@@ -339,7 +345,9 @@ class FactorizedConv2d(Factorized):
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (n, {self.in_channels}, height, width)")
         batch = x.shape[0] if x.ndim == 4 else 1
         layout, geometry = self._layout, self._geometry
-        number = conv_route(layout, self.rank, geometry, batch, (x.shape[-2], x.shape[-1]))
+        number = None
+        if not torch.compiler.is_dynamo_compiling():
+            number = conv_route(layout, self.rank, geometry, batch, (x.shape[-2], x.shape[-1]))
         if number is None:
             self.applies = RECONSTRUCTED
             return geometry.convolve(x, self.weight, self.bias)

@@ -108,6 +108,9 @@ def finite_sample_network(x: Tensor, y: Tensor, *, seed: int | Generator | None 
 
 def _checked(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float64."""
+    for name, values in (("x", x), ("y", y)):
+        if not isinstance(values, Tensor):
+            raise TypeError(f"{name} is a {type(values).__name__}; expected a tensor")
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (n, d), at least (1, 1)")
     if y.shape != x.shape[:1]:

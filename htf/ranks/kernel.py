@@ -63,7 +63,7 @@ def kernel_effective_rank(features: Tensor, normalize: bool = True) -> Tensor:
     repeated eigenvalues; eigenvalues of rounding's size are left out.
 
     Huh et al. 2023 print the entropy itself, ``kernel_effective_rank(features).log()``.  This is
-    `htf.ranks.effective_rank` of the Gram matrix, which is lower than that of the features.
+    `htf.ranks.effective_rank` of the Gram matrix, which is at most that of the features.
 
     References
     ----------

@@ -134,10 +134,9 @@ class WeightRank:
 
     def _matrices(self, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """Weights as matrices by the layers' names; each once."""
-        seen: set[int] = set()
+        seen: set[tuple[int, ...]] = set()
         for name, layer in self._layers(model):
-            # The weight of a stand-in is computed, so it is the layer that tells it apart.
-            identity = id(layer if isinstance(layer, StandIn) else layer.weight)
+            identity = _identity(layer)
             if identity not in seen:
                 seen.add(identity)
                 yield name, _matrix(layer)
@@ -171,6 +170,13 @@ def _layers_in(module: nn.Module, name: str) -> Iterator[tuple[str, _Layer]]:
         return
     for child, inner in module.named_children():
         yield from _layers_in(inner, f"{name}.{child}" if name else child)
+
+
+def _identity(layer: _Layer) -> tuple[int, ...]:
+    """What tells weights apart: that of a stand-in is computed, from parameters that others may share."""
+    if not isinstance(layer, StandIn):
+        return (id(layer.weight),)
+    return tuple(id(p) for name, p in layer.named_parameters() if name.rpartition(".")[2] != "bias")
 
 
 def _matrix(layer: _Layer) -> Tensor:

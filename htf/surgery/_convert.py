@@ -12,8 +12,8 @@ from torch import Generator, nn
 from htf._checks import check_seed
 from htf.nn._stand_in import StandIn
 from htf.surgery._carry import factors, share, take_over
-from htf.surgery._eligible import LeftAlone, has_weights, held_outside, reason_against, shared_outside
-from htf.surgery._walk import Place, check_model, choose, copy_with, places, sealed
+from htf.surgery._eligible import LeftAlone, check_values, has_weights, held_outside, reason_against, shared_outside
+from htf.surgery._walk import Place, as_patterns, check_model, choose, copy_with, places, sealed
 
 Build = Callable[[nn.Module], StandIn]
 Types = tuple[type[nn.Module], ...]
@@ -55,6 +55,10 @@ class Selection:
         self.groups = [each for each in self.groups if each is not group]
         self.reasons |= {id(place.module): reason for place in group}
 
+    def check_values(self) -> None:
+        """Refuse layers whose weights are not there yet."""
+        check_values([place for group in self.groups for place in group], "; or draw new ones with start='random'")
+
     def check_some(self, what: str) -> None:
         """Refuse a model in which nothing is to be changed."""
         if not self.groups:
@@ -74,7 +78,7 @@ def select(model: nn.Module, modules: Iterable[str] | None, types: Types, suppor
     """
     check_model(model)
     found = places(model)
-    patterns = None if modules is None else [modules] if isinstance(modules, str) else list(modules)
+    patterns = as_patterns(modules)
     chosen = choose(found, patterns)
     for place in chosen:
         if (reason := sealed(place.module)) is not None:

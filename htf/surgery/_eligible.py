@@ -34,7 +34,7 @@ def check_types(types: object, supported: tuple[type[nn.Module], ...]) -> tuple[
     """`types` as a tuple of supported ones; all of these for None."""
     if types is None:
         return supported
-    given = tuple(types) if isinstance(types, Iterable) else (types,)
+    given = tuple(types) if isinstance(types, Iterable) and not isinstance(types, str) else (types,)
     for kind in given:
         if kind not in supported:
             names = ", ".join(each.__name__ for each in supported)
@@ -42,6 +42,15 @@ def check_types(types: object, supported: tuple[type[nn.Module], ...]) -> tuple[
     if not given:
         raise ValueError("types is empty; expected layer types, or None for all")
     return given
+
+
+def check_values(layers: Iterable[Place], hint: str = "") -> None:
+    """Refuse layers on the meta device, of whose weights there are only shapes."""
+    for place in layers:
+        if any(parameter.is_meta for parameter in place.module.parameters()):
+            raise ValueError(
+                f"model has no values for {place.name}, which is on the meta device; load them first{hint}"
+            )
 
 
 def has_weights(module: nn.Module) -> bool:

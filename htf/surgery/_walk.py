@@ -42,7 +42,16 @@ def places(model: nn.Module) -> list[Place]:
     return [Place(module, tuple(names)) for module, names in found.values()]
 
 
-def choose(found: list[Place], modules: Iterable[str] | None) -> list[Place]:
+def as_patterns(modules: object) -> list[str] | None:
+    """Names or patterns as a list, one by itself too; None for None."""
+    if modules is None or isinstance(modules, str):
+        return modules if modules is None else [modules]
+    if not isinstance(modules, Iterable):
+        raise TypeError(f"modules is {modules!r}; expected names or patterns, or None for the whole model")
+    return list(modules)
+
+
+def choose(found: list[Place], patterns: list[str] | None) -> list[Place]:
     """The modules that names or patterns fit, with all below them; all for None.
 
     Raises
@@ -50,9 +59,8 @@ def choose(found: list[Place], modules: Iterable[str] | None) -> list[Place]:
     ValueError
         For a pattern that fits nothing.
     """
-    if modules is None:
+    if patterns is None:
         return found
-    patterns = [modules] if isinstance(modules, str) else list(modules)
     if not patterns:
         raise ValueError("modules is empty; expected names or patterns, or None for the whole model")
     for pattern in patterns:

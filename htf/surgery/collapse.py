@@ -52,6 +52,9 @@ def collapse(
     -----
     In training mode outputs are the same too, except for layers with batch normalization inside.
 
+    An ``nn.Sequential`` has no ``weight``: a model whose own code reads that of a layer, rather than calling it, cannot
+    use the collapsed one where its rank was cut (torch's transformer layers, which do, get whole layers).
+
     Examples
     --------
     >>> from htf.surgery import overparameterize

@@ -117,6 +117,8 @@ def factorize(
     if start == "random" and energy is not None:
         raise ValueError("energy is of trained weights; with start='random' give rank or budget")
     selection = select(model, modules, check_types(types, tuple(_LAYERS)), tuple(_LAYERS), _WHAT)
+    if start == "same":
+        selection.check_values()
     make = _decompose(format) if start == "same" else _draw(format, make_generator(seed))
     if budget is None:
         new = build_each(selection, _smaller(make(**{asked[0]: given[asked[0]]})), _WHAT)

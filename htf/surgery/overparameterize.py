@@ -118,6 +118,8 @@ def overparameterize(
     check_start(start)
     selection = select(model, modules, check_types(types, tuple(_LAYERS)), tuple(_LAYERS), "over-parameterized")
     generator = make_generator(seed)
+    if start == "same":
+        selection.check_values()
 
     def build(layer: nn.Module) -> StandIn:
         options = {"width": width, "residual": residual, "batch_norm": batch_norm, "start": start, "seed": generator}

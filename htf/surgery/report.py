@@ -58,7 +58,8 @@ class Report:
         Of the whole model; those that modules share count once.
     operations_before, operations_after : int or None
         Multiplications of matrix products and convolutions in one evaluation of the whole model on the example, in
-        evaluation mode, those that make weights included; None without an example.
+        evaluation mode, those that make weights included; None without an example.  What recurrent layers (LSTM) do in
+        one step of torch's own does not count.
     """
 
     rows: tuple[Change, ...]
@@ -107,14 +108,20 @@ def count_operations(model: nn.Module, example: Example | None) -> Operations:
     """Multiplications per module name for an example, "" the whole model; None without an example."""
     if example is None:
         return None
-    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    inputs = (example,) if isinstance(example, Tensor) else example
+    if not isinstance(inputs, (tuple, list)):
+        raise TypeError(f"example is a {type(example).__name__}; expected a tensor or a tuple of tensors")
     modes = [(module, module.training) for module in model.modules()]
     counter = FlopCounterMode(display=False)
+    # A transformer layer in one step of torch's own, as in evaluation mode, would count nothing.
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         model.eval()
         with torch.no_grad(), counter:
             model(*inputs)
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module, training in modes:
             module.training = training
     # Two for each multiplication, which comes with an addition.

@@ -12,8 +12,8 @@ from htf._checks import positive
 from htf.nn._stand_in import StandIn
 from htf.surgery._budget import check_budget, fit_into
 from htf.surgery._carry import become, factors, relative_error, share
-from htf.surgery._eligible import SUPPORTED, LeftAlone, has_weights, reason_against
-from htf.surgery._walk import Place, check_model, choose, places
+from htf.surgery._eligible import SUPPORTED, LeftAlone, check_values, has_weights, reason_against
+from htf.surgery._walk import Place, as_patterns, check_model, choose, places
 from htf.surgery.report import Example, Report, Snapshot, count_parameters
 
 _Layers = dict[int, StandIn]
@@ -80,6 +80,7 @@ def truncate(
     _check_measure(tol, rank)
     found = places(model)
     groups, reasons = _select(found, modules)
+    check_values(place for group in groups for place in group)
     if budget is None:
         new = _cut_each(groups, {asked[0]: given[asked[0]]}, reasons)
     else:
@@ -95,6 +96,8 @@ def truncate(
 
 
 def _check_measure(tol: float | None, rank: int | float | None) -> None:
+    if tol is not None and not isinstance(tol, (float, int)):
+        raise TypeError(f"tol is {tol!r}; expected a number from 0 to below 1")
     if tol is not None and not 0 <= tol < 1:
         raise ValueError(f"tol is {tol}; expected from 0 to below 1")
     if isinstance(rank, float) and not 0 < rank <= 1:
@@ -108,7 +111,7 @@ def _select(found: list[Place], modules: Iterable[str] | None) -> tuple[list[lis
     layers = [place for place in found if isinstance(place.module, StandIn)]
     if not layers:
         raise ValueError("model has no over-parameterized or factorized layers; expected one of which ranks can be cut")
-    patterns = [modules] if isinstance(modules, str) else modules if modules is None else list(modules)
+    patterns = as_patterns(modules)
     chosen = choose(found, patterns)
     for pattern in patterns or ():
         if not any(place.matches(pattern) for place in layers):

@@ -172,6 +172,67 @@ def test_the_cheaper_convolution_is_taken():
     assert conv_route(layer._layout, layer.rank, layer._geometry, 1, (2, 2)) == 1
 
 
+@pytest.mark.parametrize("batch", [1, 300])
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_lowers_outputs_on_every_route(name, batch):
+    linear, conv = FactorizedLinear(12, 8, format=name, rank=2, seed=0), FactorizedConv2d(6, 4, 3, format=name, rank=2)
+    for layer, x in ((linear, torch.randn(batch, 12)), (conv, torch.randn(batch, 6, 3, 3))):
+        weight = layer.weight
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(layer.weight, weight)
+            y = layer(x)
+        assert y.dtype == torch.bfloat16
+        y.sum().backward()
+        torch.testing.assert_close(y.float(), dense(layer, x), rtol=0.05, atol=0.05)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert linear.double()(torch.zeros(batch, 12, dtype=torch.float64)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiles_to_one_graph(name):
+    layers = FactorizedLinear(12, 8, format=name, rank=2, seed=0), FactorizedConv2d(4, 6, 3, format=name, rank=2)
+    for layer, sample in zip(layers, ((12,), (4, 5, 5)), strict=True):
+        compiled = torch.compile(layer, fullgraph=True, backend="eager", dynamic=True)
+        for batch in (2, 5):
+            x = torch.randn(batch, *sample)
+            torch.testing.assert_close(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_weight_of_zeros_can_be_trained(name):
+    for plain, kind in ((nn.Linear(12, 8), FactorizedLinear), (nn.Conv2d(4, 6, 3), FactorizedConv2d)):
+        nn.init.zeros_(plain.weight)
+        layer = kind.from_plain(plain, name, rank=2)
+        assert not layer.weight.any()
+        layer(inputs_of(layer).float()).square().sum().backward()
+        assert layer.factors[0].grad.any()
+
+
+def test_many_modes_do_not_take_long_to_plan():
+    layer = FactorizedLinear(1024, 1024, rank=2, shape=((2,) * 10, (2,) * 10), seed=0, dtype=torch.float64)
+    x = torch.randn(2, 1024, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), functional.linear(x, layer.weight, layer.bias), rtol=0, atol=1e-10)
+
+
+def test_weights_without_values_are_refused():
+    with pytest.raises(ValueError, match="on the meta device; expected one with values"):
+        FactorizedLinear.from_plain(nn.Linear(4, 4, device="meta"), rank=2)
+
+
+def test_shares_of_other_packages_count():
+    layer = FactorizedLinear(12, 8, format="matrix", rank=6)
+    assert layer.truncated(rank=torch.tensor(0.5)).rank == layer.truncated(rank=0.5).rank
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
+def test_numbers_that_are_not_real_are_refused(dtype):
+    with pytest.raises(TypeError, match=rf"dtype is {dtype}; expected real floating point"):
+        FactorizedLinear(4, 4, rank=2, dtype=dtype)
+    if dtype.is_complex:
+        with pytest.raises(TypeError, match=r"dtype is torch.complex64; expected real"):
+            FactorizedConv2d.from_plain(nn.Conv2d(2, 2, 3, dtype=dtype), rank=2)
+
+
 @pytest.mark.parametrize("name", SVD_FORMATS)
 def test_a_trained_layer_at_full_rank_is_the_same(name):
     for plain, kind in ((nn.Linear(12, 8), FactorizedLinear), (nn.Conv2d(4, 3, (3, 2), padding=1), FactorizedConv2d)):

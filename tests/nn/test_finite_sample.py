@@ -149,5 +149,7 @@ def test_what_cannot_be_fitted(x, y, error, message):
 
 
 def test_seeds_that_are_none():
+    with pytest.raises(TypeError, match="y is a list; expected a tensor"):
+        finite_sample_network(torch.eye(2), [0, 1])
     with pytest.raises(TypeError, match=r"seed is 1\.5; expected an integer"):
         finite_sample_network(torch.eye(2), torch.zeros(2), seed=1.5)

@@ -13,6 +13,9 @@ from torch.nn.functional import conv2d, linear
 
 from htf.nn.overparam import OverparamConv1d, OverparamConv2d, OverparamConv3d, OverparamLinear
 
+# torch warns of what "same" does with even kernels.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
 FEW = settings(deadline=None, max_examples=40)
 SOME = settings(deadline=None, max_examples=25)
 

@@ -1,6 +1,7 @@
 """Arguments of over-parameterized layers that cannot be."""
 
 import pytest
+import torch
 
 from htf.nn.overparam import OverparamConv1d, OverparamConv2d, OverparamLinear
 
@@ -20,6 +21,7 @@ from htf.nn.overparam import OverparamConv1d, OverparamConv2d, OverparamLinear
         ({"residual": -1}, ValueError, r"residual 2 connects 6 channels \(state 0\) with 4 \(state 2\)"),
         ({"seed": -1}, ValueError, "seed is -1; expected 0 or more"),
         ({"seed": 0.5}, TypeError, "seed is 0.5; expected an integer"),
+        ({"dtype": torch.complex64}, TypeError, "dtype is torch.complex64; expected real floating point numbers"),
         ({"in_features": 0}, ValueError, "in_features is 0; expected at least 1"),
         ({"out_features": False}, TypeError, "out_features is False; expected an integer"),
     ],

@@ -10,6 +10,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from htf.nn.overparam import OverparamConv1d, OverparamConv2d, OverparamConv3d, OverparamLinear
 
+# torch warns of what "same" does with even kernels.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
 SOME = settings(deadline=None, max_examples=20)
 
 
@@ -174,6 +177,22 @@ def test_a_truncation_is_the_closest_of_its_rank():
     assert (grouped.depth, grouped.widths) == (2, (4,))
 
 
+def test_a_truncation_is_not_wider_than_the_layer():
+    thin = OverparamLinear(20, 20, depth=3, width=(7, 2), seed=0)
+    for measure in ({"tol": 0}, {"rank": 1.0}, {"rank": 5}):
+        small = thin.truncated(**measure)
+        assert small.widths == (2, 2)
+        close(small.weight, thin.weight, 1e-5)
+    # With the larger kernel behind the thin state, and with a state added over it, the rank is not bound by it.
+    for free in (
+        OverparamConv1d(8, 8, 3, depth=2, width=2, kernel_sizes=(1, 3), seed=0),
+        OverparamLinear(8, 8, depth=2, width=2, residual=2, seed=0),
+    ):
+        small = free.truncated(tol=0)
+        assert small.widths[0] > 2
+        close(small.weight, free.weight, 1e-5)
+
+
 def test_truncation_to_a_wrong_rank():
     layer = OverparamLinear(6, 4)
     for options in ({}, {"tol": 0.1, "rank": 2}):
@@ -243,6 +262,8 @@ def test_weights_that_have_no_such_factors():
         OverparamConv2d.from_plain(nn.Conv2d(4, 4, 5, groups=2), 2, width=2)
     with pytest.raises(ValueError, match=r'start is .near.; expected "same" or "random"'):
         OverparamConv2d.from_plain(plain, start="near")
+    with pytest.raises(ValueError, match=r"weight is on the meta device; expected one with values"):
+        OverparamConv2d.from_plain(nn.Conv2d(4, 4, 5, device="meta"))
     plain.weight.data[0] = torch.nan
     with pytest.raises(ValueError, match=r"weight has entries that are not finite"):
         OverparamConv2d.from_plain(plain)

@@ -9,6 +9,7 @@ from torch import nn
 from htf.nn._stand_in import StandIn
 from htf.ranks import effective_rank
 from htf.regularizers.weight_rank import WeightRank
+from htf.surgery import overparameterize
 
 PENALTIES = ["nuclear", "log_det", "effective_rank"]
 
@@ -184,6 +185,15 @@ def test_tied_weights_count_once():
     assert tied != pytest.approx(alone)
     reg(nn.Sequential(first, second))
     assert reg.last == pytest.approx(alone)
+
+
+def test_stand_ins_that_share_factors_count_once():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 9))
+    model[1].weight = model[0].weight
+    term, expected = WeightRank(), WeightRank()
+    term(overparameterize(model, depth=3, seed=0))
+    expected(model)
+    assert term.last == pytest.approx(expected.last, rel=1e-5)
 
 
 def test_half_precision_is_computed_in_single():

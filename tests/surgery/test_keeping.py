@@ -186,6 +186,15 @@ def test_dtype_and_device(kind):
     assert not any(isinstance(m, StandIn) for m in plain.modules())
 
 
+def test_weights_on_the_meta_device_have_no_values(convert):
+    told = r"model has no values for 0, which is on the meta device"
+    with pytest.raises(ValueError, match=told):
+        convert(cnn().to("meta"))
+    model = convert(cnn().to("meta"), start="random")
+    with pytest.raises(ValueError, match=told):
+        truncate(model, rank=1)
+
+
 def test_names_order_and_buffers(convert):
     model = branches()
     model.note = "kept"

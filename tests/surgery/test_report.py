@@ -83,6 +83,23 @@ def test_counting_leaves_modes_and_statistics():
     assert model.training
 
 
+def test_operations_of_transformer_layers_count():
+    layer, x = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval(), torch.zeros(2, 5, 8)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    _, report = factorize(layer, "matrix", rank=2, example=x, with_report=True)
+    rows = {row.name: (row.operations_before, row.operations_after) for row in report.rows}
+    assert rows == dict.fromkeys(("linear1", "linear2"), (10 * 8 * 16, 10 * 2 * (8 + 16)))
+    # Projections, in and out, at least.
+    assert report.operations_before >= 2 * 10 * 8 * 16 + 10 * 4 * 8 * 8
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+@pytest.mark.parametrize("example", [3, "ab", {"x": torch.zeros(1)}])
+def test_examples_of_another_kind(example):
+    with pytest.raises(TypeError, match=r"example is a \w+; expected a tensor or a tuple of tensors"):
+        overparameterize(cnn(), example=example, with_report=True)
+
+
 def test_a_module_called_twice_counts_twice():
     model = branches()
     _, report = overparameterize(model, example=images(), with_report=True)

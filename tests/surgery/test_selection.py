@@ -58,6 +58,8 @@ def test_types():
         overparameterize(model, types=(nn.Embedding,))
     with pytest.raises(TypeError, match=r"types has 'Conv1d'; expected some of Linear, Conv2d"):
         factorize(model, rank=1, types=(nn.Conv1d,))
+    with pytest.raises(TypeError, match="types has 'Linear'; expected some of"):
+        overparameterize(model, types="Linear")
     with pytest.raises(ValueError, match="types is empty"):
         overparameterize(model, types=())
 
@@ -71,6 +73,8 @@ def test_names_that_fit_nothing(change):
         change(model, modules=[])
     with pytest.raises(TypeError, match="modules has 3; expected names"):
         change(model, modules=[3])
+    with pytest.raises(TypeError, match="modules is 3; expected names"):
+        change(model, modules=3)
     with pytest.raises(
         ValueError, match=r"modules has 'stem.2', where nothing can be changed: stem.2 \(ReLU\): it has"
     ):

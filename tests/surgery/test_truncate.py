@@ -134,6 +134,8 @@ def test_a_truncated_model_trains_and_collapses():
         ({"tol": 0.1, "rank": 2}, ValueError, "tol and rank given"),
         ({"tol": -0.1}, ValueError, "tol is -0.1; expected from 0 to below 1"),
         ({"tol": 1.0}, ValueError, "tol is 1.0; expected from 0 to below 1"),
+        ({"tol": "a"}, TypeError, "tol is 'a'; expected a number"),
+        ({"rank": 2, "modules": 3}, TypeError, "modules is 3; expected names"),
         ({"rank": 0}, ValueError, "rank is 0; expected at least 1"),
         ({"rank": 1.5}, ValueError, "rank is 1.5; expected a share"),
         ({"rank": "two"}, TypeError, "rank is 'two'; expected an integer"),

@@ -172,11 +172,13 @@ class Format(ABC):
 
     @torch.no_grad()
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        """Factors of ranks at most, computed in float64, of equal root mean square."""
+        """Factors of ranks at most, in float64, of equal root mean square; of a zero tensor, only the first is zero."""
         tensor = tensor.detach().to(torch.float64)
         norm = tensor.norm()
         if not norm > 0:
-            return [tensor.new_zeros(shape) for shape in self.shapes(rank)]
+            # Were all of them zero, no gradient would ever wake them.
+            first, *others = self.draw(rank, 1.0, Generator().manual_seed(0))
+            return [tensor.new_zeros(first.shape), *(factor.to(tensor) for factor in others)]
         return self._balanced(self._decomposed(tensor / norm, rank), norm)
 
     def _balanced(self, factors: Sequence[Tensor], norm: Tensor) -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import check_seed, positive
-from htf.nn._stand_in import StandIn
+from htf.nn._stand_in import StandIn, check_dtype
 from htf.nn.formats._base import Format, Rank, check_share
 from htf.tensors.rank import check_tolerance
 
@@ -28,6 +28,7 @@ class Factorized(StandIn):
     _layout: Format
 
     def _start(self, layout: Format, rank: object, bias: bool, seed: Any, device: Device, dtype: Any) -> None:
+        check_dtype(dtype)
         self._layout, self.format, self.applies = layout, layout.name, None
         self.rank = layout.validate(rank)
         empty = (torch.empty(shape, device=device, dtype=dtype) for shape in layout.shapes(self.rank))
@@ -97,6 +98,7 @@ class Factorized(StandIn):
         """
         if (tol is None) == (rank is None):
             raise ValueError(f"tol is {tol} and rank is {rank}; expected exactly one of them")
+        rank = getattr(rank, "tolist", lambda: rank)()
         layout, factors = self._layout, [factor.detach().to(torch.float64) for factor in self.factors]
         check_finite(factors)
         with torch.no_grad():
@@ -152,6 +154,8 @@ def check_type(layer: object, expected: type[nn.Module]) -> None:
 
 
 def check_finite(tensors: Sequence[Tensor]) -> None:
+    if any(tensor.is_meta for tensor in tensors):
+        raise ValueError("the weight is on the meta device; expected one with values")
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise ValueError("the weight has NaN or infinite entries")
 
