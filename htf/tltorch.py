@@ -15,7 +15,7 @@ import torch
 from tensorly.backend import BackendManager
 from torch import Tensor, nn
 
-from htf.nn.formats import paired_tree
+from htf.nn.factorized.ht import paired_tree
 from htf.tensors.arithmetic import ht_norm
 from htf.tensors.ht_tensor import HTTensor, ht_to_tensor
 from htf.tensors.rank import RankLike, validate_ht_rank

@@ -6,7 +6,7 @@ import pytest
 import tensorly as tl
 import torch
 
-from htf.nn.formats import NAMES
+from htf.nn.factorized.choice import NAMES
 
 factorized_speed = pytest.importorskip("factorized_speed", reason="the benchmarks are not beside the tests")
 

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from htf.nn.factorized import FactorizedConv2d, FactorizedLinear
-from htf.nn.formats import NAMES
-from htf.nn.formats._routes import conv_route
+from htf.nn.factorized._routes import conv_route
+from htf.nn.factorized.choice import NAMES
 
 SVD_FORMATS = [name for name in NAMES if name != "cp"]
 ROUTES = {"reconstructed", "factor by factor"}
@@ -71,9 +71,9 @@ def dense(layer, x):
 
 def routed(layer, route, monkeypatch):
     """The same layer, made to take a route."""
-    monkeypatch.setattr("htf.nn.factorized.linear_route", lambda *_: route)
+    monkeypatch.setattr("htf.nn.factorized.layers.linear_route", lambda *_: route)
     number = {"reconstructed": None, "factor by factor": 0, "last": -1}[route]
-    monkeypatch.setattr("htf.nn.factorized.conv_route", lambda *_: number)
+    monkeypatch.setattr("htf.nn.factorized.layers.conv_route", lambda *_: number)
 
 
 def check_route(layer, route):

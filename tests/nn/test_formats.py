@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htf.nn.formats import NAMES, balanced_factors, check_shape, kernel_format, matrix_format
-from htf.nn.formats._paths import contract, operations
-from htf.nn.formats._stages import Geometry
+from htf.nn.factorized._paths import contract, operations
+from htf.nn.factorized._stages import Geometry
+from htf.nn.factorized.choice import NAMES, balanced_factors, check_shape, kernel_format, matrix_format
 from htf.tensors import ht_to_tensor
 
 SVD_FORMATS = [name for name in NAMES if name != "cp"]

@@ -10,9 +10,9 @@ from typing import ClassVar
 from tensorly.decomposition import tensor_train
 from torch import Tensor
 
-from htf.nn.formats._base import Format, Rank
-from htf.nn.formats._paths import Labels
-from htf.nn.formats._stages import COLUMNS, IN, OUT, ROWS, Chain, Stage
+from htf.nn.factorized._base import Format, Rank
+from htf.nn.factorized._paths import Labels
+from htf.nn.factorized._stages import COLUMNS, IN, OUT, ROWS, Chain, Stage
 from htf.tensors._backend import current_backend
 
 

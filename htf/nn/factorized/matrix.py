@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 from torch.linalg import svd
 
-from htf.nn.formats._base import Format, Rank
-from htf.nn.formats._paths import Labels
-from htf.nn.formats._stages import IN, OUT, Chain, Stage
+from htf.nn.factorized._base import Format, Rank
+from htf.nn.factorized._paths import Labels
+from htf.nn.factorized._stages import IN, OUT, Chain, Stage
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from htf._checks import check_seed, positive
 from htf.nn._stand_in import StandIn, check_dtype
-from htf.nn.formats._base import Format, Rank, check_share
+from htf.nn.factorized._base import Format, Rank, check_share
 from htf.tensors.rank import check_tolerance
 
 RankLike = int | float | Sequence[int]

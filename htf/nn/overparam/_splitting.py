@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from htf.nn._composition import ConvChain, centred_identity
+from htf.nn.overparam._composition import ConvChain, centred_identity
 
 RANDOM_INSTEAD = 'start="random" begins with a weight of its own'
 

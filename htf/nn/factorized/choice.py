@@ -7,23 +7,13 @@ from math import prod
 from typing import Any
 
 from htf._checks import positive
-from htf.nn.formats._base import Format
-from htf.nn.formats.cp import CPFormat
-from htf.nn.formats.ht import HTFormat, paired_tree, pairs
-from htf.nn.formats.matrix import MatrixFormat
-from htf.nn.formats.tt import TTFormat
-from htf.nn.formats.tucker import TuckerFormat
+from htf.nn.factorized._base import Format
+from htf.nn.factorized.cp import CPFormat
+from htf.nn.factorized.ht import HTFormat, paired_tree, pairs
+from htf.nn.factorized.matrix import MatrixFormat
+from htf.nn.factorized.tt import TTFormat
+from htf.nn.factorized.tucker import TuckerFormat
 from htf.tree import DimensionTree
-
-__all__ = [
-    "NAMES",
-    "balanced_factors",
-    "check_format",
-    "check_shape",
-    "kernel_format",
-    "matrix_format",
-    "paired_tree",
-]
 
 NAMES = ("matrix", "cp", "tucker", "tt", "ht")
 Shape = tuple[tuple[int, ...], tuple[int, ...]]

@@ -11,12 +11,10 @@ from torch.nn.functional import linear
 from torch.nn.utils import skip_init
 
 from htf._checks import positive
-from htf.nn._composition import ConvChain
-from htf.nn._overparam import Overparam, Seed
-from htf.nn._overparam_arguments import channels_of_chain, check_intervals, check_plain, connected
-from htf.nn._overparam_conv import OverparamConv
-
-__all__ = ["OverparamConv1d", "OverparamConv2d", "OverparamConv3d", "OverparamLinear"]
+from htf.nn.overparam._arguments import channels_of_chain, check_intervals, check_plain, connected
+from htf.nn.overparam._base import Overparam, Seed
+from htf.nn.overparam._composition import ConvChain
+from htf.nn.overparam._convolution import OverparamConv
 
 
 class OverparamLinear(Overparam):

@@ -13,12 +13,12 @@ from torch.nn.utils import skip_init
 
 from htf._checks import natural, positive
 from htf.nn._stand_in import autocast_dtype
-from htf.nn.formats import check_format, check_shape, kernel_format, matrix_format
-from htf.nn.formats._base import Rank
-from htf.nn.formats._layer import Device, Factorized, RankLike, check_type, filled
-from htf.nn.formats._paths import contract
-from htf.nn.formats._routes import BY_FACTORS, RECONSTRUCTED, conv_route, linear_labels, linear_route, smallest_chain
-from htf.nn.formats._stages import Geometry
+from htf.nn.factorized._base import Rank
+from htf.nn.factorized._layer import Device, Factorized, RankLike, check_type, filled
+from htf.nn.factorized._paths import contract
+from htf.nn.factorized._routes import BY_FACTORS, RECONSTRUCTED, conv_route, linear_labels, linear_route, smallest_chain
+from htf.nn.factorized._stages import Geometry
+from htf.nn.factorized.choice import check_format, check_shape, kernel_format, matrix_format
 from htf.tensors._backend import context
 
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 from tensorly.decomposition import tucker
 from torch import Tensor
 
-from htf.nn.formats._base import Format, Rank
-from htf.nn.formats._paths import Labels
-from htf.nn.formats._stages import IN, OUT, Chain, Stage
+from htf.nn.factorized._base import Format, Rank
+from htf.nn.factorized._paths import Labels
+from htf.nn.factorized._stages import IN, OUT, Chain, Stage
 from htf.tensors._backend import current_backend
 
 _SWEEPS = 4  # of orthogonal iteration; further ones gain little on what singular vectors start with

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from math import prod
 
-from htf.nn.formats._base import Format, Rank
-from htf.nn.formats._paths import Labels, operations
-from htf.nn.formats._stages import WHOLE, Geometry, Pair, chain_cost, chain_size
+from htf.nn.factorized._base import Format, Rank
+from htf.nn.factorized._paths import Labels, operations
+from htf.nn.factorized._stages import WHOLE, Geometry, Pair, chain_cost, chain_size
 
 RECONSTRUCTED, BY_FACTORS = "reconstructed", "factor by factor"
 

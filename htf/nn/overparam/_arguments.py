@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from htf._checks import positive
-from htf.nn._composition import ConvChain
+from htf.nn.overparam._composition import ConvChain
 
 
 def channels_of_chain(

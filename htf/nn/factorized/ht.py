@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
-from htf.nn.formats._base import Format, Rank
-from htf.nn.formats._paths import Labels
-from htf.nn.formats._stages import IN, OUT, Chain, Stage
+from htf.nn.factorized._base import Format, Rank
+from htf.nn.factorized._paths import Labels
+from htf.nn.factorized._stages import IN, OUT, Chain, Stage
 from htf.tree import DimensionTree
 
 

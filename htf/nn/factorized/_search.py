@@ -18,7 +18,7 @@ from htf.tensors._backend import backend_of
 from htf.tensors._linalg import kept, left_singular
 
 if TYPE_CHECKING:
-    from htf.nn.formats._base import Format, Rank
+    from htf.nn.factorized._base import Format, Rank
 
 # What float64 leaves of an error that should be zero.
 ROUNDING = 1e-12

@@ -11,10 +11,10 @@ import torch
 from tensorly.decomposition import parafac
 from torch import Generator, Tensor
 
-from htf.nn.formats._base import Format, Rank
-from htf.nn.formats._paths import Labels
-from htf.nn.formats._search import ROUNDING
-from htf.nn.formats._stages import COLUMNS, IN, OUT, ROWS, Chain, Stage
+from htf.nn.factorized._base import Format, Rank
+from htf.nn.factorized._paths import Labels
+from htf.nn.factorized._search import ROUNDING
+from htf.nn.factorized._stages import COLUMNS, IN, OUT, ROWS, Chain, Stage
 from htf.tensors._backend import backend_of, current_backend
 from htf.tensors._linalg import left_singular
 

@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import check_seed
-from htf.nn._composition import ConvChain, compose, program
-from htf.nn._splitting import split
 from htf.nn._stand_in import StandIn, check_dtype, own_precision
-from htf.nn._truncation import kept_rank
+from htf.nn.overparam._composition import ConvChain, compose, program
+from htf.nn.overparam._splitting import split
+from htf.nn.overparam._truncation import kept_rank
 
 Seed = int | Generator | None
 

@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 from htf._checks import positive
-from htf.nn.formats import _search
-from htf.nn.formats._paths import Labels, Shape, contract
-from htf.nn.formats._stages import Chain
+from htf.nn.factorized import _search
+from htf.nn.factorized._paths import Labels, Shape, contract
+from htf.nn.factorized._stages import Chain
 
 Rank = tuple[int, ...]
 

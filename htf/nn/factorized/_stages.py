@@ -9,7 +9,7 @@ from math import prod
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from htf.nn.formats._paths import Labels, Shape, contract, operations
+from htf.nn.factorized._paths import Labels, Shape, contract, operations
 
 OUT, IN, ROWS, COLUMNS = range(4)  # the modes of a kernel
 Pair = tuple[int, int]

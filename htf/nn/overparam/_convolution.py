@@ -12,9 +12,9 @@ from torch.nn.functional import pad
 from torch.nn.utils import skip_init
 
 from htf._checks import natural, positive
-from htf.nn._composition import CONVOLUTIONS, ConvChain, Sizes
-from htf.nn._overparam import Overparam, Seed
-from htf.nn._overparam_arguments import channels_of_chain, check_intervals, check_plain, connected
+from htf.nn.overparam._arguments import channels_of_chain, check_intervals, check_plain, connected
+from htf.nn.overparam._base import Overparam, Seed
+from htf.nn.overparam._composition import CONVOLUTIONS, ConvChain, Sizes
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 Size = int | Sequence[int]
