@@ -66,8 +66,8 @@ def overparameterize(
     depth, width, residual, batch_norm
         Of each layer; see `htf.nn.OverparamLinear`.
     modules : iterable of str, optional
-        Names of modules, or patterns as in `fnmatch` ("layer3", "*.conv1"), each standing for all below it too; by
-        default the whole model.
+        Names of modules, or patterns as in `fnmatch` (``"layer3"``, ``"*.conv1"``), each standing for all below it
+        too; by default the whole model.
     types : type or iterable of types, optional
         From ``nn.Linear`` and ``nn.Conv1d`` to ``nn.Conv3d``, all by default.  Subclasses of these are never changed,
         as they may use the weight in other ways.
