@@ -96,7 +96,10 @@ def make_jobs(options: argparse.Namespace) -> Iterator[Job]:
 
 def _of_regularizer(text: str, setting: Setting, options: argparse.Namespace) -> Iterator[Job]:
     """Its trainings, but for distance and seed."""
-    name, given = read_spec(text)
+    try:
+        name, given = read_spec(text)
+    except ValueError as error:
+        raise SystemExit(f"--regularizers: {error}") from None
     recipe = setting.recipes.get(name)
     if recipe is None:
         raise SystemExit(f"{options.task} has no recipe for {name}; it has {', '.join(setting.recipes)}")

@@ -2,10 +2,12 @@
 
     python benchmarks/long_range_link.py runs/pathfinder runs/is_same_class --json link.json --figure link.png
 
-measures each trained network that benchmarks/long_range.py left in these folders: convolutional networks by
-`htf.ranks.separation_profile` on validation images, between the two images of Is-Same-Class or between patches as far
-apart as the ends of a straight Pathfinder curve; ConvACs by the effective rank of the matricizations that separate the
-two places of far-apart parity.  It writes both numbers and the test accuracy of each, with the rank correlation.
+measures each trained network that benchmarks/long_range.py left in these folders, and writes what it finds beside the
+test accuracy, with the rank correlation of the two.  Convolutional networks are measured on validation images: by
+`htf.ranks.separation_profile` between the two images of Is-Same-Class, or between random patches as far apart as the
+ends of a straight Pathfinder curve; and on Pathfinder by the share of interactions between its two dots, each on the
+end of either curve (`htf.datasets.crossed_dots`).  ConvACs are measured by the effective rank of the matricizations
+that separate the two places of far-apart parity.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ import torch
 from long_range_jobs import JOBS, ROW, load_job
 from long_range_recipes import ConvAC
 from scipy.stats import spearmanr
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from htf._files import read_json, write_json
 from htf._machine import describe_machine
+from htf.datasets import crossed_dots
 from htf.datasets.long_range import LongRangeData
 from htf.plotting import plot_link
 from htf.ranks import effective_rank, separation_profile, spectra
-from htf.regularizers import Patch, preset_areas, random_patches, separating_edges
+from htf.regularizers import Patch, PatchSampler, preset_areas, random_patches, separating_edges
 
 _SAMPLES = 512
 
@@ -44,41 +47,69 @@ def main(arguments: list[str] | None = None) -> None:
     folders = sorted(path.parent for run in options.runs for path in (run / JOBS).glob(f"*/{ROW}"))
     if not folders:
         raise SystemExit(f"no finished training in {', '.join(map(str, options.runs))}")
-    rows = [measure(folder, options.data_dir, options.cache) for folder in tqdm(folders, unit="network")]
+    rows = [row for folder in tqdm(folders, unit="network") for row in measure(folder, options.data_dir, options.cache)]
     machine = describe_machine(torch.device("cpu"))
     write_json(options.json, {"rows": rows, "correlations": correlations(rows), **machine})
     figure = options.figure or options.json.with_suffix(".png")
     plot_link(options.json).savefig(figure, dpi=150)
-    for task, found in correlations(rows).items():
-        print(f"{task}: rank correlation {found['rank correlation']:.3f} over {found['networks']} networks")
+    for found in correlations(rows):
+        what = f"{found['task']}, {found['measure']}"
+        print(f"{what}: rank correlation {found['rank correlation']:.3f} over {found['networks']} networks")
     print(f"numbers: {options.json}\nfigure: {figure}")
 
 
-def measure(folder: Path, data_dir: str | None = None, cache: str | None = None) -> dict[str, Any]:
-    """Accuracy of a trained network, and how much it relates what the task asks it to."""
+def measure(folder: Path, data_dir: str | None = None, cache: str | None = None) -> list[dict[str, Any]]:
+    """Accuracy of a trained network, and how much it relates what the task asks it to, by each measure."""
     _, model, data = load_job(folder, data_dir=data_dir, cache=cache)
     row = read_json(folder / ROW)
     telling = {name: row[name] for name in ("task", "distance", "model", "regularizer", "weight", "control", "seed")}
-    return telling | {"test": row["test"], **relation(model, data)}
+    return [telling | {"test": row["test"], **found} for found in relations(model, data)]
 
 
-def relation(model: nn.Module, data: LongRangeData) -> dict[str, Any]:
-    """What is measured, and its value."""
+def relations(model: nn.Module, data: LongRangeData) -> list[dict[str, Any]]:
+    """What is measured, its value and its error."""
     if isinstance(model, ConvAC):
         width = data.image_size[2]
         edges = separating_edges(model.network.tree, width, *data.settings["areas"])
         with torch.no_grad():
             values = spectra(model.network)
             ranks = [float(effective_rank(values[edge])) for edge in edges]
-        return {"measure": "effective rank", "value": min(ranks), "error": 0.0}
+        return [_found("effective rank", min(ranks), 0.0)]
     if "areas" in data.settings:
         first, second = (Patch(*area) for area in data.settings["areas"])
-        distance, sampler = first.distance(second), preset_areas(first, second)
-    else:
-        distance = ends_apart(data.settings)
-        sampler = random_patches(2, distance, adjacent=True)
+        return [_profile("share of interactions", model, data, first.distance(second), preset_areas(first, second))]
+    distance = ends_apart(data.settings)
+    between_patches = random_patches(2, distance, adjacent=True)
+    return [
+        _found("share of interactions between the dots", *share_between_dots(model, crossed_dots(data))),
+        _profile("share of interactions between random patches", model, data, distance, between_patches),
+    ]
+
+
+def _profile(
+    measure: str, model: nn.Module, data: LongRangeData, distance: int, sampler: PatchSampler
+) -> dict[str, Any]:
     profile = separation_profile(model, data.validation, {distance: sampler}, samples=_SAMPLES)
-    return {"measure": "share of interactions", "value": profile.shares[0], "error": profile.errors[0]}
+    return _found(measure, profile.shares[0], profile.errors[0])
+
+
+def _found(measure: str, value: float, error: float) -> dict[str, Any]:
+    return {"measure": measure, "value": value, "error": error}
+
+
+def share_between_dots(model: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Of the variance of logits over the four places of the dots, what they make together; and its standard error.
+
+    A third if the four logits of a scene are independent.
+    """
+    with torch.no_grad():
+        logits = torch.cat([model(part) for part in images.flatten(0, 2).split(256)])
+    logits = logits.double().view(-1, 2, 2)
+    together = (logits[:, 0, 0] - logits[:, 0, 1] - logits[:, 1, 0] + logits[:, 1, 1]) ** 2 / 4
+    every = (logits - logits.mean((1, 2), keepdim=True)).square().sum((1, 2))
+    share = together.sum() / every.sum()
+    error = (together - share * every).square().mean().sqrt() / (len(every) - 1) ** 0.5 / every.mean()
+    return float(share), float(error)
 
 
 def ends_apart(settings: Mapping[str, Any]) -> int:
@@ -87,18 +118,22 @@ def ends_apart(settings: Mapping[str, Any]) -> int:
     return round(length * settings["dash"] + (length - 1) * settings["gap"]) - 2
 
 
-def correlations(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Spearman's rank correlation of accuracy and what was measured, task by task."""
-    found = {}
-    for task in dict.fromkeys(row["task"] for row in rows):
-        mine = [row for row in rows if row["task"] == task]
+def correlations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Spearman's rank correlation of accuracy and what was measured, for each task and measure."""
+    found = []
+    for task, measure in dict.fromkeys((row["task"], row["measure"]) for row in rows):
+        mine = [row for row in rows if (row["task"], row["measure"]) == (task, measure)]
         if len(mine) > 2:
             result = spearmanr([row["test"] for row in mine], [row["value"] for row in mine])
-            found[task] = {
-                "networks": len(mine),
-                "rank correlation": float(result.statistic),
-                "p value": float(result.pvalue),
-            }
+            found.append(
+                {
+                    "task": task,
+                    "measure": measure,
+                    "networks": len(mine),
+                    "rank correlation": float(result.statistic),
+                    "p value": float(result.pvalue),
+                }
+            )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from htf.datasets.completion import completion_from_file, diverging_completion, tensor_completion, tensor_sensing
 from htf.datasets.corruption import corrupted_labels
+from htf.datasets.crossed_dots import crossed_dots
 from htf.datasets.encodings import affine, one_hot, quantize, trigonometric
 from htf.datasets.far_parity import far_parity
 from htf.datasets.idx import read_idx
@@ -24,6 +25,7 @@ __all__ = [
     "affine",
     "completion_from_file",
     "corrupted_labels",
+    "crossed_dots",
     "diverging_completion",
     "far_parity",
     "is_same_class",

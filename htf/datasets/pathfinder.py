@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -159,12 +160,17 @@ def _pixels(name: str, value: float | None, default: float) -> float:
 def _split(count: int, style: Style, seed: int, stream: int) -> Split:
     images = np.empty((count, style.size, style.size), dtype=np.uint8)
     labels = np.empty(count, dtype=np.int64)
-    for block, start in enumerate(range(0, count, _BLOCK)):
-        part = slice(start, min(start + _BLOCK, count))
-        scenes = scenes_of(style, seed, stream, block)[: part.stop - part.start]
+    for part, scenes in blocks_of(count, style, seed, stream):
         labels[part] = scenes.labels
         images[part] = draw_images(scenes, style)
     return Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels))
+
+
+def blocks_of(count: int, style: Style, seed: int, stream: int) -> Iterator[tuple[slice, Scenes]]:
+    """The first scenes of a split, and their numbers."""
+    for block, start in enumerate(range(0, count, _BLOCK)):
+        part = slice(start, min(start + _BLOCK, count))
+        yield part, scenes_of(style, seed, stream, block)[: part.stop - part.start]
 
 
 def scenes_of(style: Style, seed: int, stream: int, block: int) -> Scenes:

@@ -11,7 +11,7 @@ from htf.plotting.long_range import name_of
 
 
 def plot_link(path: str | Path) -> Figure:
-    """Test accuracy of trained networks against the interactions measured in them, a panel per task.
+    """Test accuracy of trained networks against the interactions measured in them, a panel per task and measure.
 
     Parameters
     ----------
@@ -32,10 +32,10 @@ def plot_link(path: str | Path) -> Figure:
     rows = content.get("rows") if isinstance(content, dict) else None
     if not rows:
         raise ValueError(f"{path} holds no networks; expected what long_range_link.py writes")
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure = Figure(figsize=(4.2 * len(tasks), 3.6), layout="constrained")
-    for ax, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        mine = [row for row in rows if row["task"] == task]
+    panels = list(dict.fromkeys((row["task"], row["measure"]) for row in rows))
+    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+    for ax, (task, measure) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        mine = [row for row in rows if (row["task"], row["measure"]) == (task, measure)]
         for regularizer in dict.fromkeys(row["regularizer"] for row in mine):
             points = [row for row in mine if row["regularizer"] == regularizer]
             ax.errorbar(
@@ -48,10 +48,10 @@ def plot_link(path: str | Path) -> Figure:
                 color="black" if regularizer == "none" else None,
                 label=name_of(regularizer),
             )
-        if min(row["value"] for row in mine) > 0 and mine[0]["measure"] != "effective rank":
+        if min(row["value"] for row in mine) > 0 and measure != "effective rank":
             ax.set_xscale("log")
         ax.axhline(0.5, color="0.4", linewidth=0.8, linestyle=":")
-        ax.set_xlabel(f"{mine[0]['measure']} at the task's distance")
+        ax.set_xlabel(measure)
         ax.set_ylabel("test accuracy")
         ax.set_title(task.replace("_", " "), loc="left", fontsize="medium")
         ax.spines[["top", "right"]].set_visible(False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from htf._files import read_json, write_json
-from htf.datasets import far_parity
+from htf.datasets import crossed_dots, far_parity, pathfinder
 from htf.plotting import plot_link
 
 long_range = pytest.importorskip("long_range", reason="the benchmarks are not beside the tests")
@@ -19,19 +19,19 @@ def test_every_network_is_measured(tmp_path, capsys):
     content = read_json(tmp_path / "link.json")
     assert [row["seed"] for row in sorted(content["rows"], key=lambda row: row["seed"])] == [0, 1, 2]
     assert all(1 <= row["value"] <= 16 and row["measure"] == "effective rank" for row in content["rows"])
-    assert content["correlations"]["far_parity"]["networks"] == 3
+    assert [(found["task"], found["networks"]) for found in content["correlations"]] == [("far_parity", 3)]
     assert (tmp_path / "link.png").stat().st_size > 1000
-    assert "far_parity: rank correlation" in capsys.readouterr().out
+    assert "far_parity, effective rank: rank correlation" in capsys.readouterr().out
 
 
 def test_a_convac_that_knows_the_answer_has_the_rank_of_the_answer():
     data = far_parity((2, 4), 2, levels=3, train=4, validation=0, test=0)
     model = recipes.make_model("convac", data)
-    found = link.relation(model, data)["value"]
+    found = link.relations(model, data)[0]["value"]
     with torch.no_grad():
         for parameter in model.network.parameters():
             parameter[..., 1:] = 0
-    assert link.relation(model, data)["value"] == pytest.approx(1)
+    assert link.relations(model, data)[0]["value"] == pytest.approx(1)
     assert found > 1.2
 
 
@@ -39,11 +39,37 @@ def test_distances_of_the_ends():
     assert link.ends_apart({"path_length": 5, "dash": 3.0, "gap": 2.0}) == 21
 
 
-def test_correlations_are_of_tasks_apart():
-    rows = [{"task": "a", "test": k, "value": k**2} for k in range(4)]
-    rows += [{"task": "b", "test": k, "value": -k} for k in range(4)] + [{"task": "c", "test": 1, "value": 1}]
+def test_share_between_dots_of_the_answer_of_one_dot_and_of_noise():
+    scenes = crossed_dots(pathfinder(3, 48, train=2, validation=300, test=0))
+    numbers = torch.arange(1200.0)
+    # Images that only say which of the scene's four they are.
+    images = numbers.view(300, 2, 2, 1, 1, 1).expand_as(scenes)
+    place = numbers.long() % 4
+    answer, first = (place == 0) | (place == 3), place < 2
+    noise = torch.randn(1200, generator=torch.Generator().manual_seed(0))
+    of = [lambda x, v=v: v[x[:, 0, 0, 0].long()].float() for v in (answer, first, noise)]
+    assert link.share_between_dots(of[0], images)[0] == pytest.approx(1)
+    assert link.share_between_dots(of[1], images)[0] == pytest.approx(0)
+    share, error = link.share_between_dots(of[2], images)
+    assert abs(share - 1 / 3) < 4 * error < 0.2
+
+
+def test_pathfinder_is_measured_at_its_dots_and_between_patches():
+    data = pathfinder(3, 48, train=2, validation=4, test=0)
+    found = link.relations(recipes.make_model("small_resnet", data).eval(), data)
+    assert [row["measure"].rpartition(" between ")[2] for row in found] == ["the dots", "random patches"]
+    assert all(0 <= row["value"] <= 1 and row["error"] >= 0 for row in found)
+
+
+def test_correlations_are_of_tasks_and_measures_apart():
+    rows = [{"task": "a", "measure": "m", "test": k, "value": k**2} for k in range(4)]
+    rows += [{"task": "a", "measure": "n", "test": k, "value": -k} for k in range(4)]
+    rows += [{"task": "c", "measure": "m", "test": 1, "value": 1}]
     found = link.correlations(rows)
-    assert {task: round(each["rank correlation"], 9) for task, each in found.items()} == {"a": 1, "b": -1}
+    assert {(each["task"], each["measure"]): round(each["rank correlation"], 9) for each in found} == {
+        ("a", "m"): 1,
+        ("a", "n"): -1,
+    }
 
 
 def test_folders_without_networks(tmp_path):
