@@ -219,6 +219,7 @@ def test_what_does_not_exist(make, message):
     [
         (["--task", "far_parity", "--scale", "gpu"], "scale gpu has no recipe for far_parity"),
         (["--task", "pathfinder", "--regularizers", "tree_entropy"], "pathfinder has no recipe for tree_entropy"),
+        (["--task", "pathfinder", "--regularizers", "icg"], "--regularizers: regularizer is 'icg'; known are none"),
         ([*PARITY, "--devices", "2", "--workers", "2"], "share each training"),
     ],
 )
