@@ -18,7 +18,7 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs
-	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -j 2 -b html docs docs/_build/html
 
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/probe_speed.py $(BENCH)

@@ -33,8 +33,8 @@ from long_range_recipes import DISTANCE, MODELS, REGULARIZERS, SETTINGS, TASKS, 
 
 from htf._machine import usable_device
 from htf.cli.arguments import add_scheduler, int_range
+from htf.jobs import map_jobs
 from htf.plotting import plot_long_range
-from htf.training.cluster import map_jobs
 
 FIGURE = "long_range.png"
 PUBLISHED = Path(__file__).parents[1] / "docs" / "results" / "long_range_published.csv"

@@ -20,9 +20,9 @@ from torch import nn
 
 from htf._files import read_json, write_json, write_text
 from htf.datasets.long_range import LongRangeData
+from htf.jobs import claimed
 from htf.nn import receptive_field
 from htf.training import Classification, ClassifyResult, ClassifySettings, load_trained
-from htf.training.cluster import claimed
 
 JOBS, ROW, TABLE = "jobs", "row.json", "long_range.csv"
 Report = Callable[[float], None]

@@ -104,8 +104,8 @@ SETTINGS: dict[str, dict[str, Setting]] = {
                 "gradient_field": Recipe(3.0, 50, {"size": 2, "samples": 8}),
                 "interaction": Recipe(1.0, 60, {**_DOTS, "samples": 8}),
             },
-            # With the few distractors of the default density, the plain network learns three dashes.
-            of_distance={3: {"distractors": 20}},
+            # With the 4 distractors of the default density, the plain network learns three dashes.
+            of_distance={3: {"distractors": 10}},
         ),
         "is_same_class": Setting(
             distances=(20, 26),
@@ -122,7 +122,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             recipes={
                 "none": Recipe(0.0, 40),
                 "igc": Recipe(1.0, 40, _AREAS),
-                "interaction": Recipe(1.0, 30, {**_AREAS, "samples": 4}),
+                "interaction": Recipe(1.0, 50, {**_AREAS, "samples": 16, "grid": 4}),
             },
         ),
         "far_parity": Setting(

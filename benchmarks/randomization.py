@@ -35,8 +35,8 @@ from randomization_networks import NETWORKS
 from htf._files import write_json
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
+from htf.jobs import map_jobs
 from htf.plotting.randomization import plot_randomization
-from htf.training.cluster import map_jobs
 
 NAME = "randomization"
 SOURCES = ("mnist", "fashion_mnist", "digits", "cifar10")

@@ -24,8 +24,8 @@ from htf.datasets._cifar import find_cifar10
 from htf.datasets.corruption import corrupted_labels
 from htf.datasets.long_range import LongRangeData, Split
 from htf.datasets.twins import Twin
+from htf.jobs import claimed
 from htf.training import Classification, ClassifySettings
-from htf.training.cluster import claimed
 
 JOBS, ROW = "jobs", "row.json"
 CORRUPTED = "corrupted_labels_"

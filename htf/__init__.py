@@ -3,7 +3,7 @@
 # Set before the imports below: results record it.
 __version__ = "0.1.0"
 
-from htf import datasets, dynamics, nn, probes, ranks, regularizers, surgery, tensors, training
+from htf import datasets, dynamics, jobs, nn, probes, ranks, regularizers, surgery, tensors, training
 from htf.decomposition import (
     HierarchicalTucker,
     HTCompletion,
@@ -32,6 +32,7 @@ __all__ = [
     "ht_als",
     "ht_completion",
     "ht_completion_masked",
+    "jobs",
     "load",
     "nn",
     "optimize_tree",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from htf.training.cluster import claimed
+from htf.jobs import claimed
 
 
 def until(condition, seconds=120):

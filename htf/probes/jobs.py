@@ -17,10 +17,10 @@ from torch import Tensor
 from htf._files import read_json, write_json
 from htf.datasets import TWINS, ImageData, one_vs_all, quantize
 from htf.engine import Plan
+from htf.jobs import Report, claimed
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn._network import TreeNetwork
 from htf.probes.result import FITS_FOLDER, SETTINGS_FILE, FitRecord, job_content
-from htf.training.cluster import Report, claimed
 from htf.training.loop import Batch, Fit, FitSettings
 from htf.tree import DimensionTree
 
@@ -141,7 +141,7 @@ class Run:
         ----------
         job : Job
         report : callable
-            See `htf.training.cluster.map_jobs`.
+            See `htf.jobs.map_jobs`.
 
         Returns
         -------

@@ -14,10 +14,10 @@ from htf._checks import positive
 from htf._files import read_json, write_json
 from htf._machine import describe_machine, usable_device
 from htf.datasets import TWINS, ImageData, load
+from htf.jobs import Report, map_jobs
 from htf.probes.jobs import Inputs, make_jobs
 from htf.probes.result import SETTINGS_FILE, RankFit
 from htf.probes.schedule import run_jobs
-from htf.training.cluster import Report, map_jobs
 from htf.training.loop import FitSettings
 
 FORMATS = ("cp", "ht")
@@ -74,7 +74,7 @@ def rank_fit(
         this function below ``if __name__ == "__main__":``, as multiprocessing asks.
     scheduler : str or Path, optional
         Of dask.distributed, in place of processes here: its address, such as "tcp://host:8786", or its scheduler file;
-        see `htf.training.cluster.map_jobs`.  ``device`` is one of the workers', which must all see the folder `out`.
+        see `htf.jobs.map_jobs`.  ``device`` is one of the workers', which must all see the folder `out`.
     progress : bool, optional
         Show a bar with the time left; by default where standard error is a terminal.
 
@@ -87,7 +87,7 @@ def rank_fit(
     ValueError
         For unknown names, ranks below 1, classes that do not occur, or a folder written with other settings.
     ImportError, ConnectionError, ChildProcessError
-        See `htf.training.cluster.map_jobs`.
+        See `htf.jobs.map_jobs`.
 
     Notes
     -----

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from htf.jobs import map_jobs
 from htf.probes.jobs import Inputs, Job, Run, cost, finished
-from htf.training.cluster import map_jobs
 from htf.training.loop import FitSettings
 
 

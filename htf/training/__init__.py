@@ -4,7 +4,6 @@ from htf.training._classification import Classification
 from htf.training.classification import classify, load_trained
 from htf.training.classify_result import ClassifyResult, Epoch
 from htf.training.classify_settings import ClassifySettings
-from htf.training.cluster import claimed, map_jobs
 from htf.training.fitting import fit
 from htf.training.flow import gradient_flow
 from htf.training.group_rmsprop import GroupRMSprop
@@ -32,10 +31,8 @@ __all__ = [
     "TimeLimit",
     "Tracker",
     "center_outputs",
-    "claimed",
     "classify",
     "fit",
     "gradient_flow",
     "load_trained",
-    "map_jobs",
 ]

@@ -129,7 +129,7 @@ class TestBadInput:
         ],
     )
     def test_the_command_says_so_and_claims_no_folder(self, options, message, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr("htf.training._dask.CONNECT_SECONDS", 0.2)
+        monkeypatch.setattr("htf.jobs._dask.CONNECT_SECONDS", 0.2)
         assert main(["probe", *options, "--out", str(tmp_path / "run")]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith(message)
         assert not (tmp_path / "run").exists()

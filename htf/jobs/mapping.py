@@ -14,11 +14,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from htf._checks import positive
-from htf.training._dask import address_of, distributed, on_cluster
-from htf.training._jobs import Report, Work
-from htf.training._processes import in_processes, one_by_one
-
-__all__ = ["Report", "claimed", "map_jobs"]
+from htf.jobs._dask import address_of, distributed, on_cluster
+from htf.jobs._processes import in_processes, one_by_one
+from htf.jobs._work import Report, Work
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

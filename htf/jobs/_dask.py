@@ -19,7 +19,7 @@ import torch
 
 from htf import __version__
 from htf._files import read_json
-from htf.training._jobs import Outcome, Report, Work, lost_too_often, portable_errors
+from htf.jobs._work import Outcome, Report, Work, lost_too_often, portable_errors
 
 POLL = 0.1
 CONNECT_SECONDS = 5.0

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from htf.training._jobs import Outcome, Report, Work, lost_too_often, portable_errors
+from htf.jobs._work import Outcome, Report, Work, lost_too_often, portable_errors
 
 POLL = 0.2
 # A job whose process dies is tried once more: a machine short of memory may have room for it later, a crash will not.

@@ -26,8 +26,8 @@ from job_cases import (
     when,
 )
 
-from htf.training import _dask
-from htf.training.cluster import _Progress, claimed, map_jobs
+from htf.jobs import _dask, claimed, map_jobs
+from htf.jobs.mapping import _Progress
 
 JOBS = [3, 1, 4, 1, 5, 9, 2, 6]
 AGAIN_THERE = r"worker tcp://\S+ was lost in job number {}; tcp://\S+ does the job again"
@@ -113,6 +113,8 @@ def test_processes_that_die_and_jobs_that_fail(tmp_path, capsys):
     assert "7 of 7 jobs" in capsys.readouterr().err
 
 
+# On a busy machine the death may be seen only once job 3 is given to the process.
+@pytest.mark.filterwarnings("ignore:.* in job 3; a new one:RuntimeWarning")
 def test_an_idle_process_that_dies_and_the_end_of_the_loop(tmp_path, interruptible):
     run = Squares(tmp_path, always=(2, 3))
     jobs = map_jobs(run, [1, 2, 3], workers=2, cost=lambda job: -job, progress=False)
@@ -141,7 +143,7 @@ def test_processes_that_cannot_start():
 
 def test_processes_end_with_a_parent_that_is_killed(tmp_path):
     (tmp_path / "script.py").write_text(
-        "from pathlib import Path\nfrom htf.training.cluster import map_jobs\nfrom job_cases import Squares\n"
+        "from pathlib import Path\nfrom htf.jobs import map_jobs\nfrom job_cases import Squares\n"
         "if __name__ == '__main__':\n"
         f"    run = Squares(Path({str(tmp_path)!r}), always=(4,))\n"
         "    for found in map_jobs(run, [4, 5], workers=2, progress=False): pass\n"
