@@ -1,5 +1,6 @@
 """Linear layers and convolutions whose weights are factorized: matrix, CP, Tucker, TT and HT."""
 
-from htf.nn.factorized.layers import FactorizedConv2d, FactorizedLinear
+from htf.nn.factorized.convolution import FactorizedConv2d
+from htf.nn.factorized.linear import FactorizedLinear
 
 __all__ = ["FactorizedConv2d", "FactorizedLinear"]
