@@ -16,9 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import hashlib
-import io
 import json
 import sys
 import time
@@ -33,8 +31,9 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 import htf
-from htf._files import read_json, write_json, write_text
+from htf._files import read_json, write_json
 from htf._machine import describe_machine, usable_device
+from htf._tables import write_table
 from htf.cli.arguments import int_range
 from htf.nn._stand_in import StandIn
 from htf.surgery import collapse, factorize, overparameterize, truncate
@@ -143,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
             write_json(file, [{**row, "settings_sha256": digest(settings[name])} for row in rows])
             for row in rows:
                 bar.write(_line(row))
-    rows = write_table(out)
+    rows = gather_table(out)
     print(f"table: {out / TABLE} ({len(rows)} rows)")
 
 
@@ -251,16 +250,12 @@ def splits(options: argparse.Namespace) -> tuple[Split, Split, Split]:
     return tuple((x[:n, None].float() / data.maximum, y[:n]) for (x, y), n in zip(parts, few, strict=True))  # type: ignore[return-value]
 
 
-def write_table(out: Path) -> list[dict[str, Any]]:
+def gather_table(out: Path) -> list[dict[str, Any]]:
     """One CSV of all finished trainings in a folder; returns its rows."""
     rows = [row for path in (out / JOBS).glob("*.json") for row in read_json(path)]
     order = list(RECIPES)
     rows.sort(key=lambda row: (order.index(row["variant"]), row["settings_sha256"], -row["share"], row["seed"]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / TABLE, text.getvalue())
+    write_table(out / TABLE, COLUMNS, rows)
     return rows
 
 

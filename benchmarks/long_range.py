@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from long_range_jobs import TABLE, Job, RunJob, write_table
+from long_range_jobs import TABLE, Job, RunJob, gather_table
 from long_range_recipes import DISTANCE, MODELS, REGULARIZERS, SETTINGS, TASKS, Setting, read_spec, write_spec
 
 from htf._machine import usable_device
@@ -68,8 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         for _, row in results:
             print(_line(row), flush=True)
-            write_table(out)
-    rows = write_table(out)
+            gather_table(out)
+    rows = gather_table(out)
     print(f"table: {out / TABLE} ({len(rows)} trainings)")
     figure = plot_long_range(out / TABLE, PUBLISHED if options.published and PUBLISHED.exists() else None)
     figure.savefig(out / FIGURE, dpi=150)
@@ -162,7 +162,7 @@ def _run_together(run: RunJob, jobs: list[Job], options: argparse.Namespace) -> 
         row = replace(run, fabric=fabric)(job, lambda share: None)
         if first:
             print(_line(row), flush=True)
-            write_table(run.out)
+            gather_table(run.out)
     return first
 
 

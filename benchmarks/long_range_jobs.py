@@ -5,9 +5,7 @@ Workers of a cluster import this module: start them with this folder in PYTHONPA
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +16,8 @@ from typing import Any
 from long_range_recipes import DISTANCE, TASKS, make_model, make_regularizer, read_spec
 from torch import nn
 
-from htf._files import read_json, write_json, write_text
+from htf._files import read_json, write_json
+from htf._tables import write_table
 from htf.datasets.long_range import LongRangeData
 from htf.jobs import claimed
 from htf.nn import receptive_field
@@ -221,15 +220,11 @@ def _describe(job: Job, model: nn.Module, result: ClassifyResult) -> dict[str, A
     }
 
 
-def write_table(out: Path) -> list[dict[str, Any]]:
+def gather_table(out: Path) -> list[dict[str, Any]]:
     """One CSV of all finished jobs in a folder, whoever did them; returns its rows."""
     rows = [read_json(path) for path in (out / JOBS).glob(f"*/{ROW}")]
     rows.sort(key=lambda row: (row["regularizer"] != "none", *(row[name] for name in (*COLUMNS[:7], COLUMNS[-1]))))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(out / TABLE, text.getvalue())
+    write_table(out / TABLE, COLUMNS, rows)
     return rows
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import scipy
 import torch
-from randomization_jobs import CORRUPTED, Job, RunJob, write_table
+from randomization_jobs import CORRUPTED, Job, RunJob, gather_table
 from randomization_networks import NETWORKS
 
 from htf._files import write_json
@@ -151,7 +151,7 @@ def _map(run: RunJob, jobs: list[Job], options: argparse.Namespace) -> Iterator[
 
 
 def _write(out: Path, options: argparse.Namespace, chosen: dict[str, float]) -> list[dict[str, Any]]:
-    contents = write_table(out, out / f"{NAME}.csv")
+    contents = gather_table(out, out / f"{NAME}.csv")
     machine = describe_machine(torch.device("cpu"))
     machine["versions"]["scipy"] = scipy.__version__
     # Machine paths and what only steers the run say nothing about the results.

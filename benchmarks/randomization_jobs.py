@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -17,8 +15,9 @@ from randomization_networks import make_network
 from randomization_solvers import count_classes, solve
 from scipy.stats import binom
 
-from htf._files import read_json, write_json, write_text
+from htf._files import read_json, write_json
 from htf._machine import describe_machine
+from htf._tables import write_table
 from htf.datasets import TWINS, ImageData, load
 from htf.datasets._cifar import find_cifar10
 from htf.datasets.corruption import corrupted_labels
@@ -265,15 +264,11 @@ def describe(job: Job, data: ImageData, found: dict[str, Any]) -> dict[str, Any]
     return {column: row.get(column, found.get(column)) for column in COLUMNS}
 
 
-def write_table(out: Path, table: Path) -> list[dict[str, Any]]:
+def gather_table(out: Path, table: Path) -> list[dict[str, Any]]:
     """One CSV of all finished jobs in a folder, whoever did them; returns what they left, in the table's order."""
     contents = [read_json(path) for path in (out / JOBS).glob(f"*/{ROW}")]
     # Missing values first.
     key = ("source", "judged_on", "model", "train_images", "variant", "control", "lr", "seed", "settings_sha256")
     contents.sort(key=lambda c: [(0, 0) if c["row"][name] is None else (1, c["row"][name]) for name in key])
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(content["row"] for content in contents)
-    write_text(table, text.getvalue())
+    write_table(table, COLUMNS, (content["row"] for content in contents))
     return contents

@@ -22,8 +22,6 @@ and numbers of samples are those of simplicity_parts.py.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -36,8 +34,9 @@ import torch
 from simplicity_training import RATES
 from tqdm import tqdm
 
-from htf._files import read_json, write_json, write_tensors, write_text
+from htf._files import read_json, write_json, write_tensors
 from htf._machine import describe_machine
+from htf._tables import write_table
 from htf.plotting.simplicity import plot_effective_ranks, plot_kernels, plot_rank_penalties, plot_recovery
 
 DEPTHS = (1, 2, 4, 8, 16, 32)
@@ -56,7 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
         if not options.figures:
             began = time.perf_counter()
             rows, about = COMPUTE[part](options)
-            _write_table(_path(options, part, "csv"), rows)
+            table = _path(options, part, "csv")
+            write_table(table, rows[0], rows)
+            print(f"table: {table}")
             _path(options, part, PARTIAL).unlink(missing_ok=True)
             machine = describe_machine(torch.device("cpu"))
             write_json(
@@ -182,15 +183,6 @@ def _watched(todo: list[Any], options: argparse.Namespace, costs: list[float]) -
         for item, cost in zip(todo, costs, strict=True):
             yield item
             bar.update(cost)
-
-
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-    print(f"table: {path}")
 
 
 def _path(options: argparse.Namespace, part: str, suffix: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,14 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from htf._tables import read_table
+
 _AXIS = {
     "pathfinder": "dashes of the path",
     "is_same_class": "pixels between the two images",
     "far_parity": "columns between the two pixels",
 }
 _NAMES = {"none": "no regularizer", "igc": "input gradient change"}
-_PUBLISHED = ("task", "model", "distance", "weight", "test", "source")
 _WHICH = ("task", "model", "regularizer", "weight", "control", "weight_decay", "dropout", "distance")
+_TEXTS = ("task", "model", "regularizer", "control", "recipe")
+_NUMBERS = ("distance", "weight", "weight_decay", "dropout")
 
 
 def plot_long_range(table: str | Path, published: str | Path | None = None, *, column: str = "test") -> Figure:
@@ -46,9 +48,13 @@ def plot_long_range(table: str | Path, published: str | Path | None = None, *, c
         If a table has no rows, lacks a column, or holds what is no number where one is expected; and if trainings that
         would be one point of a curve are of different recipes.
     """
-    rows = _read(Path(table), (*_WHICH, "recipe", column))
+    rows = read_table(Path(table), (*_NUMBERS, column), _TEXTS)
     panels = list(dict.fromkeys((row["task"], row["model"]) for row in rows))
-    theirs = [] if published is None else _read(Path(published), _PUBLISHED)
+    theirs = (
+        []
+        if published is None
+        else read_table(Path(published), ("distance", "weight", "test"), ("task", "model", "source"))
+    )
     figure = Figure(figsize=(8.2, 3.4 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), 1, sharey=True, squeeze=False)[:, 0]
     for ax, (task, model) in zip(axes, panels, strict=True):
@@ -81,7 +87,7 @@ def summary(table: str | Path, column: str = "test") -> list[dict[str, Any]]:
     list of dict
         What tells trainings apart but for the seed, and "mean", "deviation" (0 for one seed) and "seeds".
     """
-    return _points(_read(Path(table), (*_WHICH, "recipe", column)), column)
+    return _points(read_table(Path(table), (*_NUMBERS, column), _TEXTS), column)
 
 
 def _points(rows: Iterable[Mapping[str, Any]], column: str) -> list[dict[str, Any]]:
@@ -166,25 +172,3 @@ def _split(spec: str) -> tuple[str, dict[str, str]]:
     """Name and options of ``name:option=value,option=value``."""
     name, _, rest = spec.partition(":")
     return name, dict(part.split("=", 1) for part in rest.split(",") if "=" in part)
-
-
-def _read(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
-    """Rows of a CSV with numbers where they are expected."""
-    columns = list(dict.fromkeys(columns))
-    with path.open(newline="") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{path} has no rows to plot")
-    for name in columns:
-        if name not in rows[0]:
-            raise ValueError(f"{path} has no column {name}; expected {', '.join(columns)}")
-    texts = {"task", "model", "regularizer", "control", "recipe", "source"}
-    for number, row in enumerate(rows, 2):
-        for name in columns:
-            if name in texts:
-                continue
-            try:
-                row[name] = float(row[name])
-            except (TypeError, ValueError):
-                raise ValueError(f"{path}, line {number}: {name} is {row[name]!r}; expected a number") from None
-    return rows

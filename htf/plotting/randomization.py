@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -12,18 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from htf._files import read_json
+from htf._tables import read_table
 
-_COLUMNS = (
-    "model",
-    "variant",
-    "corruption",
-    "control",
-    "judged_on",
-    "epochs_to_fit",
-    "test",
-    "chance_low",
-    "chance_high",
-)
+_TEXTS = ("model", "variant", "control", "judged_on")
 _NUMBERS = ("corruption", "epochs_to_fit", "test", "chance_low", "chance_high")
 _VARIANTS = {
     "original": "true labels",
@@ -62,7 +51,11 @@ def plot_randomization(table: str | Path, curves: str | Path, *, model: str | No
     .. [1] C. Zhang, S. Bengio, M. Hardt, B. Recht, O. Vinyals, "Understanding deep learning requires rethinking
        generalization", ICLR 2017.
     """
-    rows = [row for row in _read(Path(table)) if row["judged_on"] == "test" and not row["control"]]
+    rows = [
+        row
+        for row in read_table(Path(table), _NUMBERS, _TEXTS, may_be_missing=("corruption", "epochs_to_fit"))
+        if row["judged_on"] == "test" and not row["control"]
+    ]
     losses, model = _losses(Path(curves), model)
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
     first, second, third = figure.subplots(1, 3)
@@ -119,27 +112,3 @@ def _losses(path: Path, model: str | None) -> tuple[dict[str, list[float]], str]
     if not found:
         raise ValueError(f"{path} holds no curves of model {name!r}; it holds those of {', '.join(models)}")
     return found, name
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Rows of a CSV with numbers, or None, where they are expected."""
-    with path.open(newline="") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{path} has no rows to plot")
-    _check_columns(path, rows[0])
-    for number, row in enumerate(rows, 2):
-        for name in _NUMBERS:
-            try:
-                row[name] = float(row[name]) if row[name] else None
-            except ValueError:
-                raise ValueError(f"{path}, line {number}: {name} is {row[name]!r}; expected a number") from None
-            if row[name] is None and name not in ("corruption", "epochs_to_fit"):
-                raise ValueError(f"{path}, line {number}: {name} is missing; expected a number")
-    return rows
-
-
-def _check_columns(path: Path, there: Iterable[str]) -> None:
-    for name in _COLUMNS:
-        if name not in there:
-            raise ValueError(f"{path} has no column {name}; expected {', '.join(_COLUMNS)}")

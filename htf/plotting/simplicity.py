@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
@@ -14,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 
 from htf._files import read_tensors
+from htf._tables import read_table
 
 _STAGES = {"initialization": "at initialization", "trained": "after training"}
-_TEXT = {"stage", "activation", "init", "optimizer", "task", "method"}
 
 
 def plot_effective_ranks(table: str | Path) -> Figure:
@@ -38,8 +37,11 @@ def plot_effective_ranks(table: str | Path) -> Figure:
     ValueError
         If the table has no rows, lacks a column, or holds what is no number where one is expected.
     """
-    columns = ("stage", "activation", "init", "optimizer", "rank", "depth", "claimed", "mean", "q2.5", "q97.5")
-    rows = [row for row in _read(Path(table), columns) if row["mean"] is not None]
+    # Networks that diverged have no ranks.
+    of_ranks = ("mean", "q2.5", "q97.5")
+    which = ("stage", "activation", "init", "optimizer")
+    rows = read_table(Path(table), ("rank", "depth", "claimed", *of_ranks), which, may_be_missing=of_ranks)
+    rows = [row for row in rows if row["mean"] is not None]
     stages, activations = _each(rows, "stage"), _each(rows, "activation")
     size = (3.4 * len(activations) + 0.4, 3.2 * len(stages))
     figure = Figure(figsize=size, layout="constrained")
@@ -124,7 +126,7 @@ def plot_recovery(table: str | Path) -> Figure:
     """
     measures = {"test_error": "relative test error", "effective_rank": "effective rank"}
     spread = [f"{name}{end}" for name in measures for end in ("", "_low", "_high")]
-    rows = _read(Path(table), ("task", "samples", "depth", *spread))
+    rows = read_table(Path(table), ("samples", "depth", *spread), ("task",))
     counts, tasks = _each(rows, "samples"), _each(rows, "task")
     figure = Figure(figsize=(3.8 * len(counts) + 1.4, 5.6), layout="constrained")
     axes = figure.subplots(2, len(counts), sharex=True, squeeze=False)
@@ -161,7 +163,7 @@ def plot_rank_penalties(table: str | Path) -> Figure:
     ValueError
         As `plot_effective_ranks`.
     """
-    rows = _read(Path(table), ("method", "test", "kernel_effective_rank", "weight_effective_rank", "chosen"))
+    rows = read_table(Path(table), ("test", "kernel_effective_rank", "weight_effective_rank", "chosen"), ("method",))
     methods = _each(rows, "method")
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     left, *others = figure.subplots(1, 3)
@@ -236,23 +238,3 @@ def _plain_ticks(ax: Axes, depths: Iterable[float]) -> None:
 
 def _each(rows: Iterable[dict[str, Any]], column: str) -> list[Any]:
     return list(dict.fromkeys(row[column] for row in rows))
-
-
-def _read(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
-    """Rows of a CSV with numbers where they are expected; None for what networks that diverged do not have."""
-    with path.open(newline="") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{path} has no rows to plot")
-    for name in columns:
-        if name not in rows[0]:
-            raise ValueError(f"{path} has no column {name}; expected {', '.join(columns)}")
-    for number, row in enumerate(rows, 2):
-        for name in columns:
-            if name in _TEXT:
-                continue
-            try:
-                row[name] = None if row[name] == "" and name in ("mean", "q2.5", "q97.5") else float(row[name])
-            except (TypeError, ValueError):
-                raise ValueError(f"{path}, line {number}: {name} is {row[name]!r}; expected a number") from None
-    return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from htf._files import read_json, write_json
+from htf._tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -160,12 +160,9 @@ class RankFit:
     def to_csv(self, path: str | Path) -> None:
         """Write one line per fit, without the errors per epoch."""
         names = [f.name for f in fields(FitRecord) if not f.name.endswith("history")]
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(names)
-            for record in self.records:
-                values = [getattr(record, name) for name in names]
-                writer.writerow([" ".join(map(str, v)) if isinstance(v, list) else v for v in values])
+        rows = ({name: getattr(record, name) for name in names} for record in self.records)
+        texts = ({name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in row.items()} for row in rows)
+        write_table(Path(path), names, texts)
 
     @classmethod
     def load(cls, folder: str | Path) -> RankFit:
