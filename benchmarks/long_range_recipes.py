@@ -108,7 +108,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             of_distance={3: {"distractors": 10}},
         ),
         "is_same_class": Setting(
-            distances=(20, 26),
+            distances=(20, 22),
             data={
                 "source": "mnist",
                 "scale": 0.5,
