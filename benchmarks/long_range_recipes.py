@@ -122,7 +122,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             recipes={
                 "none": Recipe(0.0, 40),
                 "igc": Recipe(1.0, 40, _AREAS),
-                "interaction": Recipe(1.0, 50, {**_AREAS, "samples": 16, "grid": 4}),
+                "interaction": Recipe(1.0, 80, {**_AREAS, "samples": 16, "grid": 4}),
             },
         ),
         "far_parity": Setting(
