@@ -100,13 +100,15 @@ def _found(measure: str, value: float, error: float) -> dict[str, Any]:
 def share_between_dots(model: nn.Module, images: Tensor) -> tuple[float, float]:
     """Of the variance of logits over the four places of the dots, what they make together; and its standard error.
 
-    A third if the four logits of a scene are independent.
+    A third if the four logits of a scene are independent, 0 if they never vary.
     """
     with torch.no_grad():
         logits = torch.cat([model(part) for part in images.flatten(0, 2).split(256)])
     logits = logits.double().view(-1, 2, 2)
     together = (logits[:, 0, 0] - logits[:, 0, 1] - logits[:, 1, 0] + logits[:, 1, 1]) ** 2 / 4
     every = (logits - logits.mean((1, 2), keepdim=True)).square().sum((1, 2))
+    if not bool(every.any()):
+        return 0.0, 0.0
     share = together.sum() / every.sum()
     error = (together - share * every).square().mean().sqrt() / (len(every) - 1) ** 0.5 / every.mean()
     return float(share), float(error)

@@ -50,6 +50,7 @@ def test_share_between_dots_of_the_answer_of_one_dot_and_of_noise():
     of = [lambda x, v=v: v[x[:, 0, 0, 0].long()].float() for v in (answer, first, noise)]
     assert link.share_between_dots(of[0], images)[0] == pytest.approx(1)
     assert link.share_between_dots(of[1], images)[0] == pytest.approx(0)
+    assert link.share_between_dots(lambda x: torch.ones(len(x)), images) == (0, 0)
     share, error = link.share_between_dots(of[2], images)
     assert abs(share - 1 / 3) < 4 * error < 0.2
 
