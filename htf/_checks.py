@@ -1,7 +1,8 @@
-"""Checks of arguments that are counts or dimensions."""
+"""Checks of arguments that are numbers, counts or dimensions."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import SupportsInt, cast
@@ -27,6 +28,24 @@ def natural(name: str, value: object) -> int:
         return 0 if value == 0 and not isinstance(value, bool) else positive(name, value)
     except ValueError:
         raise ValueError(f"{name} is {value}; expected 0 or more") from None
+
+
+def finite(name: str, value: float) -> float:
+    """`value` as a float, or an error that names the argument."""
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()  # NumPy's and torch's
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is {value!r}; expected a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; expected a finite number")
+    return float(value)
+
+
+def above_zero(name: str, value: float) -> float:
+    """`value` as a float above 0, or an error that names the argument."""
+    if not finite(name, value) > 0:
+        raise ValueError(f"{name} is {value}; expected above 0")
+    return float(value)
 
 
 def check_seed(seed: int) -> int:

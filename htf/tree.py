@@ -6,6 +6,8 @@ tensor formats, ranks, plots) is a reading of one of these.
 
 from __future__ import annotations
 
+import hashlib
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -137,21 +139,19 @@ class DimensionTree:
         height, width : int
             Pixels in a column and in a row.
         window : int, (int, int) or sequence of them
-            Window of every level, square or (rows, columns); a list gives one window per level, from the
-            pixels up, and its last entry serves for all further levels.
+            Window of every level, square or (rows, columns); a sequence gives one window per level, from
+            the pixels up, and its last entry serves for all further levels.  Two integers are one window
+            in a tuple, and two square ones in a list.
         """
         height, width = positive("height", height), positive("width", width)
-        windows = list(window) if isinstance(window, list) else [window]
-        if not windows:
-            raise ValueError("window is an empty list; expected at least one window")
-        pairs = [_window(w) for w in windows]
+        pairs = _windows(window)
         rows, columns, level = height, width, 0
 
         def patches(nodes: list[int]) -> list[list[int]]:
             nonlocal rows, columns, level
             down, across = pairs[min(level, len(pairs) - 1)]
             if level >= len(pairs) and (rows <= 1 or down == 1) and (columns <= 1 or across == 1):
-                raise ValueError(f"window {windows[-1]!r} repeated never joins the remaining {rows} x {columns} nodes")
+                raise ValueError(f"window {pairs[-1]} repeated never joins the remaining {rows} x {columns} nodes")
             groups = [
                 [
                     nodes[i * columns + j]
@@ -266,7 +266,7 @@ class DimensionTree:
         ValueError
             If no node of the tree joins just these modes.
         """
-        wanted = sorted(int(mode) for mode in modes)
+        wanted = sorted(operator.index(mode) for mode in modes)
         found = self.find(wanted)
         if found is None:
             raise ValueError(f"no node of the tree joins just the modes {wanted}")
@@ -274,7 +274,8 @@ class DimensionTree:
 
     def find(self, modes: Iterable[int]) -> int | None:
         """The node of a set of modes, or None if the tree has none; see `node`."""
-        return self._nodes.get(frozenset(modes))
+        # Numbers of torch are equal to Python's, but have other hashes.
+        return self._nodes.get(frozenset(map(operator.index, modes)))
 
     def level(self, node: int) -> int:
         """The height of `node`: 0 for a leaf, otherwise one more than its highest child."""
@@ -337,8 +338,12 @@ class DimensionTree:
     # -- showing --------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
+        if self._order <= 8:
+            return f"DimensionTree({self._order}, {list(self._children)})"
         arities = sorted({len(group) for group in self._children})
-        return f"DimensionTree(order={self._order}, depth={self.depth}, arities={arities})"
+        # By what they say of themselves, checkpoints tell trees apart.
+        digest = hashlib.sha256(repr(self._children).encode()).hexdigest()[:8]
+        return f"DimensionTree(order={self._order}, depth={self.depth}, arities={arities}, sha256={digest}...)"
 
     def __str__(self) -> str:
         return self.format()
@@ -481,8 +486,19 @@ def _at_least_two(name: str, value: int) -> int:
     return int(value)
 
 
+def _windows(window: Any) -> list[tuple[int, int]]:
+    """One window for all levels, or one per level."""
+    if not isinstance(window, Iterable):
+        return [_window(window)]
+    parts = list(window)
+    if not parts:
+        raise ValueError("window is empty; expected at least one window")
+    one = isinstance(window, tuple) and not any(isinstance(part, Iterable) for part in parts)
+    return [_window(tuple(parts))] if one else [_window(part) for part in parts]
+
+
 def _window(window: Any) -> tuple[int, int]:
-    pair = (window, window) if isinstance(window, int) else tuple(window)
+    pair = tuple(window) if isinstance(window, Iterable) else (window, window)
     if len(pair) != 2:
         raise ValueError(f"window is {window!r}; expected an integer or a pair (rows, columns)")
     down, across = positive("window", pair[0]), positive("window", pair[1])

@@ -1,6 +1,8 @@
 import pickle
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from strategies import nested_trees
 
@@ -39,6 +41,25 @@ def test_grid_window_per_level():
     tree = DimensionTree.grid(8, 8, window=[(1, 8), (8, 1)])
     assert [len(tree.children(n)) for n in tree.inner_nodes] == [8] * 9
     assert tree.modes(tree.levels[1][1]) == tuple(range(8, 16))
+
+
+def test_grid_windows_of_any_sequence():
+    for windows in ([(2, 1), (1, 2)], ((2, 1), (1, 2)), ([2, 1], [1, 2]), np.array([[2, 1], [1, 2]])):
+        assert DimensionTree.grid(2, 2, windows).nested == ((0, 2), (1, 3))
+    assert DimensionTree.grid(4, 4, np.int64(2)) == DimensionTree.grid(4, 4)
+    # Two integers are one window in a tuple, and two in a list.
+    assert DimensionTree.grid(2, 3, (2, 3)).depth == 1
+    assert DimensionTree.grid(6, 6, [2, 3]) == DimensionTree.grid(6, 6, [2, 3, 3]) != DimensionTree.grid(6, 6, (2, 3))
+
+
+def test_nodes_are_found_by_modes_of_any_library():
+    tree = DimensionTree.balanced(4)
+    for modes in ([1, 0], np.array([0, 1]), torch.tensor([0, 1])):
+        assert tree.find(modes) == tree.node(modes) == 4
+    assert tree.find([1, 2]) is None
+    for find in (tree.find, tree.node):
+        with pytest.raises(TypeError, match="float"):
+            find([0.5])
 
 
 def test_modes_parents_and_matricizations():
@@ -153,8 +174,14 @@ def test_bad_arguments():
         DimensionTree.grid(4, 4, window=1)
     with pytest.raises(ValueError, match="never joins"):
         DimensionTree.grid(4, 4, window=[(1, 2)])
-    with pytest.raises(ValueError, match="window is an empty list"):
-        DimensionTree.grid(4, 4, window=[])
+    for window in ([], ()):
+        with pytest.raises(ValueError, match="window is empty"):
+            DimensionTree.grid(4, 4, window=window)
+    for window in ([(2, 1, 1)], (2, 1, 1)):
+        with pytest.raises(ValueError, match=r"window is \(2, 1, 1\); expected an integer or a pair"):
+            DimensionTree.grid(4, 4, window=window)
+    with pytest.raises(TypeError, match="window is None; expected an integer"):
+        DimensionTree.grid(4, 4, window=None)
     with pytest.raises(IndexError, match="node 9 is not in the tree"):
         DimensionTree.balanced(4).modes(9)
     with pytest.raises(ValueError, match="children come before their parent"):

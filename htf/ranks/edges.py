@@ -73,7 +73,8 @@ def log_norm(x: Ranked, run: int = 0) -> Array:
     B = frames.backend
     overlaps, logs = frames.below(frames.factors, frames.factors)
     square = overlaps[-1].trace()
-    if float(constant(square)) == 0:
+    # Rounding can leave the square of a numerical zero below it.
+    if float(constant(square)) <= 0:
         return asarray(B, -float("inf"), frames.factors[0])
     return (B.log(square) + sum(logs)) / 2 + frames.log_scale
 

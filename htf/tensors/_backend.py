@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import numpy as np
 import tensorly as tl
 from tensorly.backend import BackendManager
 from torch.autograd import forward_ad
@@ -52,6 +53,19 @@ def backend_of(array: Array, name: str = "array") -> Backend:
     if backend is None or not hasattr(array, "shape"):
         raise TypeError(f"{name} is a {type(array).__name__}; expected an array of one of TensorLy's backends")
     return backend
+
+
+def real_number(value: Any, like: Array) -> Any:
+    """A number to scale `like` with, without changing its dtype; None for anything else, truth values among them."""
+    if isinstance(value, bool):
+        return None
+    if not isinstance(value, int | float):
+        dtype = str(getattr(value, "dtype", ""))
+        if getattr(value, "shape", None) != () or not ("int" in dtype or "float" in dtype):
+            return None
+    # A float has no gradient, so tensors stay what they are; NumPy's numbers have none, but bring their dtype along.
+    own = not isinstance(value, int | float | np.generic | np.ndarray) and backend_of(value) is backend_of(like)
+    return value if own else float(value)
 
 
 def context(array: Array) -> dict[str, Any]:

@@ -173,12 +173,31 @@ def frobenius(B: Backend, array: Array) -> Array:
 
 
 def with_scale(B: Backend, array: Array, logarithm: Array) -> Array:
-    """``array`` times the exponential of `logarithm`; what is in range stays so on the way."""
+    """``array`` times the exponential of `logarithm`; what is in range stays so on the way, and zero stays zero."""
     size = safe_scale(B, array)
-    return array / size * B.exp(B.log(size) + logarithm)
+    scale = B.log(size) + logarithm
+    # What is divided out of a zero tensor's factors may be beyond all numbers; its derivatives are as large as can be.
+    zero, most = B.max(B.abs(constant(array))) == 0, scale * 0 + (math.log(float(B.finfo(array.dtype).max)) - 1)
+    return array / size * B.exp(B.where(zero & (scale > most), most, scale))
+
+
+def log_largest(B: Backend, array: Array, logarithm: Array) -> float:
+    """Logarithm of the largest entry of ``array`` times the exponential of `logarithm`; -inf for zero."""
+    largest = float(B.max(B.abs(constant(array))))
+    return math.log(largest) + float(logarithm) if largest > 0 else -math.inf
 
 
 def in_range(B: Backend, array: Array, logarithm: Array) -> bool:
-    """Whether ``array`` times the exponential of `logarithm` has entries that its dtype can hold."""
-    size = float(safe_scale(B, array))
-    return math.log(size) + float(logarithm) < math.log(float(B.finfo(array.dtype).max))
+    """Whether the largest entry of ``array`` times the exponential of `logarithm` is a normal number, or zero."""
+    size, limits = log_largest(B, array, logarithm), B.finfo(array.dtype)
+    return size == -math.inf or math.log(float(limits.tiny)) < size < math.log(float(limits.max))
+
+
+def power_of_two(B: Backend, array: Array) -> float:
+    """What to divide by, without rounding, where squares of entries would leave the range of the dtype; otherwise 1."""
+    largest = float(B.max(B.abs(constant(array))))
+    margin = float(B.finfo(array.dtype).max) ** 0.25
+    if largest == 0 or not math.isfinite(largest) or 1 / margin < largest < margin:
+        return 1.0
+    # Its inverse has to be a number too, as dividing may be done by multiplying with it.
+    return max(2.0 ** (math.frexp(largest)[1] - 1), float(B.finfo(array.dtype).tiny))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Sequence
 
-from htf.tensors._backend import Array, Backend, backend_of, check_alike, eye, zeros
+from htf.tensors._backend import Array, Backend, backend_of, check_alike, eye, real_number, zeros
 from htf.tensors._linalg import PLAIN_ORDER, frobenius, mode_product, safe_scale, tall, with_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tree import DimensionTree
@@ -25,6 +25,11 @@ def ht_add(*ht_tensors: HTTensor | RawHT) -> HTTensor:
         Exact, with the frames of all summands side by side; a leaf whose rank would exceed its dimension gets the
         identity as its frame.  O(N R³) entries for ranks R = Σ r are written; to round the sum anyway, `ht_round_sum`
         spares forming it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Without any tensor, or where trees, shapes, dtypes, devices or backends differ.
     """
     if not ht_tensors:
         raise ValueError("there is nothing to add; expected at least one tensor")
@@ -98,6 +103,10 @@ def ht_scale(ht_tensor: HTTensor | RawHT, factor: float | Array) -> HTTensor:
     ht_tensor : HTTensor or (tree, factors)
     factor : float or 0-dimensional array
 
+    Returns
+    -------
+    HTTensor
+
     Raises
     ------
     TypeError, ValueError
@@ -106,12 +115,10 @@ def ht_scale(ht_tensor: HTTensor | RawHT, factor: float | Array) -> HTTensor:
     x = as_ht(ht_tensor)
     if getattr(factor, "shape", ()) != ():
         raise ValueError(f"factor has shape {tuple(getattr(factor, 'shape', ()))}; expected a number")
-    if isinstance(factor, complex) or "complex" in str(getattr(factor, "dtype", "")):
+    number = real_number(factor, x.factors[-1])
+    if number is None:
         raise TypeError(f"factor is {factor!r}; expected a real number")
-    if type(x.factors[-1]) is not type(factor):
-        # A number of another library would bring its dtype along.
-        factor = float(factor)
-    return HTTensor._of(x.tree, [*x.factors[:-1], x.factors[-1] * factor])
+    return HTTensor._of(x.tree, [*x.factors[:-1], x.factors[-1] * number])
 
 
 def ht_hadamard(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
@@ -126,6 +133,11 @@ def ht_hadamard(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
     HTTensor
         Exact: frames are row-wise, transfer tensors axis-wise Kronecker products.  A leaf whose rank would exceed its
         dimension gets the identity as its frame.  Outputs multiply one by one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where trees, shapes, dtypes, devices or backends differ.
     """
     x, y = pair(first, second)
     B, tree = backend_of(x.factors[0]), x.tree
@@ -173,6 +185,11 @@ def ht_outer(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
     -------
     HTTensor
         Its tree joins the two trees under a new root; all ranks stay as they are, and the two old roots have rank 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If both have several outputs, or dtypes, devices or backends differ.
     """
     x, y = as_ht(first), as_ht(second)
     check_alike((x.factors[0], y.factors[0]), "the pair of tensors")
@@ -220,6 +237,11 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     -------
     0-dimensional array
         Gradients flow to both.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where trees, shapes, dtypes, devices or backends differ.
 
     Notes
     -----
@@ -307,10 +329,16 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     -------
     0-dimensional array
 
+    Raises
+    ------
+    ValueError, TypeError
+        Where trees, shapes, dtypes, devices or backends differ.
+
     Notes
     -----
     The difference is orthogonalized, so that its norm is that of the root: nothing is subtracted that is nearly equal
-    but entries.  The norm by inner products would be off by the square root of the rounding error.
+    but entries.  The norm by inner products would be off by the square root of the rounding error.  Differentiable
+    where the frames of the two together have full column rank and the difference is not zero.
     """
     from htf.tensors.orthogonal import orthogonal_sum
 

@@ -58,6 +58,15 @@ def ht_multi_mode_dot(
     -------
     HTTensor or array
         Only leaf frames change: O(n m r) multiplications for each (m × n) matrix.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many operands as modes, a mode comes twice, or an operand does not fit its mode.
+    IndexError
+        For a mode that the tensor does not have.
+    TypeError
+        If an operand is of another backend or dtype than the tensor, or a mode no integer.
     """
     x = as_ht(ht_tensor)
     modes = range(x.order) if modes is None else modes
@@ -98,6 +107,13 @@ def ht_contract(ht_tensor: HTTensor | RawHT, vectors: Mapping[int, Array]) -> HT
     -------
     HTTensor
         Of the modes that are left; an array, () or (outputs,), where none is.
+
+    Raises
+    ------
+    ValueError
+        If a vector has not one axis of its mode's dimension, or a mode comes twice (as -1 and as the last).
+    IndexError, TypeError
+        As in `ht_multi_mode_dot`.
     """
     for mode, vector in vectors.items():
         backend_of(vector, f"the vector of mode {mode}")
@@ -119,6 +135,11 @@ def ht_sum(ht_tensor: HTTensor | RawHT, modes: int | Sequence[int] | None = None
     -------
     HTTensor
         Of the modes that are left; an array, () or (outputs,), where none is.
+
+    Raises
+    ------
+    ValueError, IndexError, TypeError
+        For a mode that comes twice, that the tensor does not have, or that is no integer.
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
@@ -166,6 +187,16 @@ def ht_tensordot(
     -------
     HTTensor
         Modes left of the first, then those left of the second; an array where none is.
+
+    Raises
+    ------
+    ValueError
+        If both tensors have several outputs, the two lists are not of one length, a mode comes twice, or the dimensions
+        of two modes differ.
+    IndexError
+        For a mode that its tensor does not have.
+    TypeError
+        If dtypes or backends differ, or a mode is no integer.
 
     Notes
     -----

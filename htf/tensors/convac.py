@@ -72,7 +72,7 @@ def ht_to_convac(ht_tensor: HTTensor | RawHT) -> dict[int, Tensor]:
     -----
     A ConvAC multiplies its children's outputs channel by channel, so each pair (i, j) of the children's columns that
     the transfer tensor uses becomes a channel, and the children's matrices repeat their columns accordingly (Cohen,
-    Sharir & Shashua 2016).
+    Sharir & Shashua 2016).  Fibres of transfer tensors that are exactly zero make no channels, and get no gradient.
     """
     x = as_ht(ht_tensor)
     if not isinstance(x.factors[0], Tensor):

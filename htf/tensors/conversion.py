@@ -33,6 +33,13 @@ def cp_to_ht(cp_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
     -------
     HTTensor
         All ranks are the number of components; transfer tensors are 1 on their diagonals and 0 elsewhere.
+
+    Raises
+    ------
+    ValueError
+        Without factors, or where a factor, the weights or the tree do not fit the others.
+    TypeError
+        For arrays of no backend of TensorLy, of several, or of several dtypes, and a tree that is no `DimensionTree`.
     """
     weights, factors = cp_tensor
     factors = list(factors)
@@ -81,6 +88,10 @@ def ht_to_cp(ht_tensor: HTTensor | RawHT) -> CPTensor:
     ------
     ValueError
         If there would be more than 65,536 components; a fit (``tensorly.decomposition.parafac``) is what helps then.
+
+    Notes
+    -----
+    Entries of transfer tensors that are exactly zero make no components, and get no gradient.
     """
     x = as_ht(ht_tensor)
     if x.outputs > 1:
@@ -124,6 +135,13 @@ def tucker_to_ht(tucker_tensor: Any, tree: DimensionTree | None = None) -> HTTen
     Returns
     -------
     HTTensor
+
+    Raises
+    ------
+    ValueError
+        If there is not one factor for each axis of the core, or a factor or the tree does not fit.
+    TypeError
+        For arrays of no backend of TensorLy, of several, or of several dtypes, and a tree that is no `DimensionTree`.
     """
     core, factors = tucker_tensor
     B = backend_of(core, "core")
@@ -185,6 +203,13 @@ def tt_to_ht(tt_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
     Returns
     -------
     HTTensor
+
+    Raises
+    ------
+    ValueError
+        Without cores, or where a core does not fit its neighbours, an outer rank is not 1, or the tree does not fit.
+    TypeError
+        For arrays of no backend of TensorLy, of several, or of several dtypes, and a tree that is no `DimensionTree`.
     """
     cores = list(tt_tensor)
     if not cores:
@@ -218,6 +243,11 @@ def ht_to_tt(ht_tensor: HTTensor | RawHT) -> TTTensor:
     TTTensor
         The tensor is brought to ``DimensionTree.linear`` first, see `ht_change_tree`: ranks between neighbours are
         those of the tensor, and can be larger than any of the tree's.
+
+    Raises
+    ------
+    ValueError
+        For several outputs.
     """
     x = as_ht(ht_tensor)
     if x.outputs > 1:

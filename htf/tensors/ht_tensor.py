@@ -10,7 +10,7 @@ import tensorly as tl
 import torch
 from tensorly._factorized_tensor import FactorizedTensor
 
-from htf.tensors._backend import Array, backend_of, check_alike, context, needs_gradient
+from htf.tensors._backend import Array, backend_of, check_alike, context, needs_gradient, real_number
 from htf.tensors._linalg import mode_product, prod
 from htf.tree import DimensionTree
 
@@ -201,7 +201,7 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         return HTTensor._of(self.tree, factors)
 
     def to_backend(self, name: str, **kwargs: Any) -> HTTensor:
-        """A copy with the factors in another backend of TensorLy.
+        """A copy with the factors in another backend of TensorLy, without gradient history.
 
         Parameters
         ----------
@@ -209,6 +209,10 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
             "numpy", "pytorch", "jax", ...
         kwargs
             Passed to that backend's ``tensor``, for example ``device``.
+
+        See Also
+        --------
+        to : another dtype or device of the same backend, through which gradients flow.
         """
         source, target = backend_of(self.factors[0]), tl.backend.BackendManager.load_backend(name)
         return HTTensor._of(self.tree, [target.tensor(source.to_numpy(f), **kwargs) for f in self.factors])
@@ -277,14 +281,18 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
         if isinstance(other, HTTensor):
             return ht_hadamard(self, other)
-        return ht_scale(self, other) if _is_scalar(other) else NotImplemented
+        number = real_number(other, self.factors[-1])
+        return NotImplemented if number is None else ht_scale(self, number)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: object) -> HTTensor:
-        from htf.tensors.arithmetic import ht_scale
-
-        return ht_scale(self, 1 / other) if _is_scalar(other) else NotImplemented  # type: ignore[operator]
+        root = self.factors[-1]
+        number = real_number(other, root)
+        if isinstance(number, float) and number == 0:
+            raise ZeroDivisionError("division of an HTTensor by zero")
+        # Not times 1 / number, which PyTorch's integers and NumPy's singles give in single precision.
+        return NotImplemented if number is None else HTTensor._of(self.tree, [*self.factors[:-1], root / number])
 
     def inner(self, other: HTTensor | RawHT) -> Array:
         """Inner product; see `ht_inner`."""
@@ -392,12 +400,6 @@ def _unflatten(factors: Any, tree: DimensionTree) -> HTTensor:
 torch.utils._pytree.register_pytree_node(
     HTTensor, lambda x: (list(x.factors), x.tree), _unflatten, serialized_type_name="htf.HTTensor"
 )
-
-
-def _is_scalar(value: object) -> bool:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return True
-    return getattr(value, "shape", None) == () and not isinstance(value, bool)
 
 
 def _brief(shape: tuple[int, ...]) -> str:
@@ -521,6 +523,16 @@ def ht_to_unfolded(ht_tensor: HTTensor | RawHT, mode: int) -> Array:
     ----------
     ht_tensor : HTTensor or (tree, factors)
     mode : int
+
+    Returns
+    -------
+    array
+        Columns in the order of the other modes, the last running fastest (the outputs, where there are several).
+
+    Raises
+    ------
+    ValueError, IndexError, TypeError
+        As `ht_to_tensor`, and for what is no mode of the tensor or no integer.
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
@@ -534,6 +546,16 @@ def ht_to_vec(ht_tensor: HTTensor | RawHT) -> Array:
     Parameters
     ----------
     ht_tensor : HTTensor or (tree, factors)
+
+    Returns
+    -------
+    array
+        One axis, of as many entries as the dense tensor has.
+
+    Raises
+    ------
+    ValueError
+        As `ht_to_tensor`.
     """
     x = as_ht(ht_tensor)
     return backend_of(x.factors[0]).reshape(ht_to_tensor(x), (-1,))

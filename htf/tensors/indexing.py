@@ -11,7 +11,7 @@ from htf.tensors._backend import Array, Backend, backend_of
 from htf.tensors._linalg import prod
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 
-# Index tuples whose products with a transfer tensor are held at once: about 32 MB in doubles.
+# Entries that are held at once, of the rows of all frames and of a product with a transfer tensor: 32 MB in doubles.
 _CHUNK_ENTRIES = 2**22
 
 
@@ -44,8 +44,9 @@ def ht_entries(ht_tensor: HTTensor | RawHT, indices: Array) -> Array:
     if rows.ndim != 2 or rows.shape[1] != x.order:
         raise ValueError(f"indices has shape {rows.shape}; expected (batch, {x.order})")
     columns = [_check_range(rows[:, mode], x.dims[mode], mode) for mode in range(x.order)]
-    widest = max(prod(tuple(f.shape[1:])) for f in x.factors)
-    step = max(_CHUNK_ENTRIES // widest, 1)
+    # At high orders, the rows of the frames outweigh any product.
+    held = sum(x.rank) + max(prod(tuple(f.shape[1:])) for f in x.factors)
+    step = max(_CHUNK_ENTRIES // held, 1)
     chunks = [
         root_rows(B, x, [f[c[start : start + step]] for f, c in zip(x.factors, columns, strict=False)])
         for start in range(0, max(len(rows), 1), step)
@@ -83,7 +84,7 @@ def _as_numpy(indices: Array) -> np.ndarray:
         if rows.size == 0:
             return rows.astype(np.int64)
         raise TypeError(f"indices have dtype {rows.dtype}; expected integers")
-    return rows.astype(np.int64)
+    return rows.astype(np.int64, copy=False)
 
 
 def _check_range(column: np.ndarray, dim: int, mode: int) -> np.ndarray:

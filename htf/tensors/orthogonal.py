@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Container, Sequence
 
 from htf.tensors._backend import Array, Backend, all_finite, backend_of
 from htf.tensors._linalg import (
     PLAIN_ORDER,
-    in_range,
     left_singular,
+    log_largest,
     matricize,
     mode_product,
     orthonormal_parts,
@@ -37,24 +38,36 @@ def ht_orthogonalize(ht_tensor: HTTensor | RawHT) -> HTTensor:
     Raises
     ------
     ValueError, OverflowError
-        If an entry is NaN or infinite, or the norm of the tensor is beyond the range of its dtype.
+        If an entry is NaN or infinite, or the norm of the tensor is beyond the range of its dtype, or below.
 
     Notes
     -----
     A QR decomposition per node, its R passed to the parent: O(N n r² + N r⁴) multiplications (Grasedyck 2010, algorithm
     3). Differentiable where the frames have full column rank.
     """
-    x = as_ht(ht_tensor)
+    x, logarithm = orthogonalized(as_ht(ht_tensor))
+    B = backend_of(x.factors[0])
+    return HTTensor._of(x.tree, [*x.factors[:-1], representable(B, x.factors[-1], logarithm)])
+
+
+def orthogonalized(x: HTTensor) -> tuple[HTTensor, Array]:
+    """A tensor with orthonormal frames that x is a multiple of, and the logarithm of the factor."""
     B = backend_of(x.factors[0])
     factors, corrections, logarithm = orthogonal_sum([x])
     factors = [f if P is None else B.matmul(f, P) for f, P in zip(factors, corrections, strict=True)]
-    return HTTensor._of(x.tree, [*factors[:-1], representable(B, factors[-1], logarithm)])
+    return HTTensor._of(x.tree, factors), logarithm
 
 
 def representable(B: Backend, array: Array, logarithm: Array) -> Array:
-    """The array times the exponential of a logarithm, or an OverflowError where no number of its dtype is as large."""
-    if not in_range(B, array, logarithm):
+    """The array times the exponential of a logarithm, or an OverflowError if that is beyond all numbers of its dtype.
+
+    So it is below: a zero must not stand for what is none.
+    """
+    size, limits = log_largest(B, array, logarithm), B.finfo(array.dtype)
+    if size > math.log(float(limits.max)):
         raise OverflowError(f"the norm of the tensor is beyond the range of {array.dtype}")
+    if -math.inf < size < math.log(float(limits.tiny)) + math.log(float(limits.eps)):
+        raise OverflowError(f"the norm of the tensor is below the smallest number of {array.dtype}")
     return with_scale(B, array, logarithm)
 
 
@@ -147,7 +160,7 @@ def ht_singular_values(ht_tensor: HTTensor | RawHT) -> dict[int, Array]:
     Raises
     ------
     ValueError, OverflowError
-        If an entry is NaN or infinite, or the largest singular value is beyond the range of the dtype.
+        If an entry is NaN or infinite, or the largest singular value is beyond the range of the dtype, or below.
 
     Notes
     -----

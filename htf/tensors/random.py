@@ -8,11 +8,11 @@ from typing import Any
 
 import tensorly as tl
 
-from htf._checks import check_dims
+from htf._checks import check_dims, positive
 from htf.tensors._backend import Array, asarray, backend_of, check_alike
 from htf.tensors._linalg import prod
 from htf.tensors.ht_tensor import HTTensor
-from htf.tensors.rank import RankLike, as_tree, spread_rank, validate_ht_rank
+from htf.tensors.rank import RankLike, as_tree, validate_ht_rank, wanted_and_feasible
 from htf.tree import DimensionTree
 
 
@@ -48,7 +48,7 @@ def random_ht(
     like : array, optional
         One whose backend, dtype and device the factors take; otherwise TensorLy's current backend and `context`.
     capped : bool
-        False keeps ranks above their bounds.
+        False keeps ranks that are asked for node by node, or by an int, above their bounds.
     **context
         dtype, device: as TensorLy's constructors take them.
 
@@ -62,11 +62,12 @@ def random_ht(
     if isinstance(tree, DimensionTree) and len(shape) == tree.order + 1 and outputs == 1:
         shape, outputs = shape[:-1], shape[-1]
     tree = as_tree(tree, len(shape), "shape")
-    dims = check_dims(shape, tree.order)
+    dims, outputs = check_dims(shape, tree.order), positive("outputs", outputs)
     if capped:
         ranks = validate_ht_rank(dims, rank, tree, outputs=outputs)
     else:
-        ranks = tuple(r if r is not None else outputs for r in spread_rank(tree, rank, outputs))  # type: ignore[arg-type]
+        wanted, feasible = wanted_and_feasible(tree, dims, rank, outputs)
+        ranks = tuple(f if w is None else w for w, f in zip(wanted, feasible, strict=True))
     rng = tl.check_random_state(random_state)
     factors = []
     for node in range(tree.n_nodes):

@@ -7,6 +7,7 @@ import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 from htf._checks import check_dims, positive
 from htf.tensors._linalg import prod
@@ -60,9 +61,9 @@ def validate_ht_rank(
     tensor_shape : sequence of int
         Dimension of each mode.
     rank : "same", float, int, sequence or mapping of int
-        "same": as many parameters as the dense tensor; a float: that fraction of them; an int: at every node, where the
-        shape allows it; a sequence: per node of the tree, the root's last; a mapping: per node named, the others as
-        high as they go.
+        "same": as many parameters as the dense tensor; a float: that fraction of them, but a whole number above 1, such
+        as 2.0, is an int; an int: at every node, where the shape allows it; a sequence: per node of the tree, the
+        root's last; a mapping: per node named, the others as high as they go.
     tree : DimensionTree, optional
         ``DimensionTree.balanced`` by default.
     rounding : {"round", "floor", "ceil"}
@@ -83,21 +84,12 @@ def validate_ht_rank(
     Raises
     ------
     ValueError, TypeError
-        For ranks below 1, of the wrong number, or a root's rank that is not `outputs`.
+        For ranks or `outputs` below 1, ranks of the wrong number, or a root's rank that is not `outputs`.
     """
     tree = as_tree(tree, len(tensor_shape), "tensor_shape")
-    dims = check_dims(tensor_shape, tree.order)
-    bounds = rank_bounds(tree, dims, outputs)
-    if isinstance(rank, str):
-        if rank != "same":
-            raise ValueError(f"rank is {rank!r}; expected 'same', a fraction, an integer, or one per node")
-        rank = 1.0
-    if hasattr(rank, "tolist"):
-        rank = rank.tolist()  # NumPy's and torch's numbers and arrays
-    if isinstance(rank, float) and (not rank.is_integer() or rank == 1.0):
-        return _of_fraction(tree, dims, rank, rounding, outputs)
-    wanted = spread_rank(tree, rank, outputs)  # type: ignore[arg-type]
-    ranks = feasible(tree, [b if w is None else min(w, b) for w, b in zip(wanted, bounds, strict=True)])
+    dims, outputs = check_dims(tensor_shape, tree.order), positive("outputs", outputs)
+    rank = _plain(rank)
+    wanted, ranks = wanted_and_feasible(tree, dims, rank, outputs, rounding)
     lowered = [node for node in range(tree.n_nodes - 1) if wanted[node] is not None and ranks[node] < wanted[node]]  # type: ignore[operator]
     if lowered and (isinstance(rank, Sequence | Mapping) or len(lowered) == tree.n_nodes - 1):
         node = lowered[0]
@@ -110,10 +102,25 @@ def validate_ht_rank(
     return tuple(ranks)
 
 
+def wanted_and_feasible(
+    tree: DimensionTree, dims: tuple[int, ...], rank: RankLike | float | str, outputs: int, rounding: str = "round"
+) -> tuple[list[int | None], list[int]]:
+    """The rank asked for at every node, None where none is, and the highest up to it that the shape allows."""
+    if isinstance(rank, str):
+        if rank != "same":
+            raise ValueError(f"rank is {rank!r}; expected 'same', a fraction, an integer, or one per node")
+        rank = 1.0
+    rank = _plain(rank)
+    if isinstance(rank, float) and (not rank.is_integer() or rank == 1.0):
+        return [None] * tree.n_nodes, _of_fraction(tree, dims, rank, rounding, outputs)
+    wanted = spread_rank(tree, rank, outputs)  # type: ignore[arg-type]
+    bounds = rank_bounds(tree, dims, outputs)
+    return wanted, feasible(tree, [b if w is None else min(w, b) for w, b in zip(wanted, bounds, strict=True)])
+
+
 def spread_rank(tree: DimensionTree, rank: RankLike, outputs: int) -> list[int | None]:
     """One rank, or None, per node."""
-    if hasattr(rank, "tolist"):
-        rank = rank.tolist()
+    rank = _plain(rank)
     if isinstance(rank, Mapping):
         rank = {operator.index(node) if hasattr(node, "__index__") else node: value for node, value in rank.items()}
         for node in rank:
@@ -134,6 +141,11 @@ def spread_rank(tree: DimensionTree, rank: RankLike, outputs: int) -> list[int |
     return wanted
 
 
+def _plain(rank: Any) -> Any:
+    """NumPy's and torch's numbers and arrays as Python's."""
+    return rank.tolist() if hasattr(rank, "tolist") else rank
+
+
 def feasible(tree: DimensionTree, ranks: Sequence[int]) -> list[int]:
     """Lower ranks until none exceeds the product of its neighbours' at either end of its edge."""
     ranks = list(ranks)
@@ -149,9 +161,7 @@ def feasible(tree: DimensionTree, ranks: Sequence[int]) -> list[int]:
     return ranks if settled else feasible(tree, ranks)
 
 
-def _of_fraction(
-    tree: DimensionTree, dims: tuple[int, ...], fraction: float, rounding: str, outputs: int
-) -> tuple[int, ...]:
+def _of_fraction(tree: DimensionTree, dims: tuple[int, ...], fraction: float, rounding: str, outputs: int) -> list[int]:
     if not (fraction > 0 and math.isfinite(fraction)):
         raise ValueError(f"rank is the fraction {fraction}; expected a positive one")
     if rounding not in ("round", "floor", "ceil"):
@@ -176,7 +186,7 @@ def _of_fraction(
         rounding == "ceil" or (rounding == "round" and count(above) - target < target - count(low))
     ):
         chosen = above
-    return tuple(ranks(chosen))
+    return ranks(chosen)
 
 
 def limits(tree: DimensionTree, dims: Sequence[int], rank: RankLike | str | None, outputs: int) -> list[int | None]:

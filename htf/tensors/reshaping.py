@@ -28,6 +28,11 @@ def ht_permute(ht_tensor: HTTensor | RawHT, modes: Sequence[int]) -> HTTensor:
     -------
     HTTensor
         The same factors; the leaves of the tree have other numbers.
+
+    Raises
+    ------
+    ValueError, IndexError, TypeError
+        If `modes` is no permutation, or holds what is no mode of the tensor or no integer.
     """
     x = as_ht(ht_tensor)
     numbers = [check_mode(mode, x.order) for mode in modes]

@@ -104,6 +104,11 @@ def ht_move_root(ht_tensor: HTTensor | RawHT, node: int) -> HTTensor:
         Its root joins the modes of `node` with all others.  No rank changes, and no arithmetic is done: transfer
         tensors are turned round.  Only several outputs have to be carried to the new root, for which ranks on the way
         may grow.
+
+    Raises
+    ------
+    IndexError
+        If `node` is the root, or no node of the tree.
     """
     x = as_ht(ht_tensor)
     if not 0 <= node < x.tree.root:

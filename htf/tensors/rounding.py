@@ -10,6 +10,7 @@ import tensorly as tl
 
 from htf.tensors._backend import Array, Backend, backend_of, constant
 from htf.tensors._linalg import frobenius, in_range, kept, matricize, mode_product, orthonormal, tall, with_scale
+from htf.tensors.arithmetic import ht_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tensors.orthogonal import check_finite, edge_decompositions, orthogonal_sum
 from htf.tensors.rank import RankLike, check_tolerance, limits
@@ -95,6 +96,16 @@ def ht_round_sum(
     -------
     HTTensor
 
+    Raises
+    ------
+    ValueError
+        As `ht_round`; and without any tensor, for weights of another number, where trees or shapes differ, and for
+        "randomized" without a rank.
+    TypeError
+        If `ht_tensors` is one HTTensor, or dtypes or backends differ.
+    OverflowError
+        If products of the factors are beyond the range of their dtype.
+
     Notes
     -----
     The block-diagonal transfer tensors of the sum, R³ entries for R = Σ r, are never written, and
@@ -128,7 +139,7 @@ def _weighted(ht_tensors: Sequence[HTTensor | RawHT], weights: Sequence[float] |
         return summands
     if len(weights) != len(summands):
         raise ValueError(f"weights has {len(weights)} values; there are {len(summands)} tensors")
-    return [x * weight for x, weight in zip(summands, weights, strict=True)]
+    return [ht_scale(x, weight) for x, weight in zip(summands, weights, strict=True)]
 
 
 def spectra_count(tree: DimensionTree, outputs: int) -> int:
@@ -179,7 +190,7 @@ def truncate(
         rounded.append(factor)
     if in_range(B, rounded[-1], logarithm):
         return HTTensor._of(tree, [*rounded[:-1], with_scale(B, rounded[-1], logarithm)])
-    # No number of this dtype is as large as the norm, so the scale is spread over the leaves.
+    # No normal number of this dtype is as large as the norm, or as small, so the scale is spread over the leaves.
     part = B.exp(logarithm / tree.order)
     return HTTensor._of(tree, [f * part if node < tree.order else f for node, f in enumerate(rounded)])
 
@@ -284,5 +295,11 @@ def quasi_optimality(tree: DimensionTree, outputs: int = 1) -> float:
     tree : DimensionTree
     outputs : int
         Rank of the root.
+
+    Returns
+    -------
+    float
+        The root of the number of edges with a spectrum of their own.  With several outputs the two edges at a binary
+        root count both.
     """
     return math.sqrt(spectra_count(tree, outputs))

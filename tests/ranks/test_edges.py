@@ -112,6 +112,12 @@ def test_high_order_ht_tensors_stay_in_range():
     assert all(np.isclose((values**2).sum(), 1) for values in ranks.spectra(x).values())
 
 
+def test_a_difference_that_is_rounding_alone_has_a_norm_that_small():
+    for seed in range(8):
+        x = htf.random_ht((3, 4, 5, 3), 3, random_state=seed)
+        assert float(ranks.log_norm(x - x)) < float(ranks.log_norm(x)) - 16
+
+
 def test_zero():
     x = ht_tensor(TREES["binary"]) * 0.0
     assert all((values == 0).all() for values in ranks.spectra(x).values())

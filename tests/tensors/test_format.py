@@ -204,6 +204,21 @@ def test_ranks_above_their_bounds_are_lowered_with_a_warning():
 
 
 @pytest.mark.parametrize(
+    ("rank", "ranks"),
+    [
+        (9, (9, 9, 9, 9, 1)),
+        ((4, 2, 2, 2, 1), (4, 2, 2, 2, 1)),
+        ({0: 2}, (2, 3, 3, 3, 1)),
+        ({0: 9, 1: 1}, (9, 1, 3, 3, 1)),
+        ("same", (2, 2, 2, 2, 1)),
+        (0.5, (1, 1, 1, 1, 1)),
+    ],
+)
+def test_random_ranks_above_their_bounds_on_request(rank, ranks):
+    assert random_ht((3, 3, 3), rank, capped=False, random_state=0).rank == ranks
+
+
+@pytest.mark.parametrize(
     ("rank", "error", "message"),
     [
         ("all", ValueError, "rank is 'all'"),
@@ -219,6 +234,13 @@ def test_bad_ranks(rank, error, message):
         validate_ht_rank((3, 4, 5), rank, Tree.balanced(3))
     with pytest.raises(ValueError, match="rounding is 'up'"):
         validate_ht_rank((3, 4, 5), 0.5, Tree.balanced(3), rounding="up")
+    with pytest.raises(ValueError, match="outputs is 0; expected at least 1"):
+        validate_ht_rank((3, 4, 5), 2, Tree.balanced(3), outputs=0)
+
+
+def test_whole_floats_above_one_are_ranks():
+    assert validate_ht_rank((4, 4, 4), 2.0) == validate_ht_rank((4, 4, 4), 2) == (2, 2, 2, 2, 1)
+    assert validate_ht_rank((4, 4, 4), 1.0) == validate_ht_rank((4, 4, 4), "same") != (1, 1, 1, 1, 1)
 
 
 # -- torch.func ------------------------------------------------------------------------------------------
@@ -310,13 +332,37 @@ def test_numbers_of_other_types_do_not_change_the_dtype():
     x = random_ht((3, 4), 2, random_state=0).to(np.float32)
     for y in (x * np.float64(0.5), x / np.float64(2), tensors.ht_round_sum([x], weights=np.array([0.5]))):
         assert {f.dtype for f in y.factors} == {np.dtype("float32")}
+    for y in (x * np.array(0.5), x / np.array(2), x.to_backend("pytorch") / np.array(2)):
+        assert "float32" in str(y.factors[-1].dtype)
     for factor, error in ((np.ones(3), ValueError), (1j, TypeError), (np.complex128(1j), TypeError)):
         with pytest.raises(error, match="factor"):
             tensors.ht_scale(x, factor)
+    with pytest.raises(ZeroDivisionError):
+        x / np.float32(0)
     with pytest.raises(TypeError, match="expected a real floating type"):
         x.to(int)
     with pytest.raises(TypeError, match="like has dtype int64"):
         random_ht((3, 3), 2, like=np.zeros(1, dtype=int))
+
+
+@pytest.mark.parametrize("number", [3, np.int8(3), np.float32(3), np.array(3), torch.tensor(3), torch.tensor(3.0)])
+def test_quotients_have_the_precision_of_the_tensor(number):
+    for x in (random_ht((3, 4), 2, random_state=0), random_ht((3, 4), 2, random_state=0).to_backend("pytorch")):
+        np.testing.assert_allclose((x / number).to_tensor(), x.to_tensor() / 3, rtol=1e-13)
+
+
+def test_numbers_keep_their_gradients():
+    x = random_ht((3, 4), 2, random_state=0).to_backend("pytorch")
+    for scale in (torch.tensor(2.0, requires_grad=True), torch.nn.Parameter(torch.tensor(2.0))):
+        for y, expected in ((x * scale, x.norm()), (x / scale, -x.norm() / 4)):
+            torch.testing.assert_close(*torch.autograd.grad(y.norm(), scale), expected.float())
+
+
+@pytest.mark.parametrize("other", [True, np.True_, torch.tensor(True), 1j, np.complex128(1j), "2", np.str_("2"), None])
+def test_truth_values_and_other_things_are_no_factors(other):
+    for x in (random_ht((3, 4), 2, random_state=0), random_ht((3, 4), 2, random_state=0).to_backend("pytorch")):
+        with pytest.raises(TypeError):
+            x * other
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

@@ -1,5 +1,7 @@
 """Every operation on every kind of HT tensor, against the dense tensor."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import tensorly as tl
@@ -188,6 +190,22 @@ def test_entries_are_read_in_chunks_without_a_seam(monkeypatch):
     rows = np.stack(np.unravel_index(np.arange(72), x.shape), 1)
     monkeypatch.setattr(indexing, "_CHUNK_ENTRIES", 50)
     np.testing.assert_allclose(x.entries(rows), x.to_vec(), atol=1e-12)
+
+
+def test_entries_of_many_modes_are_read_in_bounded_memory(monkeypatch):
+    from htf.tensors import indexing
+
+    x = random_ht((2,) * 64, 8, random_state=0)
+    rows = np.random.default_rng(0).integers(0, 2, (4000, 64))
+    monkeypatch.setattr(indexing, "_CHUNK_ENTRIES", 2**16)
+    tracemalloc.start()
+    try:
+        x.entries(rows)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Half a megabyte beside a copy of the indices; all leaves' rows at once would take sixteen.
+    assert peak < rows.nbytes + 2**20
 
 
 def test_inner_products_at_order_1024_stay_in_range():

@@ -203,3 +203,38 @@ def test_a_norm_that_no_number_can_hold_is_spread_over_the_leaves():
     for call in (x.orthogonalize, x.singular_values):
         with pytest.raises(OverflowError, match="beyond the range of float64"):
             call()
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 1e-10), (np.float32, 0.1)])
+def test_so_is_a_norm_that_is_smaller_than_all(dtype, scale):
+    x = random_ht((2,) * 40, 2, random_state=0)
+    x = htf.HTTensor((x.tree, [f * scale for f in x.factors])).to(dtype)
+    assert float(htf.ranks.log_norm(x.round(tol=1e-2))) == pytest.approx(float(htf.ranks.log_norm(x)), abs=1e-3)
+    with pytest.raises(OverflowError, match="below the smallest number of float"):
+        x.orthogonalize()
+
+
+def test_derivatives_where_the_value_is_zero():
+    """Linear in each factor: zero there, but with the slope that it has elsewhere."""
+    x, y = (random_ht((2,) * 40, 2, random_state=seed).to_backend("pytorch") for seed in (0, 1))
+    slopes = []
+    for root in (x.factors[-1], 0 * x.factors[-1]):
+        root = root.clone().requires_grad_()
+        slopes.append(
+            torch.autograd.grad(tensors.ht_inner(htf.HTTensor((x.tree, [*x.factors[:-1], root])), y), root)[0]
+        )
+    torch.testing.assert_close(*slopes)
+    assert float(slopes[0].norm()) > 0
+
+
+@pytest.mark.parametrize("order", [4, 40])
+def test_zero_beside_large_factors_is_zero(order):
+    x = random_ht((2,) * order, 2, random_state=0)
+    factors = [f * 1e100 for f in x.factors]
+    factors[0] = 0 * factors[0]
+    x = htf.HTTensor((x.tree, factors))
+    norms = [x.norm(), tensors.ht_distance(x, x), x.round(tol=0.1).norm(), x.orthogonalize().norm()]
+    if order > 32:  # Below, products are taken as they stand.
+        norms.append(tensors.ht_inner(x, x))
+    assert norms == [0] * len(norms)
+    assert not any(values.any() for values in x.singular_values().values())
