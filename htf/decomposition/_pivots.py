@@ -127,7 +127,7 @@ class Search:
         largest = float(np.max(np.abs(self.test_values)))
         if largest > 0 and not 1e-100 < largest < 1e100:
             # Squares have to stay in the range of doubles; by a power of two nothing is rounded.
-            self.box.unit = 2.0 ** math.frexp(largest)[1]
+            self.box.unit = 2.0 ** (math.frexp(largest)[1] - 1)
             self.test_values = self.test_values / self.box.unit
         self.scale = _rms(self.test_values)
 

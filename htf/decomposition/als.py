@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from htf._checks import positive
-from htf.decomposition.hierarchical_tucker import hierarchical_tucker
+from htf.decomposition.hierarchical_tucker import hierarchical_tucker, times_unit
 from htf.tensors._backend import Array, Backend, all_finite, backend_of, check_alike, constant
-from htf.tensors._linalg import frobenius, matricize, mode_product, orthonormal, prod, tall
+from htf.tensors._linalg import frobenius, matricize, mode_product, orthonormal, power_of_two, prod, tall
 from htf.tensors.ht_tensor import HTTensor, as_ht
+from htf.tensors.orthogonal import orthogonalized
 from htf.tensors.rank import RankLike, check_tolerance
 from htf.tree import DimensionTree
 
@@ -65,6 +66,10 @@ def ht_als(
     B = backend_of(tensor, "tensor")
     positive("n_iter_max", n_iter_max)
     tol = check_tolerance(tol) or 0.0
+    check_alike([tensor], "tensor")
+    unit = power_of_two(B, tensor)
+    if unit != 1:
+        tensor = tensor / unit
     if init is None:
         if rank is None:
             raise ValueError("rank and init are None; expected ranks, or a tensor that has them")
@@ -74,7 +79,7 @@ def ht_als(
             raise ValueError("init is given beside rank or tree; it has ranks and a tree of its own")
         if not all_finite(B, tensor):
             raise ValueError("tensor has NaN or infinite entries")
-        x = as_ht(init).orthogonalize()
+        x, _ = orthogonalized(as_ht(init))
         check_alike([x.factors[0], tensor], "init and the tensor")
         if x.shape != tuple(tensor.shape):
             raise ValueError(f"init has shape {x.shape}; the tensor has {tuple(tensor.shape)}")
@@ -85,7 +90,7 @@ def ht_als(
         errors.append(sweep.error())
         if errors[-2] - errors[-1] < tol:
             break
-    fitted = HTTensor._of(x.tree, sweep.factors)
+    fitted = times_unit(HTTensor._of(x.tree, sweep.factors), unit)
     return (fitted, errors) if return_errors else fitted
 
 

@@ -211,7 +211,7 @@ class HTCompletion(DecompositionMixin):  # type: ignore[misc]
 
     Parameters
     ----------
-    rank, tree, n_iter_max, tol, ridge, validation, random_state
+    rank, tree, n_iter_max, tol, ridge, validation, random_state, progress
         As in `ht_completion`.
 
     Attributes
@@ -231,6 +231,7 @@ class HTCompletion(DecompositionMixin):  # type: ignore[misc]
         ridge: float = 1.0,
         validation: float = 0.1,
         random_state: Any = None,
+        progress: bool = False,
     ) -> None:
         self.rank = rank
         self.tree = tree
@@ -239,6 +240,7 @@ class HTCompletion(DecompositionMixin):  # type: ignore[misc]
         self.ridge = ridge
         self.validation = validation
         self.random_state = random_state
+        self.progress = progress
 
     def fit(self, tensor: Array, mask: Array) -> HTCompletion:
         """Complete a tensor, and return the estimator."""
@@ -257,6 +259,7 @@ class HTCompletion(DecompositionMixin):  # type: ignore[misc]
             ridge=self.ridge,
             validation=self.validation,
             random_state=self.random_state,
+            progress=self.progress,
             return_info=True,
         )
         return self.decomposition_

@@ -10,7 +10,7 @@ import tensorly as tl
 from tensorly.decomposition._base_decomposition import DecompositionMixin
 
 from htf.tensors._backend import Array, Backend, all_finite, asarray, backend_of, check_alike, constant
-from htf.tensors._linalg import kept, left_singular, mode_product, orthonormal, prod
+from htf.tensors._linalg import in_range, kept, left_singular, mode_product, orthonormal, power_of_two, prod
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, check_tolerance, validate_ht_rank
 from htf.tensors.rounding import spectra_count
@@ -71,7 +71,8 @@ def hierarchical_tucker(
     3.11 and remark 3.12).  For `tol`, each edge may drop ``tol`` · norm / √(number of edges).
 
     Leaves to root: O(n^(N+1)) multiplications, nearly all of them at the first leaf, as each projection shrinks the
-    tensor; two copies of the tensor at most are held.
+    tensor; less than two copies of the tensor are held, and one more where its entries are rescaled (squares would
+    leave the range of the dtype) or its axes stand in another order than the tree's leaves.
 
     References
     ----------
@@ -104,29 +105,34 @@ def hierarchical_tucker(
     limit: Sequence[int | None] = [None] * tree.n_nodes
     if rank is not None:
         limit = validate_ht_rank(dims, rank, tree, outputs=outputs)
-    unit = _unit(B, tensor)
+    unit = power_of_two(B, tensor)
     if unit != 1:
         tensor = tensor / unit
     norm = float(constant(B.norm(B.reshape(tensor, (-1,)), 2)))
     epsilon = float(B.eps(tensor.dtype))
     # Rounding error grows with the shorter side of a matricization, not with the number of its entries.
-    share = epsilon * max(dims) if tol is None else tol / math.sqrt(spectra_count(tree, outputs))
+    noise = epsilon * max(dims)
+    share = noise if tol is None else tol / math.sqrt(spectra_count(tree, outputs))
     sketch = _Sketch(oversampling, power_iterations, random_state) if svd == "randomized_svd" else None
     arguments = (B, B.reshape(tensor, (*dims, outputs)), tree, limit, share * norm, sketch)
     if method == "leaves-to-root":
-        x = _leaves_to_root(*arguments)
+        x = _leaves_to_root(*arguments, noise * norm)
     elif method == "root-to-leaves":
         x = _root_to_leaves(*arguments)
     else:
         raise ValueError(f"method is {method!r}; expected 'leaves-to-root' or 'root-to-leaves'")
-    return x if unit == 1 else x * unit
+    return times_unit(x, unit)
 
 
-def _unit(B: Backend, tensor: Array) -> float:
-    """A power of two to divide by where squares of entries would leave the range of the dtype; otherwise 1."""
-    largest = float(B.max(B.abs(constant(tensor))))
-    margin = float(B.finfo(tensor.dtype).max) ** 0.25
-    return 1.0 if largest == 0 or 1 / margin < largest < margin else 2.0 ** math.frexp(largest)[1]
+def times_unit(x: HTTensor, unit: float) -> HTTensor:
+    """A tensor times a power of two, at the root, or in the leaves where the root cannot hold it."""
+    if unit == 1:
+        return x
+    root = x.factors[-1]
+    if in_range(backend_of(root), root, math.log(unit)):
+        return x * unit
+    part = unit ** (1 / x.order)
+    return HTTensor._of(x.tree, [f * part if node < x.order else f for node, f in enumerate(x.factors)])
 
 
 def _split_shape(shape: tuple[int, ...], tree: DimensionTree) -> tuple[tuple[int, ...], int]:
@@ -172,8 +178,15 @@ def _leading(B: Backend, matrix: Array, limit: int | None, tail: float, sketch: 
 
 
 def _leaves_to_root(
-    B: Backend, tensor: Array, tree: DimensionTree, limit: Sequence[int | None], tail: float, sketch: _Sketch | None
+    B: Backend,
+    tensor: Array,
+    tree: DimensionTree,
+    limit: Sequence[int | None],
+    tail: float,
+    sketch: _Sketch | None,
+    noise: float,
 ) -> HTTensor:
+    pair = tree.children(tree.root) if spectra_count(tree, int(tensor.shape[-1])) < tree.n_nodes - 1 else ()
     # The axes rotate: the node at hand is brought to the front, and its projection goes to the back.  In the order of
     # the tree's walk, children that are processed one after the other stand side by side, so nothing is copied but the
     # result.
@@ -192,7 +205,9 @@ def _leaves_to_root(
             below = tuple(tensor.shape[: len(parts)])
             rest = tuple(tensor.shape[len(parts) :])
             matrix = B.reshape(tensor, (prod(below), -1))
-            U = _leading(B, matrix, limit[node], tail, sketch)
+            # Both children of a binary root have one spectrum, of which the first has dropped what may be dropped.
+            again = node in pair and any(factors[child] is not None for child in pair)
+            U = _leading(B, matrix, limit[node], noise if again else tail, sketch)
             factors[node] = B.reshape(U, (*below, U.shape[1]))
             tensor = B.reshape(B.matmul(matrix.T, U), (*rest, U.shape[1]))
             axes = [*axes[len(parts) :], node]

@@ -60,7 +60,7 @@ def optimize_tree(tensor: Array, tol: float, method: str = "auto") -> DimensionT
     >>> import numpy as np, htf
     >>> a, b = np.random.default_rng(0).normal(size=(2, 4, 4))
     >>> htf.optimize_tree(np.einsum("ik,jl->ijkl", a, b), tol=1e-8)  # modes 0 and 2 belong together, 1 and 3 too
-    DimensionTree(order=4, depth=2, arities=[2])
+    DimensionTree(4, [(0, 2), (1, 3), (4, 5)])
     """
     B = backend_of(tensor, "tensor")
     order = len(tensor.shape)

@@ -205,6 +205,8 @@ def test_progress_is_shown_on_request(capsys):
         ht_completion(indices, z.entries(indices), z.shape, rank=1, random_state=0, progress=progress)
         shown = capsys.readouterr().err
         assert ("pass" in shown and "error" in shown) == progress
+        HTCompletion(rank=1, random_state=0, progress=progress).fit(z.to_tensor(), np.ones(z.shape))
+        assert ("pass" in capsys.readouterr().err) == progress
 
 
 @pytest.mark.parametrize("order", [6, 12, 20])

@@ -96,6 +96,28 @@ def test_gradients_flow_through_a_decomposition():
     assert torch.autograd.gradcheck(lambda d: htf.hierarchical_tucker(d, rank=2).to_tensor(), dense)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape", [(6, 6), (3, 4, 5), (3, 3, 3, 3)])
+def test_a_tolerance_holds(method, shape):
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        dense, tol = rng.standard_normal(shape), rng.uniform(0.05, 0.6)
+        x = htf.hierarchical_tucker(dense, tree=Tree.linear(len(shape)), tol=tol, method=method)
+        assert np.linalg.norm(x.to_tensor() - dense) <= tol * np.linalg.norm(dense)
+    # Both children of the root have one spectrum, so it may be cut once.
+    spectrum = np.diag([1, 0.29, 0.29])
+    x = htf.hierarchical_tucker(spectrum, tol=0.3, method=method)
+    assert x.rank == (2, 2, 1)
+    assert np.linalg.norm(x.to_tensor() - spectrum) <= 0.3 * np.linalg.norm(spectrum)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.float64, 1.7e308), (np.float32, 3e38)])
+def test_entries_as_large_as_numbers_get(dtype, value):
+    """The norm is larger than any number, so the root's factor cannot hold it."""
+    x = htf.hierarchical_tucker(np.full((2, 2, 2), value, dtype))
+    np.testing.assert_allclose(x.to_tensor(), value, rtol=1e-5)
+
+
 def test_zero_tensors_and_vectors():
     x = htf.hierarchical_tucker(np.zeros((3, 4, 5)), tol=0.1)
     assert x.rank == (1,) * 5
@@ -159,6 +181,15 @@ def test_als_from_a_random_start_finds_a_planted_tensor():
     x, errors = htf.ht_als(dense, init=start, return_errors=True, n_iter_max=200, tol=1e-14)
     assert errors[-1] < 1e-6
     assert x.rank == start.rank
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("f4", 1e25), ("f4", 1e-25), ("f8", 1e-200), ("f8", 1e160)])
+def test_als_at_any_scale(dtype, scale):
+    dense = np.random.default_rng(0).standard_normal((5, 5, 5))
+    _, expected = htf.ht_als(dense, rank=2, return_errors=True, n_iter_max=3, tol=0)
+    x, errors = htf.ht_als((dense * scale).astype(dtype), rank=2, return_errors=True, n_iter_max=3, tol=0)
+    assert errors == pytest.approx(expected, rel=1e-4)
+    assert np.linalg.norm(x.to_tensor() / scale - dense) == pytest.approx(errors[-1] * np.linalg.norm(dense), rel=1e-4)
 
 
 def test_als_takes_batches_zeros_and_refuses_what_does_not_fit():
