@@ -49,7 +49,9 @@ try:
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] != "tltorch":
         raise
-    raise ImportError("htf.tltorch needs tensorly-torch; install it with: pip install htf[tltorch]") from error
+    raise ImportError(
+        "htf.tltorch needs tensorly-torch; install it from a checkout: pip install -c constraints.txt '.[tltorch]'"
+    ) from error
 
 __all__ = ["HTFactorized", "HTTensorized", "paired_tree"]
 

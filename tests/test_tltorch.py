@@ -271,7 +271,7 @@ sys.modules["tltorch"] = None
 try:
     import htf.tltorch
 except ImportError as error:
-    assert "pip install htf[tltorch]" in str(error), error
+    assert "pip install -c constraints.txt '.[tltorch]'" in str(error), error
 else:
     raise AssertionError("no error")
 """

@@ -147,6 +147,8 @@ class MatrixStudy(StudySettings):
     ----------
     depth : int
         Matrices that are multiplied.
+    rank, dim, observed, noise, init_std, seeds, steps, lr, loss, every, problem_seed
+        As in `StudySettings`; `dim` is 64 and `init_std` 1e-3 by default.
     """
 
     format = "mf"
@@ -183,6 +185,8 @@ class CPStudy(StudySettings):
         Number of modes.
     components : int
         Of the network.
+    rank, dim, observed, noise, init_std, seeds, steps, lr, loss, every, problem_seed
+        As in `StudySettings`; `init_std` is 3e-3 by default.
     """
 
     format = "cp"
@@ -219,6 +223,8 @@ class HTStudy(StudySettings):
         Number of modes.
     width : int
         Of the network at every node.
+    rank, dim, observed, noise, init_std, seeds, steps, lr, loss, every, problem_seed
+        As in `StudySettings`; `dim` is 8, `init_std` 3e-3 and `steps` 30,000 by default.
 
     Notes
     -----

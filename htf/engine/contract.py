@@ -73,9 +73,12 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
         if step.nodes == (root,):
             out = tables[number]
     assert out is not None
-    # Bounded, so that an exact zero times a scale beyond all floats stays a zero.
-    scale = out.log_scale.exp().clamp(max=torch.finfo(out.value.dtype).max)
-    return out.value * scale.unsqueeze(-1)
+    # In two steps, as the scale of a sample may be beyond all floats where one of its outputs is not.
+    root_of_scale = (out.log_scale / 2).exp().unsqueeze(-1)
+    # Bounded where the value is an exact zero, which then stays one.
+    bounded = root_of_scale.clamp(max=torch.finfo(out.value.dtype).max ** 0.5)
+    root_of_scale = torch.where(out.value == 0, bounded, root_of_scale)
+    return out.value * root_of_scale * root_of_scale
 
 
 def _in_log_domain(inputs: OneHot | Lookup, leaves: list[Tensor]) -> _Activations:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -49,3 +49,15 @@ def check_encoded(vectors: Tensor, dims: Sequence[int], dtype: torch.dtype) -> T
         bad = int((~vectors.isfinite()).sum())
         raise ValueError(f"vectors has {bad} entries that are NaN or infinite")
     return vectors
+
+
+def outputs_of_none(inputs: Tensor, dims: Sequence[int], shape: Sequence[int], parameters: Iterable[Tensor]) -> Tensor:
+    """Outputs (0, ...) for a batch without samples; gradients flow, and are zero, as those of torch's layers are."""
+    parameters = list(parameters)
+    outputs = parameters[0].new_zeros(0, *shape)
+    if inputs.ndim == 3 or inputs.dtype.is_floating_point:
+        outputs = outputs + check_encoded(inputs, dims, outputs.dtype).sum()
+    else:
+        check_indices(inputs, dims)
+    # Sums over nothing, which are zero whatever the entries are.
+    return outputs + sum(parameter[:0].sum() for parameter in parameters)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from htf._checks import natural, positive
 from htf.engine import Layout, Plan, contract
-from htf.nn._inputs import check_encoded, check_indices
+from htf.nn._inputs import check_encoded, check_indices, outputs_of_none
 from htf.nn._norms import run_norms
+from htf.nn._stand_in import check_dtype
 from htf.nn.init import Initializer, resolve
 from htf.tree import DimensionTree
 
@@ -165,9 +167,9 @@ class TreeNetwork(nn.Module):
             plan, leaves = inputs, self._leaf_matrices(inputs.meets)
         elif not isinstance(inputs, Tensor):
             raise TypeError(f"inputs is a {type(inputs).__name__}; expected a Tensor, or a Plan made by this network")
-        elif len(inputs) == 0 and inputs.ndim in (2, 3):
-            empty = (0, self.runs) if self.outputs == 1 else (0, self.runs, self.outputs)
-            return torch.zeros(empty, dtype=self.dtype, device=self.device)
+        elif inputs.shape[:1] == (0,):
+            shape = (self.runs,) if self.outputs == 1 else (self.runs, self.outputs)
+            return outputs_of_none(inputs, self.dims, shape, self.parameters())
         elif inputs.ndim == 3 or inputs.dtype.is_floating_point:
             vectors = check_encoded(inputs, self.dims, self.dtype)
             plan, leaves = self._encoded_plan(len(vectors)), self._apply_leaves(vectors)
@@ -205,6 +207,7 @@ class TreeNetwork(nn.Module):
 
 def per_run(name: str, value: object, runs: int | None) -> tuple[list[object], int]:
     """Spread an argument that is one value, or a sequence with one value per run."""
+    runs = None if runs is None else positive("runs", runs)
     if isinstance(value, Iterable) and not isinstance(value, Mapping | str):
         values = list(value)
         if not values:
@@ -213,21 +216,26 @@ def per_run(name: str, value: object, runs: int | None) -> tuple[list[object], i
             raise ValueError(f"{name} has {len(values)} values, one per run; runs is {runs}")
         return values, len(values)
     runs = 1 if runs is None else runs
-    if runs < 1:
-        raise ValueError(f"runs is {runs}; expected at least 1")
     return [value] * runs, runs
+
+
+def parameter_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of parameters: torch's default for None."""
+    check_dtype(dtype)
+    return torch.get_default_dtype() if dtype is None else dtype
 
 
 def generators(seed: Seed, runs: int) -> Iterator[Generator | None]:
     """One generator per run; a single one is drawn from run after run."""
     if isinstance(seed, Generator) or seed is None:
         return iter([seed] * runs)
-    if isinstance(seed, SupportsIndex):
-        return iter([Generator().manual_seed(int(seed))] * runs)
+    seed = seed.tolist() if hasattr(seed, "tolist") else seed  # NumPy's and torch's
+    if not isinstance(seed, Iterable):
+        return iter([Generator().manual_seed(natural("seed", seed))] * runs)
     seeds = list(seed)
     if len(seeds) != runs:
         raise ValueError(f"seed has {len(seeds)} values; the network has {runs} runs")
-    return iter([Generator().manual_seed(int(s)) for s in seeds])
+    return iter([Generator().manual_seed(natural(f"seed[{run}]", s)) for run, s in enumerate(seeds)])
 
 
 def initializers(init: Any, runs: int) -> list[Any]:

@@ -44,8 +44,8 @@ class StandIn(nn.Module):
 
 def check_dtype(dtype: torch.dtype | None) -> None:
     """A dtype of parameters, None for torch's default."""
-    if dtype is not None and not dtype.is_floating_point:
-        raise TypeError(f"dtype is {dtype}; expected real floating point numbers")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype is {dtype!r}; expected real floating point numbers")
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:

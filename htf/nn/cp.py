@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from htf._checks import check_dims, positive
 from htf.engine.layout import Layout
-from htf.nn._network import Init, Seed, TreeNetwork, draw, generators, initializers, per_run
+from htf.nn._network import Init, Seed, TreeNetwork, draw, generators, initializers, parameter_dtype, per_run
 from htf.tree import DimensionTree
 
 
@@ -76,11 +76,12 @@ class CPNetwork(TreeNetwork):
         ranks, self.runs = per_run("rank", rank, runs)
         self.ranks = tuple(positive("rank", value) for value in ranks)
         self.tree = DimensionTree.balanced(len(dims), arity=max(len(dims), 2))
-        self.dims, self.outputs = check_dims(dims, len(dims)), outputs
+        self.dims = check_dims(dims, len(dims))
+        self.outputs = outputs = positive("outputs", outputs)
         self._layout = Layout.build(self.tree, self.dims, 1, outputs, root_adds=outputs == 1)
         self._channels = sum(self.ranks)
         self._components_added = (self.runs, max(self.ranks))
-        dtype = torch.get_default_dtype() if dtype is None else dtype
+        dtype = parameter_dtype(dtype)
         blocks = [b for b in self._layout.blocks if b.level == 0]
         self.factors = nn.ParameterList(
             torch.empty(len(b.nodes), b.rows, self._channels, dtype=dtype, device=device) for b in blocks
@@ -112,6 +113,8 @@ class CPNetwork(TreeNetwork):
 
     def factor(self, mode: int, run: int = 0) -> Tensor:
         """The factor matrix of `mode` in one run, (dim, rank): a view of the parameters."""
+        if not 0 <= mode < self.order:
+            raise IndexError(f"mode is {mode}; the network has modes 0 to {self.order - 1}")
         block, position = self._layout.place[mode]
         return self.factors[block][position, :, self._components(run)]
 
@@ -140,8 +143,10 @@ class CPNetwork(TreeNetwork):
 
         They are summed as logarithms; a norm beyond the dtype's range shows as 0 or inf.
         """
-        logs = [matrix.norm(dim=0).log() for matrix in self.parameters_for(run).values()]
-        return torch.stack(logs).sum(0).exp()
+        norms = torch.stack([matrix.norm(dim=0) for matrix in self.parameters_for(run).values()])
+        # The gradient of a logarithm is infinite at zero, which the exponential's zero makes NaN.
+        zero = (norms == 0).any(0)
+        return torch.where(zero, 0, torch.where(zero, 1, norms).log().sum(0).exp())
 
     def local_component_norms(self, run: int = 0) -> dict[int, Tensor]:
         """Norms of the local components, which are the components: the tree of CP has one inner node."""

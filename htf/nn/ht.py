@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from htf._checks import positive
 from htf.engine.layout import Layout
-from htf.nn._network import Init, Seed, TreeNetwork, draw, generators, initializers, per_run
+from htf.nn._network import Init, Seed, TreeNetwork, draw, generators, initializers, parameter_dtype, per_run
 from htf.nn._norms import leading_norms
 from htf.tensors.convac import convac_to_ht, ht_to_convac
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
@@ -86,6 +87,7 @@ class HTNetwork(TreeNetwork):
     ) -> None:
         super().__init__()
         widths, self.runs = per_run("width", width, runs)
+        outputs = positive("outputs", outputs)
         layouts = [Layout.build(tree, dims, w, outputs) for w in widths]  # type: ignore[arg-type]
         first = layouts[0]
         widest = tuple(max(column) for column in zip(*(each.widths for each in layouts), strict=True))
@@ -95,7 +97,7 @@ class HTNetwork(TreeNetwork):
         self._run_layouts = layouts
         self._channels = self.runs
         self.tree, self.dims, self.outputs, self.shared = tree, first.dims, outputs, shared
-        dtype = torch.get_default_dtype() if dtype is None else dtype
+        dtype = parameter_dtype(dtype)
         self.weights = nn.ParameterList(
             torch.zeros(self.runs, 1 if shared else len(b.nodes), b.rows, b.columns, dtype=dtype, device=device)
             for b in self._layout.blocks
@@ -117,6 +119,8 @@ class HTNetwork(TreeNetwork):
 
     def matrix(self, node: int, run: int = 0) -> Tensor:
         """The matrix W of `node` in one run, (rows, columns): a view of the parameters."""
+        if not 0 <= node <= self.tree.root:
+            raise IndexError(f"node is {node}; the network has nodes 0 to {self.tree.root}")
         rows, columns = self._run_layouts[self._check_run(run)].shape(node)
         return self._stored(node, run)[:rows, :columns]
 

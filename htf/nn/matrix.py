@@ -11,8 +11,8 @@ from torch import Generator, Tensor, nn
 from htf._checks import positive
 from htf.engine.meeting import GATHERED
 from htf.nn._chain import chain_product, chain_sizes, cheapest_orders, meeting_point
-from htf.nn._inputs import check_encoded, check_indices
-from htf.nn._network import Seed, generators, initializers
+from htf.nn._inputs import check_encoded, check_indices, outputs_of_none
+from htf.nn._network import Seed, generators, initializers, parameter_dtype
 from htf.nn._norms import leading_norms, run_norms
 from htf.nn.init import Chain, Initializer, JointInitializer, resolve
 
@@ -139,7 +139,7 @@ class MatrixFactorization(nn.Module):
         self.depth, self.runs = positive("depth", depth), positive("runs", runs)
         self.widths = _check_widths(width, self.depth, self.dims)
         self._layout = Chain((self.dims[1], *self.widths, self.dims[0]))
-        dtype = torch.get_default_dtype() if dtype is None else dtype
+        dtype = parameter_dtype(dtype)
         self.weights = nn.ParameterList(
             torch.empty(self.runs, block.rows, block.columns, dtype=dtype, device=device)
             for block in self._layout.blocks
@@ -339,8 +339,8 @@ class MatrixFactorization(nn.Module):
             if inputs.device != self.device:
                 raise ValueError(f"inputs is a plan on {inputs.device}; the network is on {self.device}")
             return self._entries(inputs)
-        if len(inputs) == 0 and inputs.ndim in (2, 3):
-            return torch.zeros((0, self.runs), dtype=self.dtype, device=self.device)
+        if inputs.shape[:1] == (0,):
+            return outputs_of_none(inputs, self.dims, (self.runs,), self.weights)
         if inputs.ndim == 3 or inputs.dtype.is_floating_point:
             return self._forms(check_encoded(inputs, self.dims, self.dtype))
         return self._entries(self.plan(inputs))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from htf._modes import evaluated
 from htf.nn._stand_in import StandIn
 from htf.surgery._eligible import CONVOLUTIONS, LeftAlone
 from htf.surgery._walk import Place
@@ -111,19 +112,15 @@ def count_operations(model: nn.Module, example: Example | None) -> Operations:
     inputs = (example,) if isinstance(example, Tensor) else example
     if not isinstance(inputs, (tuple, list)):
         raise TypeError(f"example is a {type(example).__name__}; expected a tensor or a tuple of tensors")
-    modes = [(module, module.training) for module in model.modules()]
     counter = FlopCounterMode(display=False)
     # A transformer layer in one step of torch's own, as in evaluation mode, would count nothing.
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
-        with torch.no_grad(), counter:
+        with evaluated(model), torch.no_grad(), counter:
             model(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, training in modes:
-            module.training = training
     # Two for each multiplication, which comes with an addition.
     counts = {path: sum(flops.values()) // 2 for path, flops in counter.get_flop_counts().items()}
     root = type(model).__name__

@@ -1,10 +1,52 @@
 """What a network refuses, and what it says then."""
 
+import numpy as np
 import pytest
 import torch
 
 from htf import DimensionTree
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
+
+MAKERS = {
+    "cp": lambda **arguments: CPNetwork([2, 3], 2, **arguments),
+    "ht": lambda **arguments: HTNetwork(DimensionTree.balanced(2), [2, 3], 2, **arguments),
+    "matrix": lambda **arguments: MatrixFactorization((2, 3), 2, **arguments),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+class TestAnyNetwork:
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"dtype": torch.int64}, TypeError, r"dtype is torch\.int64; expected real floating point"),
+            ({"dtype": torch.complex64}, TypeError, r"dtype is torch\.complex64; expected real floating point"),
+            ({"dtype": "float32"}, TypeError, "dtype is 'float32'; expected real floating point"),
+            ({"seed": -1}, ValueError, "seed is -1; expected 0 or more"),
+            ({"seed": True}, TypeError, "seed is True; expected an integer"),
+            ({"seed": 1.5}, TypeError, "seed is 1.5; expected an integer"),
+            ({"seed": [2, 1.5], "runs": 2}, TypeError, r"seed\[1\] is 1.5; expected an integer"),
+            ({"seed": [2, -1], "runs": 2}, ValueError, r"seed\[1\] is -1; expected 0 or more"),
+            ({"runs": True}, TypeError, "runs is True; expected an integer"),
+            ({"runs": 0}, ValueError, "runs is 0; expected at least 1"),
+        ],
+    )
+    def test_arguments(self, make, arguments, error, message):
+        with pytest.raises(error, match=message):
+            make(**arguments)
+
+    def test_counts_are_kept_as_integers(self, make):
+        runs = make(runs=2.0, seed=np.array([0, 1])).runs
+        assert (runs, type(runs)) == (2, int)
+
+    @pytest.mark.parametrize("shape", [(0, 7), (0, 2), (0, 3, 3), (0, 2, 2), (0,)])
+    def test_empty_batches_of_another_shape_or_type(self, make, shape):
+        with pytest.raises(ValueError, match="vectors has "):
+            make()(torch.zeros(shape))
+
+    def test_empty_indices_of_another_order(self, make):
+        with pytest.raises(ValueError, match="indices has 7 columns; the network has order 2"):
+            make()(torch.zeros(0, 7, dtype=torch.int64))
 
 
 class TestBadInput:
@@ -107,6 +149,13 @@ class TestBadInput:
     def test_run_that_is_not_there(self):
         with pytest.raises(IndexError, match="run is 1"):
             self.net().to_tensor(1)
+
+    @pytest.mark.parametrize("place", [-1, 99])
+    def test_mode_or_node_that_is_not_there(self, place):
+        with pytest.raises(IndexError, match=f"node is {place}; the network has nodes 0 to 4"):
+            self.net().matrix(place)
+        with pytest.raises(IndexError, match=f"mode is {place}; the network has modes 0 to 1"):
+            CPNetwork([2, 2], 2, outputs=2).factor(place)
 
     def test_unknown_initializer(self):
         with pytest.raises(ValueError, match="balanced, gaussian, identity, scale_preserving"):

@@ -196,6 +196,20 @@ def test_component_norms_are_products_of_vector_norms():
             torch.testing.assert_close(net.component_norms(run)[r], component.norm())
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_gradients_of_component_norms_at_a_component_of_zeros(outputs):
+    net = CPNetwork([2, 3, 4], 3, outputs=outputs, seed=0, dtype=torch.float64)
+    alone = CPNetwork([2, 3, 4], 3, outputs=outputs, seed=0, dtype=torch.float64)
+    with torch.no_grad():
+        net.factor(1)[:, 1] = 0
+    norms = net.component_norms()
+    assert norms[1] == 0
+    found = torch.autograd.grad(norms.sum(), list(net.parameters()))
+    expected = torch.autograd.grad(alone.component_norms()[[0, 2]].sum(), list(alone.parameters()))
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_local_component_norms_are_norms_of_local_components():
     tree = DimensionTree.from_nested(((0, 1, 2), 3))
     net = HTNetwork(tree, 2, [3, 2], init=NOISE, seed=0, dtype=torch.float64)
@@ -219,6 +233,22 @@ def test_a_run_starts_among_others_as_it_does_alone():
     cps, cp = CPNetwork([2] * 6, [1, 3, 2], seed=[5, 6, 7]), CPNetwork([2] * 6, 3, seed=[6])
     for mode in range(6):
         assert torch.equal(cps.factor(mode, 1), cp.factor(mode))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_empty_batches_give_gradients_of_zero(outputs):
+    nets = [
+        CPNetwork([2, 3], [1, 2], outputs=outputs, seed=0),
+        HTNetwork(DimensionTree.balanced(2), [2, 3], 2, runs=2, outputs=outputs, seed=0),
+    ]
+    for net in [*nets, MatrixFactorization((2, 3), runs=2, seed=0)] if outputs == 1 else nets:
+        vectors = torch.zeros(0, 2, 3, requires_grad=True)
+        for inputs in (torch.zeros(0, 2, dtype=torch.int64), vectors):
+            out = net(inputs)
+            assert out.shape == ((0, 2) if outputs == 1 else (0, 2, outputs))
+            gradients = torch.autograd.grad(out.sum(), list(net.parameters()), retain_graph=True)
+            assert not any(g.any() for g in gradients)
+        assert torch.autograd.grad(out.sum(), vectors)[0].shape == vectors.shape
 
 
 def test_zeros_of_narrower_runs_stay_zeros_in_training():

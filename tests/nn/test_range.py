@@ -185,3 +185,25 @@ def test_components_of_any_scale_in_each_mode_meet():
             expected *= network.factors[0][mode].detach().double()[indices[:, mode]]
         expected = torch.stack([expected[:, :3].sum(1), expected[:, 3:].sum(1)], 1)
         torch.testing.assert_close(network(plan).detach().double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_beyond_the_range_are_infinite():
+    for network in (HTNetwork(DimensionTree.balanced(4), 3, 2, seed=0), CPNetwork((3,) * 4, 2, seed=0)):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.fill_(1e20)
+        assert network(torch.zeros(2, 4, dtype=torch.int64)).isposinf().all()
+
+
+def test_outputs_of_different_sizes_share_a_scale():
+    net = HTNetwork(DimensionTree.balanced(4), 3, 2, outputs=2, init=init.scale_preserving(0, 0))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(1)
+        for mode in range(4):
+            net.matrix(mode).fill_(1e11)
+        net.matrix(net.tree.root)[:, 0] = 1e-30
+    out = net(torch.zeros(1, 4, dtype=torch.int64)).detach().flatten()
+    expected = 1e14 * 2**3
+    assert float(out[0]) == pytest.approx(expected, rel=1e-4)
+    assert math.isinf(float(out[1]))

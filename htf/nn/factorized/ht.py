@@ -66,6 +66,11 @@ def paired_tree(tensorized_shape: Sequence[int | Sequence[int]]) -> DimensionTre
     tensorized_shape : sequence of int or of sequences of int
         ((out_1, ..., out_k), (in_1, ..., in_k)); an integer is a batch mode.
 
+    Returns
+    -------
+    DimensionTree
+        Over the modes (out, in), batch modes in front.
+
     References
     ----------
     .. [1] A. Novikov et al., "Tensorizing neural networks", NeurIPS 2015.

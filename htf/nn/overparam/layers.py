@@ -277,7 +277,27 @@ class OverparamConv2d(OverparamConv):
 
 
 class OverparamConv1d(OverparamConv):
-    """`OverparamConv2d` with one dimension, in place of `torch.nn.Conv1d`."""
+    """`OverparamConv2d` with one dimension, in place of `torch.nn.Conv1d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
+        As in `torch.nn.Conv1d`, with what `OverparamConv2d` says of them.
+    depth, width, kernel_sizes, residual, batch_norm, seed, device, dtype
+        As in `OverparamConv2d`; kernel sizes are integers, or have one entry.
+
+    Attributes
+    ----------
+    factors, kernel_sizes, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
+        As in `OverparamConv2d`.
+    bias, weight, effective_bias, depth, widths, residual, norms, training_path
+        As in `OverparamLinear`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument does not fit; the message names it.
+    """
 
     dims = 1
     plain_type = nn.Conv1d
@@ -285,7 +305,27 @@ class OverparamConv1d(OverparamConv):
 
 
 class OverparamConv3d(OverparamConv):
-    """`OverparamConv2d` with three dimensions, in place of `torch.nn.Conv3d`."""
+    """`OverparamConv2d` with three dimensions, in place of `torch.nn.Conv3d`.
+
+    Parameters
+    ----------
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
+        As in `torch.nn.Conv3d`, with what `OverparamConv2d` says of them.
+    depth, width, kernel_sizes, residual, batch_norm, seed, device, dtype
+        As in `OverparamConv2d`; kernel sizes are integers, or have three entries.
+
+    Attributes
+    ----------
+    factors, kernel_sizes, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode
+        As in `OverparamConv2d`.
+    bias, weight, effective_bias, depth, widths, residual, norms, training_path
+        As in `OverparamLinear`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument does not fit; the message names it.
+    """
 
     dims = 3
     plain_type = nn.Conv3d
