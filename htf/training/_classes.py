@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from htf._modes import evaluated
 from htf.datasets.long_range import Split
 
 
@@ -30,6 +31,8 @@ def _single(out: Tensor) -> bool:
 
 def check_outputs(out: Tensor, samples: int, classes: int) -> None:
     """Whether a model's outputs can tell so many classes apart."""
+    if not isinstance(out, Tensor):
+        raise TypeError(f"model gives a {type(out).__name__}; expected a tensor of outputs")
     if out.shape[:1] != (samples,) or out.ndim > 2:
         raise ValueError(
             f"model gives outputs of shape {tuple(out.shape)} for {samples} images; "
@@ -75,13 +78,9 @@ class Images:
 
 @torch.no_grad()
 def count_hits(model: nn.Module, images: Images, size: int, share: tuple[int, int] = (0, 1)) -> Tensor:
-    """How many labels a model says in evaluation mode, a scalar tensor; its mode is put back."""
-    training = model.training
-    model.eval()
-    try:
+    """How many labels a model says in evaluation mode, a scalar tensor."""
+    with evaluated(model):
         found = [hits(model(x), y) for x, y in images.batches(size, share)]
-    finally:
-        model.train(training)
     return torch.stack(found).sum() if found else torch.zeros((), dtype=torch.int64, device=images._labels.device)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from htf._machine import describe_machine, usable_device
+from htf._modes import evaluated
 from htf.datasets.long_range import LongRangeData
 from htf.regularizers import InputGradientChange
 from htf.training._classes import Images, check_outputs, class_loss, count_hits, hits, use_channels_last
@@ -61,6 +63,14 @@ class Classification(Resumable):
         fabric: Any = None,
     ) -> None:
         self.model, self.settings, self.regularizer = model, settings, regularizer
+        # A compiled model has other names for the same parameters.
+        self._bare: nn.Module = getattr(model, "_orig_mod", model)
+        # In a model that is to be trained, modules in evaluation mode, as frozen batch normalization is, stay so.
+        self._kept_evaluated = (
+            [module for module in self._bare.modules() if not module.training] if model.training else []
+        )
+        if not isinstance(data, LongRangeData):
+            raise TypeError(f"data is a {type(data).__name__}; expected a LongRangeData, with all of its splits")
         given: object = regularizer
         self._stateful = given if isinstance(given, Stateful) else None
         self.processes = Alone() if fabric is None else Several(fabric)
@@ -78,6 +88,7 @@ class Classification(Resumable):
             parameters, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
         self._trained = parameters
+        data_sha256 = data.fingerprint
         self._call, self._optimizer = self.processes.set_up(model, self.optimizer)
         self._parts = {
             part: Images(getattr(data, part), self.device, parameters[0].dtype, channels_last)
@@ -87,19 +98,18 @@ class Classification(Resumable):
         self._check(data)
         self.about = {
             "training": {
-                "model": type(model).__name__,
                 "data": data.name,
-                "data_sha256": data.fingerprint,
+                "data_sha256": data_sha256,
                 "regularizer": describe_regularizer(regularizer),
                 "processes": self.processes.world,
-                **{f"shape of {name}": list(p.shape) for name, p in model.named_parameters()},
+                **_architecture(self._bare),
             },
             # The rest may be prolonged.
             "settings": {key: v for key, v in asdict(settings).items() if key not in _ENDS},
         }
         self.described = {
-            "model": {"class": type(model).__name__, "parameters": sum(p.numel() for p in model.parameters())},
-            "data": {"name": data.name, "sha256": data.fingerprint, **data.settings},
+            "model": {"class": type(self._bare).__name__, "parameters": sum(p.numel() for p in model.parameters())},
+            "data": {"name": data.name, "sha256": data_sha256, **data.settings},
             "regularizer": describe_regularizer(regularizer),
             "processes": self.processes.world,
             **asdict(settings),
@@ -110,8 +120,8 @@ class Classification(Resumable):
         # Of the epoch so far: loss, penalty, hits and samples.
         self._sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self._order: tuple[Tensor, ...] = ()
-        self._start = digest(*self._trained)
-        self._best = copy_weights(self.model)
+        self._start = digest(*self._bare.state_dict().values())
+        self._best = copy_weights(self._bare)
         self._best_epoch = 0
         self.folder = None if out is None else Path(out)
         self.checkpoint = None if self.folder is None else self.folder / CHECKPOINT
@@ -128,13 +138,8 @@ class Classification(Resumable):
                 f"{'some ' * (larger > 0)}batches have {size} images for {world} process{'es' * (world > 1)}; "
                 "expected at least 2 for each: a larger batch_size, or more training images"
             )
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                out = self.model(self._parts["train"].batch(slice(0, 2))[0])
-        finally:
-            self.model.train(training)
+        with evaluated(self.model), torch.no_grad():
+            out = self.model(self._parts["train"].batch(slice(0, 2))[0])
         check_outputs(out, 2, int(data.train.labels.max()) + 1)
 
     @property
@@ -169,19 +174,30 @@ class Classification(Resumable):
         """Take one step; after the last of an epoch, validate."""
         began = time.perf_counter()
         x, y = self._parts["train"].batch(self._indices())
-        failed = ""
+        said = ""
         try:
-            self._take_step(x, y)
+            sums = self._gradients(x, y)
         except torch.OutOfMemoryError as error:
-            failed = str(error)
-        if failed:
-            # Not above, where the error holds on to what the step had allocated.
-            raise self._out_of_memory(x, y, failed)
+            # Not the error itself, which holds on to what the step had allocated.
+            said = str(error) or "out of memory"
+        except Exception:
+            self._failures(1)
+            raise
+        failures = self._failures(int(bool(said)))
+        if said:
+            raise self._out_of_memory(x, y, said)
+        if failures:
+            raise RuntimeError(f"{failures} of {self.processes.world} processes failed at this step, and say why")
+        self._take_step(sums)
         self.batch += 1
         if self.batch == self.batches:
             self._end_epoch(began)
         else:
             self.seconds += time.perf_counter() - began
+
+    def _failures(self, own: int) -> int:
+        """How many processes failed; without knowing, they would wait for each other's gradients."""
+        return int(self.processes.total(torch.tensor(own, device=self.device))) if self.processes.world > 1 else own
 
     def _indices(self) -> Tensor:
         """Images of the present step, of this process's share."""
@@ -193,15 +209,18 @@ class Classification(Resumable):
         share = len(indices) // self.processes.world
         return indices[self.processes.rank * share :][:share].to(self.device)
 
-    def _take_step(self, x: Tensor, y: Tensor) -> None:
+    def _gradients(self, x: Tensor, y: Tensor) -> Tensor:
+        """Leave the gradients of this process's share; its loss, penalty, hits and number of samples."""
         self.model.train()
+        for module in self._kept_evaluated:
+            module.training = False
         self._optimizer.zero_grad()
         x.requires_grad_(self._graph_to_images)
         with (
             random_of_step(self.settings.seed, self.step, self.processes.rank, self.device),
             self.processes.forward_and_backward(self._call),
         ):
-            loss, penalty, found = self._losses(x, y)
+            loss, penalty, found = self._losses(x, y, self.regularizer)
             values = loss.detach(), penalty.detach()
             if not bool((values[0] + values[1]).isfinite()):
                 raise FloatingPointError(
@@ -209,30 +228,38 @@ class Classification(Resumable):
                     f"{self.batch + 1} of epoch {len(self.history) + 1}; the last checkpoint is kept"
                 )
             self.processes.backward(loss + penalty)
-        sums = torch.stack([*(value.double() * len(y) for value in values), found, found.new_tensor(len(y))])
+        return torch.stack([*(value.double() * len(y) for value in values), found, found.new_tensor(len(y))])
+
+    def _take_step(self, sums: Tensor) -> None:
         gradients = [p.grad for p in self._trained if p.grad is not None]
         statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
         self.processes.average([*gradients, *statistics, sums])
         self._optimizer.step()
         self._sums += sums
 
-    def _losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _losses(self, x: Tensor, y: Tensor, regularizer: Regularizer | None) -> tuple[Tensor, Tensor, Tensor]:
         """Loss, what the regularizer adds, and hits."""
         out = self._call(x)
         loss = class_loss(out, y)
-        penalty = torch.zeros_like(loss) if self.regularizer is None else self.regularizer(self._call, x, y, out)
-        return loss, penalty, hits(out.detach(), y)
+        penalty = torch.zeros_like(loss) if regularizer is None else regularizer(self._call, x, y, out)
+        if not isinstance(penalty, Tensor) or penalty.numel() != 1:
+            shape = f" of shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else ""
+            raise TypeError(f"regularizer returned a {type(penalty).__name__}{shape}; expected a tensor of one number")
+        return loss, penalty.reshape(()), hits(out.detach(), y)
 
     def _out_of_memory(self, x: Tensor, y: Tensor, said: str) -> torch.OutOfMemoryError:
-        def attempt(size: int) -> None:
+        def attempt(size: int, regularizer: Regularizer | None = self.regularizer) -> None:
             self._optimizer.zero_grad()
-            loss, penalty, _ = self._losses(x[:size], y[:size])
+            loss, penalty, _ = self._losses(x[:size], y[:size], regularizer)
             self.processes.backward(loss + penalty)
 
         with self.processes.forward_and_backward(self._call):
             size = largest_fitting(attempt, len(x) // 2, least=2)
+            plain = self.regularizer and largest_fitting(lambda size: attempt(size, None), len(x), least=len(x))
         self._optimizer.zero_grad()
         advice = f"{size} fitted: take batch_size={size * self.processes.world}" if size else "nor did 2"
+        if plain:
+            advice += "; all of them fit without the regularizer, whose own samples may be too many"
         return torch.OutOfMemoryError(
             f"a batch of {len(x)} images did not fit into the memory of {self.device}; {advice}\n{said}"
         )
@@ -249,7 +276,7 @@ class Classification(Resumable):
         self._sums.zero_()
         best = self.history[self._best_epoch - 1].validation_accuracy if self._best_epoch else None
         if validation is None or best is None or validation > best:
-            self._best, self._best_epoch = copy_weights(self.model), len(self.history)
+            self._best, self._best_epoch = copy_weights(self._bare), len(self.history)
 
     def _accuracy(self, part: str) -> float | None:
         images = self._parts[part]
@@ -271,10 +298,10 @@ class Classification(Resumable):
             if there.history == tuple(self.history):
                 return there
         last = self._accuracy("test")
-        weights = copy_weights(self.model)
-        load_weights(self.model, self._best)
+        weights = copy_weights(self._bare)
+        load_weights(self._bare, self._best)
         best = self._accuracy("test")
-        load_weights(self.model, weights)
+        load_weights(self._bare, weights)
         machine = describe_machine(self.device)
         found = ClassifyResult(last, best, self._best_epoch, tuple(self.history), self.stopped, self.described, machine)
         if self.checkpoint is not None and path is not None:
@@ -285,7 +312,7 @@ class Classification(Resumable):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights, the best ones, momentum, the regularizer's memory and the epochs so far."""
-        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors = {f"model/{name}": tensor for name, tensor in self._bare.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self._best.items()}
         momentum, _ = optimizer_state(self.optimizer, self._trained)
         tensors |= {f"optimizer/{name}": tensor for name, tensor in momentum.items()}
@@ -293,7 +320,7 @@ class Classification(Resumable):
         tensors |= {f"regularizer/{name}": value for name, value in memory.items() if isinstance(value, Tensor)}
         return tensors | {"sums": self._sums}, {
             "start": self._start,
-            "now": digest(*self._trained),
+            "now": digest(*self._bare.state_dict().values()),
             "batch": self.batch,
             "seconds": self.seconds,
             "best_epoch": self._best_epoch,
@@ -309,8 +336,13 @@ class Classification(Resumable):
                 f"{self.checkpoint} was written by a training that began at other parameters: another seed or "
                 "initialization of the model"
             )
+        if len(state["history"]) + (state["batch"] > 0) > self.settings.epochs:
+            raise ValueError(
+                f"epochs is {self.settings.epochs}; {self.checkpoint} has begun epoch "
+                f"{len(state['history']) + (state['batch'] > 0)}: expected at least as many, or another folder"
+            )
         self._start = state["start"]
-        load_weights(self.model, part_of("model/", tensors))
+        load_weights(self._bare, part_of("model/", tensors))
         self._best = {name: tensor.to(self.device) for name, tensor in part_of("best/", tensors).items()}
         restore_optimizer(self.optimizer, self._trained, part_of("optimizer/", tensors), {})
         if self._stateful is not None:
@@ -318,6 +350,21 @@ class Classification(Resumable):
         self._sums.copy_(tensors["sums"])
         self.batch, self.seconds, self._best_epoch = state["batch"], state["seconds"], state["best_epoch"]
         self.history = [Epoch(**epoch) for epoch in state["history"]]
+
+
+def _architecture(model: nn.Module) -> dict[str, Any]:
+    """What a model is made of, as far as its modules tell, and the shapes of its parameters."""
+    modules = {f"module {name}".strip(): _telling(module) for name, module in model.named_modules()}
+    return modules | {f"shape of {name}": list(p.shape) for name, p in model.named_parameters()}
+
+
+def _telling(module: nn.Module) -> str:
+    name = type(module).__name__
+    # These say where their parameters are.
+    if isinstance(module, nn.ParameterList | nn.ParameterDict):
+        return name
+    # An address in memory would differ in the next process.
+    return re.sub(r" at 0x\w+", "", f"{name}({module.extra_repr()})")
 
 
 def _device(parameter: Tensor, device: str | torch.device | None, fabric: Any) -> torch.device:

@@ -19,7 +19,9 @@ def order_of_epoch(samples: int, seed: int, epoch: int) -> Tensor:
 def random_of_step(seed: int, step: int, process: int, device: torch.device) -> Iterator[None]:
     """Seed what dropout and the like draw from, torch's global generators, and put them back after."""
     number = _mixed(seed, step, process)
-    cuda = [device.index or 0] if device.type == "cuda" else []
+    cuda = []
+    if device.type == "cuda":
+        cuda = [torch.cuda.current_device() if device.index is None else device.index]
     with torch.random.fork_rng(cuda):
         torch.default_generator.manual_seed(number)
         for index in cuda:

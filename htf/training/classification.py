@@ -44,8 +44,9 @@ def classify(
     settings : ClassifySettings, optional
     out : str or Path, optional
         Folder of the run: checkpoint.safetensors and, at the end, result.json.  A run that was stopped goes on, to bit
-        for bit the same parameters on the same machine; a finished one is loaded, or continued if more epochs are
-        asked for.
+        for bit the same parameters on the same CPU; a finished one is loaded, or continued if more epochs are asked
+        for.  One of another architecture, as far as modules tell by ``extra_repr``, or of another start is refused; a
+        regularizer that is a function is known by its name alone.
     device : str or torch.device, optional
         Where to train; by default where the model is.
     fabric : lightning_fabric.Fabric, optional
@@ -63,16 +64,23 @@ def classify(
     ------
     ValueError, TypeError
         Where an argument does not fit; for a model without trainable parameters, or of fewer outputs than classes; for
-        a folder with a run of another model, start, data or setting, which is kept.  The message names what differs.
+        a folder with a run of another model, start, data or setting, or of more epochs, which is kept.  The message
+        names what differs.
     FloatingPointError
         If the loss is not finite; it names epoch and step, and the last checkpoint is kept.
     torch.OutOfMemoryError
         If the device's memory does not hold a batch; it names the size that would fit.
+    RuntimeError
+        In the other processes, if one of several fails.
     KeyboardInterrupt
         After the step in which it came, with a checkpoint saved.
 
     Notes
     -----
+    Modules that are in evaluation mode within a model in training mode, as frozen batch normalization is, stay so.
+
+    A regularizer that was called before goes on drawing from there: take a new one for each training.
+
     Images are visited in an order drawn from seed and epoch.  Dropout draws from torch's global generator, which is
     seeded for each step and put back after it.  Convolution kernels are stored with channels last, which is faster,
     except with `InputGradientChange` of all samples, where it is slower.
@@ -135,6 +143,6 @@ def load_trained(model: nn.Module, folder: str | Path, which: str = "best") -> N
         raise FileNotFoundError(f"folder {folder} has no {CHECKPOINT}; expected the folder of a training")
     weights = part_of("best/" if which == "best" else "model/", read_tensors(path)[0])
     try:
-        load_weights(model, weights)
+        load_weights(getattr(model, "_orig_mod", model), weights)
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path} was written by a model of another architecture ({error})") from error

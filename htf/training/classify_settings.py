@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from torch import Tensor, nn
 
-from htf._checks import check_seed, positive
+from htf._checks import check_seed, finite, positive
 
 
 class Regularizer(Protocol):
@@ -65,9 +65,11 @@ class ClassifySettings:
         for name in ("epochs", "batch_size", "stop_after_perfect"):
             if (count := getattr(self, name)) is not None:
                 object.__setattr__(self, name, positive(name, count))
+        if self.max_seconds == math.inf:
+            object.__setattr__(self, "max_seconds", None)
         for name in ("lr", "momentum", "weight_decay", "max_seconds"):
-            if isinstance(value := getattr(self, name), np.number):
-                object.__setattr__(self, name, value.item())
+            if (number := getattr(self, name)) is not None:
+                object.__setattr__(self, name, finite(name, number))
         if self.batch_size < 2:
             raise ValueError(
                 "batch_size is 1; expected at least 2, as batch statistics and regularizers compare samples"

@@ -35,6 +35,11 @@ class GroupRMSprop(torch.optim.Optimizer):
     rates : Tensor
         (runs,) float64; what multiplied the gradient in the last step, 0 as long as a run's gradient is zero.
 
+    Raises
+    ------
+    ValueError
+        If `lr` is not above 0, `alpha` not from 0 to below 1, or `eps` below 0.
+
     References
     ----------
     .. [1] S. Arora, N. Cohen, W. Hu, Y. Luo, "Implicit regularization in deep matrix factorization", NeurIPS 2019.

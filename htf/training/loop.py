@@ -38,6 +38,12 @@ class FitSettings:
     tolerance : float
         A run whose mean error over an epoch exceeds its best by this share of the targets' variance goes back to where
         its best epoch began, and on with half the step.
+
+    Raises
+    ------
+    ValueError
+        For a number out of its range: `epochs` or `batch_size` below 1, `step` not above 0, `tolerance` below 0,
+        `warmup` or one of the two `betas` not from 0 to below 1.
     """
 
     epochs: int = 60

@@ -21,6 +21,11 @@ class Loss:
     threshold : float
         Of "huber", above 0; the others have none.
 
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a threshold that is not above 0.
+
     Examples
     --------
     >>> import torch

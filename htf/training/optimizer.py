@@ -32,6 +32,11 @@ class RelativeAdam(torch.optim.Adam):
     betas : (float, float)
         Decay of the running means of gradients and of their squares.
 
+    Raises
+    ------
+    ValueError
+        If `step` is not above 0, or a decay is not from 0 to below 1.
+
     Notes
     -----
     `slow_down` halves the step of single runs.

@@ -23,6 +23,11 @@ class LossBelow:
         Above 0; the papers take 5e-5.
     moments : int
         Recorded moments in a row, `every` steps apart.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `value` is not above 0, or `moments` no integer of at least 1.
     """
 
     value: float
@@ -53,6 +58,11 @@ class NoProgress:
         Without progress.
     share : float
         What counts as progress: a fall of the best loss by this share of it, between 0 and 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `steps` is no integer of at least 1, or `share` not between 0 and 1.
     """
 
     steps: int
@@ -82,6 +92,11 @@ class TimeLimit:
     ----------
     seconds : float
         Above 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
     """
 
     seconds: float

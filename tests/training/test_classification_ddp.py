@@ -69,6 +69,15 @@ if __name__ == "__main__":
         said = ""
     except ValueError as error:
         said = str(error)
+
+    def failing(model, x, y, out):
+        return out.sum() * (float("nan") if fabric.global_rank == 1 else 0.0)
+
+    try:
+        classify(net(), data, regularizer=failing, settings=settings, fabric=fabric)
+        failed = ""
+    except Exception as error:
+        failed = f"{type(error).__name__}: {error}"
     write_tensors(out / f"whole{fabric.global_rank}.safetensors", state_of(expected), {})
     write_json(out / f"facts{fabric.global_rank}.json", {
         "same": same_state(model, expected),
@@ -78,6 +87,7 @@ if __name__ == "__main__":
         "loaded": again == result,
         "writes": training.checkpoint is not None,
         "said": said,
+        "failed": failed,
     })
 """
 
@@ -134,6 +144,13 @@ def test_both_processes_have_one_model_and_go_on_bit_for_bit(folder):
     assert facts[0]["losses"] == facts[1]["losses"] == facts[0]["losses_of_whole"]
     assert facts[0]["tests"] == facts[1]["tests"]
     assert "some batches have 2 images for 2 processes; expected at least 2 for each" in facts[1]["said"]
+
+
+def test_a_process_that_fails_stops_the_other(folder):
+    said = [read_json(folder / f"facts{rank}.json")["failed"] for rank in (0, 1)]
+    assert said[0] == "RuntimeError: 1 of 2 processes failed at this step, and say why"
+    assert said[1].startswith("FloatingPointError: the loss is 0.")
+    assert "and the regularizer adds nan at step 1 of epoch 1" in said[1]
 
 
 def test_only_the_first_writes(folder):

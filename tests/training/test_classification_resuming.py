@@ -11,7 +11,10 @@ from dataclasses import replace
 import pytest
 import torch
 from classification_cases import net, same_state, task
+from torch import nn
 
+from htf import DimensionTree
+from htf.nn import HTNetwork
 from htf.regularizers import InputGradientChange, random_patches
 from htf.training import Classification, ClassifySettings, classify
 
@@ -123,8 +126,9 @@ def test_a_finished_training_is_loaded_and_can_be_prolonged(tmp_path):
     assert same_state(model, expected)
     assert untimed(longer.history) == untimed(whole.history)
     assert longer.history[:2] == first.history
-    # One that is further than asked for stays where it is.
-    assert classify(net(), task(), settings=shorter, out=tmp_path) == longer
+    with pytest.raises(ValueError, match=r"epochs is 2; .* has begun epoch 4: expected at least as many"):
+        classify(net(), task(), settings=shorter, out=tmp_path)
+    assert classify(net(), task(), settings=SHORT, out=tmp_path) == longer
 
 
 def brighter():
@@ -133,11 +137,48 @@ def brighter():
     return data
 
 
+def other_frozen():
+    """The same but for a buffer, which is as little trained as a frozen layer."""
+    model = net()
+    model.bn1.running_mean += 1
+    return model
+
+
+def test_trees_of_one_shape_are_told_apart(tmp_path):
+    def reading(tree):
+        network = HTNetwork(tree, 2, 2, seed=0)
+        return nn.Sequential(nn.Flatten(), nn.Unflatten(1, (64, 1)), Both(), network)
+
+    classify(reading(DimensionTree.balanced(64, 4)), task(), settings=SHORT, out=tmp_path)
+    with pytest.raises(ValueError, match=r"module 3 = .*DimensionTree\(order=64.*; here it is"):
+        classify(reading(DimensionTree.grid(8, 8)), task(), settings=SHORT, out=tmp_path)
+
+
+def test_where_a_model_is_does_not_matter(tmp_path, monkeypatch):
+    def reading():
+        return nn.Sequential(
+            nn.Flatten(), nn.Unflatten(1, (64, 1)), Both(), HTNetwork(DimensionTree.grid(8, 8), 2, 2, seed=0)
+        )
+
+    first = classify(reading(), task(), settings=SHORT, out=tmp_path)
+    monkeypatch.setattr(nn.ParameterList, "extra_repr", lambda self: "Parameter containing: [torch.float32 (cuda:1)]")
+    assert classify(reading(), task(), settings=SHORT, out=tmp_path) == first
+
+
+class Both(nn.Module):
+    """A pixel and what it lacks to 1."""
+
+    def forward(self, x):
+        return torch.cat([x, 1 - x], -1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": net(width=6)}, "was written with shape of conv1.weight"),
+        ({"model": net(width=6)}, r"was written with module conv1 = 'Conv2d\(1, 4.*; here it is 'Conv2d\(1, 6"),
+        ({"model": net(dropout=0.5)}, r"'Dropout\(p=0.3.*; here it is 'Dropout\(p=0.5"),
         ({"model": net(seed=1)}, "began at other parameters: another seed or initialization of the model"),
+        ({"model": other_frozen()}, "began at other parameters"),
         ({"data": brighter()}, "was written with data_sha256"),
         ({"regularizer": igc()}, "was written with regularizer = None; here it is 'InputGradientChange"),
         ({"regularizer": lambda model, x, y, out: out.sum()}, "here it is '<lambda>'|here it is '.*<lambda>'"),
