@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from htf._checks import check_seed, positive
+from htf._checks import check_seed, finite, positive
 from htf.regularizers._outputs import scores
 from htf.regularizers.patches import Patch, PatchSampler, check_patches
 
@@ -170,7 +169,8 @@ def seeded(seed: int, key: int) -> Generator:
 def running_statistics_kept(model: Model) -> Iterator[None]:
     """Keep the running statistics of batch and instance normalization as they are, whatever the model is called with.
 
-    Images put together from others are no samples of what the model will be evaluated on.
+    Images put together from others are no samples of what the model will be evaluated on.  What a model computes again
+    in the backward pass, by activation checkpointing, is out of reach here and does change them.
     """
     layers = [
         layer
@@ -178,22 +178,22 @@ def running_statistics_kept(model: Model) -> Iterator[None]:
         if isinstance(layer, _NormBase) and layer.training and layer.track_running_stats
     ]
     # In training such layers take the batch's statistics either way.  Writing the old statistics back afterwards would
-    # count as a change to what the backward pass needs, so it is the layers that must not see where they stand.
-    before = [{name: getattr(layer, name) for name in _FORGETFUL} for layer in layers]
+    # count as a change to what the backward pass needs, so the layers write into copies that nobody keeps.
+    before = [{name: getattr(layer, name) for name in _STATISTICS} for layer in layers]
     try:
-        for layer in layers:
-            _set(layer, _FORGETFUL)
+        for layer, statistics in zip(layers, before, strict=True):
+            _set(layer, {name: None if value is None else value.clone() for name, value in statistics.items()})
         yield
     finally:
-        for layer, attributes in zip(layers, before, strict=True):
-            _set(layer, attributes)
+        for layer, statistics in zip(layers, before, strict=True):
+            _set(layer, statistics)
 
 
-_FORGETFUL: dict[str, Any] = {"track_running_stats": False, "running_mean": None, "running_var": None}
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def _set(layer: nn.Module, attributes: dict[str, Any]) -> None:
-    for name, value in attributes.items():
+def _set(layer: nn.Module, buffers: dict[str, Tensor | None]) -> None:
+    for name, value in buffers.items():
         setattr(layer, name, value)
 
 
@@ -201,22 +201,6 @@ def warn_of_no_effect(patch: Patch | None, what: str) -> None:
     """Say that the outputs do not change with what is in a patch, or anywhere in the image; called by `_value`."""
     where = "" if patch is None else f" in {patch}"
     warnings.warn(f"the model's output does not depend on the input{where}: {what}", RuntimeWarning, stacklevel=4)
-
-
-def finite(name: str, value: float) -> float:
-    """`value` as a float, or an error that names the argument."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} is {value!r}; expected a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}; expected a finite number")
-    return float(value)
-
-
-def above_zero(name: str, value: float) -> float:
-    """`value` as a float above 0, or an error that names the argument."""
-    if not finite(name, value) > 0:
-        raise ValueError(f"{name} is {value}; expected above 0")
-    return float(value)
 
 
 def _check_batch(x: Any, y: Any) -> None:

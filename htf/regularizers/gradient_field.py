@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
-from htf._checks import natural, positive
-from htf.regularizers._base import ImageRegularizer, Model, above_zero, running_statistics_kept, warn_of_no_effect
+from htf._checks import above_zero, natural, positive
+from htf.regularizers._base import ImageRegularizer, Model, running_statistics_kept, warn_of_no_effect
 from htf.regularizers._outputs import precise
 from htf.regularizers.input_gradient import gradients_of_own
 
@@ -51,7 +51,7 @@ class GradientFieldChange(ImageRegularizer):
     Raises
     ------
     TypeError, ValueError
-        For arguments out of range; when called, for a size and distance that leave no patch A.
+        For arguments out of range; when called, for a size and distance that leave no patch A anywhere.
 
     Warns
     -----
@@ -60,7 +60,11 @@ class GradientFieldChange(ImageRegularizer):
 
     Notes
     -----
-    Takes second derivatives, so neither the model nor the step can be wrapped in `torch.compile`.
+    Takes second derivatives, so neither the model nor the step can be wrapped in `torch.compile`.  The model's first
+    operation must not change its input in place.
+
+    B is drawn where it leaves room for some A.  In small images a tiling may have none that is far enough for some of
+    the samples, which then do not count.
 
     One call costs a pass of ``2 * samples`` images forward and backward, and its derivatives.  The images are one batch
     for batch normalization; running statistics are those of training without the regularizer.  Under autocast the
@@ -108,16 +112,27 @@ class GradientFieldChange(ImageRegularizer):
             gradients = gradients_of_own(model, images, None if y is None else torch.cat([y, y]))
         if not bool(gradients.detach().any()):
             warn_of_no_effect(None, "its gradients are all zero")
-        # The tiling begins at any of its corners, so that every position of A counts.
-        down, across = torch.randint(self.size, (2,), generator=generator).tolist()
+        (down, across), counted = self._tiling(1 - self._near(exchanged), generator)
         before, after = precise(gradients)[:, :, down:, across:].chunk(2)
-        counted = 1 - self._near(exchanged)[:, :, down:, across:]
-        return self._mean_cosine(before, after, max_pool2d(-counted, self.size).neg())
+        return self._mean_cosine(before, after, counted)
+
+    def _tiling(self, far: Tensor, generator: Generator) -> tuple[tuple[int, int], Tensor]:
+        """Its first corner, at random so that every position of A counts, and 1 for its patches that are `far`."""
+        rows, columns = (min(self.size, length - self.size + 1) for length in far.shape[-2:])
+        first = (int(torch.randint(count, (), generator=generator)) for count in (rows, columns))
+        others = ((i, j) for i in range(rows) for j in range(columns))
+        # In a small image there are corners from which no patch is far enough from those exchanged.
+        for down, across in (tuple(first), *others):
+            counted = max_pool2d(-far[:, :, down:, across:], self.size).neg()
+            if bool(counted.any()):
+                break
+        return (down, across), counted
 
     def _exchanged_pixels(self, x: Tensor, others: Tensor, generator: Generator) -> Tensor:
         """1 in a patch of each sample, drawn where it differs from what will take its place; (n, 1, height, width)."""
         height, width = x.shape[-2:]
-        if self.size > min(height, width) or self.size + self.distance + self.size > max(height, width):
+        both = self.size + self.distance + self.size
+        if self.size > min(height, width) or both > max(height, width):
             raise ValueError(
                 f"size is {self.size} and distance {self.distance}: no two such patches fit into images of "
                 f"{height} x {width} pixels"
@@ -125,7 +140,10 @@ class GradientFieldChange(ImageRegularizer):
         differs = max_pool2d((x - others).abs().amax(1, keepdim=True), self.size, stride=1) > 0
         drawn = torch.rand(differs.shape, generator=generator).to(x.device)
         # Numbers from 0 to 1 where the two differ, below 0 elsewhere, where one is taken if they never do.
-        drawn = (drawn - (~differs).to(drawn)).flatten(1)
+        drawn = drawn - (~differs).to(drawn)
+        # Never where no patch A is left beside it.
+        down, across = (_leaves_room(length, self.size, both).to(x.device) for length in (height, width))
+        drawn = drawn.masked_fill(~(down[:, None] | across), -2.0).flatten(1)
         corners = torch.zeros_like(drawn).scatter_(1, drawn.argmax(1, keepdim=True), 1.0).view(differs.shape)
         margin = self.size - 1
         return max_pool2d(pad(corners, (margin,) * 4), self.size, stride=1)
@@ -140,8 +158,13 @@ class GradientFieldChange(ImageRegularizer):
 
         products, norms = dot(before, after), dot(before, before) * dot(after, after)
         cosines = products.abs() / (norms + self.eps**2).sqrt()
-        # In a small image a tiling may have no patch far enough from any of those exchanged.
-        return (cosines * counted).sum() / counted.sum().clamp(min=1)
+        return (cosines * counted).sum() / counted.sum()
 
     def _settings(self) -> dict[str, Any]:
         return {"size": self.size, "distance": self.distance, "samples": self.samples, "eps": self.eps}
+
+
+def _leaves_room(length: int, size: int, both: int) -> Tensor:
+    """Where a patch can begin along an axis so that another fits before it or behind it; (length - size + 1,) bool."""
+    begin = torch.arange(length - size + 1)
+    return (begin >= both - size) | (begin <= length - both)

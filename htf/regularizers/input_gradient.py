@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from htf._checks import positive
+from htf._checks import above_zero, positive
 from htf.regularizers._base import (
     Model,
     PatchRegularizer,
-    above_zero,
     learnable_scores,
     running_statistics_kept,
     warn_of_no_effect,

@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from htf._checks import positive
+from htf._checks import above_zero, positive
 from htf.regularizers._base import (
     Model,
     PatchRegularizer,
-    above_zero,
     learnable_scores,
     running_statistics_kept,
     warn_of_no_effect,
@@ -127,7 +126,8 @@ class Interaction(PatchRegularizer):
 
     def _lack_of_rank(self, grids: Tensor) -> Tensor:
         grids = centred(grids)
-        gramians = grids @ grids.mT
+        # Not a matrix product, which autocast would take in half precision.
+        gramians = (grids[:, :, None] * grids[:, None]).sum(-1)
         total, squares = gramians.diagonal(dim1=1, dim2=2).sum(1).square(), gramians.square().sum((1, 2))
         # Constants on both sides of the fraction: a grid that does not vary counts as of rank one.
         rank = (total + self.eps**2) / (squares + self.eps**2)

@@ -6,13 +6,14 @@ function that does so will serve.  Those here never list the positions of an ima
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from torch import Generator
 
-from htf._checks import positive
+from htf._checks import natural, positive
 from htf.regularizers._positions import below, corners_at, largest_distance, two_of
 from htf.tree import DimensionTree
 
@@ -63,10 +64,16 @@ def check_patches(pair: tuple[Patch, Patch], height: int, width: int) -> tuple[P
 
     Raises
     ------
-    ValueError
-        If they do not, naming the patches and the size of the image.
+    TypeError, ValueError
+        If they do not, or are no patches; it names them and the size of the image.
     """
-    first, second = (Patch(*patch) for patch in pair)
+    try:
+        first, second = pair
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"patches gave {pair!r}; expected a sampler, such as random_patches(2), that gives a pair"
+        ) from None
+    first, second = _patch("patch", first), _patch("patch", second)
     for patch in (first, second):
         if min(patch.height, patch.width) < 1 or min(patch.top, patch.left) < 0:
             raise ValueError(f"{patch} is no patch; expected sides of at least 1 and a corner inside of the image")
@@ -92,12 +99,13 @@ def preset_areas(*areas: Patch | tuple[int, int, int, int]) -> PatchSampler:
 
     Raises
     ------
-    ValueError
-        For fewer than two areas, or areas that overlap; when called, for areas outside of the image.
+    TypeError, ValueError
+        For fewer than two areas, areas that overlap or are not four integers; when called, for areas outside of the
+        image.
     """
     if len(areas) < 2:
         raise ValueError(f"areas holds {len(areas)} patches; expected at least 2")
-    found = tuple(Patch(*area) for area in areas)
+    found = tuple(_patch(f"areas[{k}]", area) for k, area in enumerate(areas))
     height = max(patch.rows.stop for patch in found)
     width = max(patch.columns.stop for patch in found)
     for k, patch in enumerate(found):
@@ -239,13 +247,13 @@ class TreePatches:
     nodes: tuple[int, ...] | None
     # Building a tree and finding rectangles is done once for a size of images.
     _trees: dict[tuple[int, int], DimensionTree] = field(default_factory=dict, repr=False, compare=False)
-    _areas: dict[tuple[int, int], Patch] = field(default_factory=dict, repr=False, compare=False)
+    _areas: dict[tuple[int, int, int], Patch] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(self, height: int, width: int, generator: Generator) -> tuple[Patch, Patch]:
         tree = self._tree(height, width)
         nodes = tree.inner_nodes if self.nodes is None else self.nodes
         children = tree.children(nodes[below(len(nodes), generator)])
-        first, second = (self._area(tree, children[k], width) for k in two_of(len(children), generator))
+        first, second = (self._area(tree, children[k], height, width) for k in two_of(len(children), generator))
         return first, second
 
     def _tree(self, height: int, width: int) -> DimensionTree:
@@ -259,15 +267,26 @@ class TreePatches:
             self._trees[height, width] = tree
         return self._trees[height, width]
 
-    def _area(self, tree: DimensionTree, node: int, width: int) -> Patch:
-        if (width, node) not in self._areas:
+    def _area(self, tree: DimensionTree, node: int, height: int, width: int) -> Patch:
+        # Numbers of nodes depend on both sides of the image.
+        if (height, width, node) not in self._areas:
             pixels = [divmod(mode, width) for mode in tree.modes(node)]
             rows, columns = [row for row, _ in pixels], [column for _, column in pixels]
             area = Patch(min(rows), min(columns), max(rows) - min(rows) + 1, max(columns) - min(columns) + 1)
             if area.height * area.width != len(pixels):
                 raise ValueError(f"node {node} of the tree joins {len(pixels)} pixels that are no rectangle")
-            self._areas[width, node] = area
-        return self._areas[width, node]
+            self._areas[height, width, node] = area
+        return self._areas[height, width, node]
+
+
+def _patch(name: str, area: object) -> Patch:
+    sides = list(area) if isinstance(area, Iterable) else []
+    if len(sides) != 4:
+        raise TypeError(f"{name} is {area!r}; expected a Patch, or (top, left, height, width)")
+    try:
+        return Patch(*map(operator.index, sides))
+    except TypeError:
+        raise TypeError(f"{name} is {area!r}; expected integers") from None
 
 
 def _pair(
@@ -286,7 +305,7 @@ def _size(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _distance(distance: int) -> int:
-    return positive("distance", distance) if distance else 0
+    return natural("distance", distance)
 
 
 def _at_least_two(window: int) -> int:

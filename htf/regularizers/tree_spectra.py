@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from htf._checks import positive
+from htf._checks import above_zero, finite, positive
 from htf.nn.cp import CPNetwork
 from htf.nn.ht import HTNetwork
 from htf.ranks._frames import Frames, Ranked, check_edges
-from htf.regularizers._base import above_zero, check_learning, finite
+from htf.regularizers._base import check_learning
 from htf.regularizers._gramians import overlaps
 from htf.regularizers.patches import Patch, check_patches
 from htf.tree import DimensionTree
@@ -24,6 +24,8 @@ class TreeRegularizer(ABC):
 
     def __init__(self, weight: float, edges: Iterable[int] | None) -> None:
         self.weight = finite("weight", weight)
+        if edges is not None and not isinstance(edges, Iterable):
+            raise TypeError(f"edges is {edges!r}; expected several nodes, or None for all")
         self.edges = None if edges is None else tuple(dict.fromkeys(edges))
         if self.edges is not None and not self.edges:
             raise ValueError("edges is empty; expected at least one node, or None for all")

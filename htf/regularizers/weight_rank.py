@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from htf._checks import above_zero, finite
 from htf.nn._stand_in import StandIn
-from htf.regularizers._base import above_zero, check_learning, finite
+from htf.regularizers._base import check_learning
 
 
 class WeightRank:

@@ -153,7 +153,7 @@ class Items(Dataset):
 def test_kinds_of_data():
     x, y = images(), torch.zeros(40).long()
     expected = separation_profile(local, x, [2], patch=1)
-    for data in ((x, y), [x, y], TensorDataset(x, y), Items(x), Items(x, labelled=False)):
+    for data in ((x, y), [x, y], list(x), TensorDataset(x, y), Items(x), Items(x, labelled=False)):
         assert separation_profile(local, data, [2], patch=1) == expected
     assert expected.settings["images"] == [40, 1, 7, 8]
     assert json.loads(json.dumps(expected.settings)) == expected.settings
@@ -244,7 +244,13 @@ def test_table_and_figure():
         ({"data": images()[:, 0]}, ValueError, r"data has images of shape \(7, 8\); expected \(channels"),
         ({"data": images().byte()}, TypeError, "data has images of dtype torch.uint8"),
         ({"distances": [0, 7]}, ValueError, "distance is 7; .* 7 x 8 pixels there are at most 4"),
+        (
+            {"data": [*images(), torch.zeros(1, 7, 9)]},
+            ValueError,
+            r"images of shapes \(1, 7, 8\), \(1, 7, 9\); expected one",
+        ),
         ({"distances": []}, ValueError, "distances is empty"),
+        ({"distances": 5}, TypeError, "distances is 5; expected several"),
         ({"distances": [0.5]}, TypeError, "distance is 0.5; expected an integer"),
         ({"distances": [-1]}, ValueError, "distance is -1"),
         ({"distances": {3: lambda *_: (A, A)}}, ValueError, "overlap"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from regularizers.cases import A, B, assert_close, batch, fixed, gradients, net
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from htf.regularizers import GradientFieldChange, InputGradientChange, Interaction, Patch, random_patches
 
@@ -132,13 +133,40 @@ def test_running_statistics_and_mode_are_kept(kind, make):
 
 
 @every
+def test_with_activation_checkpointing(kind):
+    """What is computed again in the backward pass finds batch normalization as it was."""
+
+    class Saving(nn.Sequential):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    x, y = batch()
+    found = []
+    for wrapped in (nn.Sequential, Saving):
+        model = wrapped(net(norm=nn.BatchNorm2d(4)))
+        found.append(gradients(model, kind(fixed())(model, x, y)))
+    assert_close(*found)
+
+
+@every
+def test_normalization_without_running_statistics(kind):
+    norm = nn.BatchNorm2d(4)
+    norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    model, (x, y) = net(norm=norm), batch()
+    kind(fixed())(model, x, y).backward()
+    assert norm.running_mean is None
+
+
+@every
 def test_statistics_are_kept_again_after_an_error(kind):
     norm = nn.BatchNorm2d(4)
     model, (x, y) = net(norm=norm), batch()
+    before = norm.running_mean
     model.append(nn.Flatten(5))
     with pytest.raises(IndexError):
         kind(fixed())(model, x, y)
-    assert norm.track_running_stats
+    assert norm.running_mean is before
+    assert torch.equal(before, torch.zeros(4))
 
 
 @every
@@ -243,6 +271,11 @@ def frozen(model, x, y):
         (frozen, RuntimeError, "no parameter that requires a gradient"),
         (lambda m, x, y: (net(3), x, None), ValueError, "y is None; expected the classes.*3 outputs"),
         (lambda m, x, y: (net(3), x, y[:5]), ValueError, r"y has shape \(5,\); expected \("),
+        (
+            lambda m, x, y: (net(3), x, y - 100),
+            ValueError,
+            "y has classes -100 to -99; expected 0 to 2, one per output",
+        ),
         (lambda m, x, y: (net(3), x, y.double()), TypeError, "y is a torch.float64; expected .* integer"),
         (lambda m, x, y: (nn.Flatten(2), x, y), RuntimeError, "no parameter"),
         (lambda m, x, y: (m[:1], x, y), ValueError, r"outputs have shape \(\d+, 4, 8, 8\); expected \("),
@@ -286,6 +319,29 @@ def test_without_gradients(kind, off, given):
 def test_bad_patches(kind, pair, message, given):
     with pytest.raises(ValueError, match=message):
         kind(fixed(*pair))(*given)
+
+
+@both
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (None, r"patches gave None; expected a sampler, such as random_patches\(2\), that gives a pair"),
+        ((A,), r"patches gave \(Patch.*expected a sampler"),
+        ((3, B), "patch is 3; expected a Patch"),
+        ((A, (0, 0, 2, "2")), "patch is .*'2'.*; expected integers"),
+    ],
+)
+def test_samplers_that_give_no_patches(kind, pair, message, given):
+    with pytest.raises(TypeError, match=message):
+        kind(lambda *_: pair)(*given)
+
+
+@both
+def test_a_sampler_that_was_not_made(kind, given):
+    with pytest.raises(
+        TypeError, match=r"patches gave RandomPatches.*; expected a sampler, such as random_patches\(2\)"
+    ):
+        kind(lambda height, width, generator: random_patches(2))(*given)
 
 
 @every

@@ -120,10 +120,21 @@ def test_is_one_for_a_sum_over_pixels_and_less_where_pixels_meet():
     assert float(reg(net(), x, y).detach()) < 0.97
 
 
-def test_no_patch_far_enough_is_no_error():
-    model, (x, y) = net(), batch()
-    found = [float(GradientFieldChange(3, distance=2, seed=seed, samples=2)(model, x, y).detach()) for seed in range(9)]
-    assert min(found) == 0 < max(found) < 1
+@pytest.mark.parametrize(
+    ("size", "distance", "shape"), [(3, 2, (8, 8)), (4, 0, (8, 8)), (2, 0, (2, 8)), (3, 1, (10, 4))]
+)
+def test_in_small_images_there_is_always_a_patch_to_look_at(size, distance, shape):
+    x = torch.rand(3, 2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    flat = nn.Flatten()
+    model = nn.Sequential(flat, nn.Linear(2 * shape[0] * shape[1], 6, dtype=torch.float64), nn.Tanh(), Sum())
+    for seed in range(30):
+        value = GradientFieldChange(size, distance=distance, seed=seed, samples=2)(model, x)
+        assert 0 < float(value.detach()) < 1
+
+
+class Sum(nn.Module):
+    def forward(self, x):
+        return x.square().sum(1, keepdim=True)
 
 
 def test_a_model_that_ignores_its_input():

@@ -183,6 +183,30 @@ def test_images_that_are_blank_are_not_blamed_on_the_model():
     assert float(value.detach()) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 300.0])
+def test_spectral_form_under_autocast_is_that_of_single_precision(scale):
+    x, y = batch(dtype=torch.float32)
+    # No matrix product that autocast would change: what differs is the regularizer's own.
+    model = OfPatches(scale)
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.float16, enabled=enabled):
+            value = Interaction(fixed(), spectral=True)(model, x, y)
+        assert value.dtype == torch.float32
+        found.append([value, *gradients(model, value)])
+    assert_close(*found, rtol=1e-6, atol=1e-7)
+
+
+class OfPatches(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        a, b = (x[:, :, patch.rows, patch.columns].mean((1, 2, 3)) for patch in (A, B))
+        return self.scale * (a + b + (self.scale * a).sin() * b)
+
+
 def test_under_autocast():
     model, (x, y) = net(3, dtype=torch.float32), batch(classes=3, dtype=torch.float32)
     values = []

@@ -143,9 +143,24 @@ def test_tree_patches_of_some_nodes(monkeypatch):
     assert {patch[2:] for pair, _ in found for patch in pair} == {(1, 1)}
 
 
+def test_patches_from_arrays():
+    areas = np.array([[0, 0, 2, 2], [4, 4, 2, 2]])
+    assert preset_areas(*areas) == preset_areas(*areas.tolist())
+
+
+def test_tree_patches_of_images_of_one_width():
+    sampler = tree_patches(2)
+    for seed in range(60):
+        for height in (4, 8):
+            assert sampler(height, 8, generator(seed)) == tree_patches(2)(height, 8, generator(seed))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
+        (lambda: random_patches(2, None), TypeError, "distance is None; expected an integer"),
+        (lambda: preset_areas((0, 0, 2), (4, 4, 2, 2)), TypeError, r"areas\[0\] is \(0, 0, 2\); expected a Patch"),
+        (lambda: preset_areas((4, 4, 2, 2), (0, 0, 2, 2.5)), TypeError, r"areas\[1\] is .*; expected integers"),
         (lambda: random_patches(0), ValueError, "size is 0; expected at least 1"),
         (lambda: random_patches(1.5), TypeError, "size is 1.5; expected an integer"),
         (lambda: random_patches((1, 2, 3)), ValueError, r"size is \(1, 2, 3\); expected an integer or"),

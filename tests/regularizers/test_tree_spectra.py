@@ -223,6 +223,7 @@ def test_separating_edges(tree):
         (lambda net: TreeEntropy(math.nan), ValueError, "weight is nan; expected a finite number"),
         (lambda net: TreeLogDet(eps=0.0), ValueError, "eps is 0.0; expected above 0"),
         (lambda net: TreeEntropy(edges=[]), ValueError, "edges is empty"),
+        (lambda net: TreeEntropy(edges=5), TypeError, "edges is 5; expected several nodes, or None for all"),
         (lambda net: TreeEntropy(edges=[8])(net), IndexError, "edges holds node 8; expected nodes below the root"),
         (lambda net: TreeEntropy(edges=["a"])(net), TypeError, "edges holds 'a'; expected nodes"),
         (lambda net: TreeEntropy()(net.requires_grad_(False)), RuntimeError, "no parameter that requires a gradient"),
