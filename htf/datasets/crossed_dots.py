@@ -54,6 +54,8 @@ def crossed_dots(data: LongRangeData, split: str = "validation", samples: int = 
     >>> crossed_dots(data).shape
     torch.Size([4, 2, 2, 1, 48, 48])
     """
+    if not isinstance(data, LongRangeData):
+        raise TypeError(f"data is a {type(data).__name__}; expected what pathfinder gives, with all of its splits")
     if data.name != "pathfinder":
         raise ValueError(f"data is {data.name}; expected pathfinder, whose scenes have dots")
     if split not in _SPLITS:

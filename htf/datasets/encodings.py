@@ -24,6 +24,13 @@ def quantize(images: Tensor, levels: int = 2, maximum: int = 255) -> Tensor:
     -------
     Tensor
         (n, height * width) uint8 or int64 indices, row by row.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 2 levels, or pixels below 0 or above `maximum`.
+    TypeError
+        For images of a floating type.
     """
     if levels < 2:
         raise ValueError(f"levels is {levels}; expected at least 2")
@@ -45,19 +52,70 @@ def _unit(images: Tensor, maximum: int) -> Tensor:
 
 
 def affine(images: Tensor, maximum: int = 255) -> Tensor:
-    """Encode a pixel x in [0, 1] as (1, x): (n, pixels, 2) float32."""
+    """Encode a pixel x in [0, 1] as (1, x).
+
+    Parameters
+    ----------
+    images : Tensor
+        (n, height, width), from 0 to `maximum`, by which they are divided.
+    maximum : int
+
+    Returns
+    -------
+    Tensor
+        (n, height * width, 2) float32, pixels row by row.
+
+    Raises
+    ------
+    ValueError
+        For pixels below 0 or above `maximum`.
+    """
     x = _unit(images, maximum)
     return torch.stack([torch.ones_like(x), x], dim=2)
 
 
 def trigonometric(images: Tensor, maximum: int = 255) -> Tensor:
-    """Encode a pixel x in [0, 1] as (cos πx/2, sin πx/2): (n, pixels, 2) float32."""
+    """Encode a pixel x in [0, 1] as (cos πx/2, sin πx/2), a vector of length 1.
+
+    Parameters
+    ----------
+    images : Tensor
+        (n, height, width), from 0 to `maximum`, by which they are divided.
+    maximum : int
+
+    Returns
+    -------
+    Tensor
+        (n, height * width, 2) float32, pixels row by row.
+
+    Raises
+    ------
+    ValueError
+        For pixels below 0 or above `maximum`.
+    """
     angle = _unit(images, maximum) * (math.pi / 2)
     return torch.stack([angle.cos(), angle.sin()], dim=2)
 
 
 def one_hot(indices: Tensor, levels: int) -> Tensor:
-    """Encode indices as unit vectors: (n, order, levels) float32."""
+    """Encode indices as unit vectors.
+
+    Parameters
+    ----------
+    indices : Tensor
+        (n, order) integers from 0 to levels - 1.
+    levels : int
+
+    Returns
+    -------
+    Tensor
+        (n, order, levels) float32, 1 at the index and 0 elsewhere.
+
+    Raises
+    ------
+    IndexError
+        If an index is not below `levels`.
+    """
     if int(indices.max()) >= levels:
         raise IndexError(f"indices reach {int(indices.max())}; levels is {levels}")
     return unit_vectors(indices.long(), levels).float()

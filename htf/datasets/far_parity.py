@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,8 @@ def labels_of(images: NDArray[np.uint8], positions: list[list[list[int]]]) -> ND
 
 
 def _shape(shape: Sequence[int]) -> tuple[int, int]:
+    if not isinstance(shape, Iterable):
+        raise TypeError(f"shape is {shape!r}; expected height and width")
     if len(shape) != 2:
         raise ValueError(f"shape is {tuple(shape)}; expected height and width")
     height, width = (positive(f"shape[{k}]", length) for k, length in enumerate(shape))
@@ -169,9 +171,10 @@ def _block(settings: dict[str, Any], part: int, block: int) -> tuple[NDArray[np.
         images = rng.integers(0, settings["levels"], (_BLOCK, *settings["shape"]), dtype=np.uint8)
         images = images[np.isin(_kinds(images, settings["seed"]), _KINDS_OF[part])]
         labels = labels_of(images, settings["positions"])
-        by_label = [np.concatenate([by_label[label], images[labels == label]]) for label in (0, 1)]
+        # Of the label that comes more often, no more than is used.
+        by_label = [np.concatenate([by_label[k], images[labels == k]])[: _BLOCK // 2] for k in (0, 1)]
     labels = labels_by_twos(_BLOCK, rng)
-    halves = np.stack([images[: _BLOCK // 2] for images in by_label])
+    halves = np.stack(by_label)
     return halves[labels, np.arange(_BLOCK) // 2], labels
 
 

@@ -85,7 +85,23 @@ class ImageData:
         return sorted(set(self.train_labels.tolist()))
 
     def take(self, train: int, test: int | None = None) -> ImageData:
-        """The first `train` (and `test`) images."""
+        """The first `train` (and `test`) images.
+
+        Parameters
+        ----------
+        train : int
+        test : int, optional
+            All by default.
+
+        Returns
+        -------
+        ImageData
+
+        Raises
+        ------
+        ValueError
+            If a number is below 1, or there are fewer images.
+        """
         for name, asked, there in (("train", train, len(self.train_labels)), ("test", test, len(self.test_labels))):
             if asked is not None and not 1 <= asked <= there:
                 raise ValueError(f"{name} is {asked}; {self.name} has {there} such images")
@@ -98,7 +114,24 @@ class ImageData:
         )
 
     def holdout(self, share: float = 1 / 6, seed: int = 0) -> ImageData:
-        """Split the train set: its validation part takes the place of the test set, which is left out of sight."""
+        """Split the train set: its validation part takes the place of the test set, which is left out of sight.
+
+        Parameters
+        ----------
+        share : float
+            Of the train set that is held out, between 0 and 1.
+        seed : int
+            Of the split.
+
+        Returns
+        -------
+        ImageData
+
+        Raises
+        ------
+        ValueError
+            If `share` is not between 0 and 1.
+        """
         if not 0 < share < 1:
             raise ValueError(f"share is {share}; expected between 0 and 1")
         order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(seed))
@@ -160,7 +193,24 @@ def load(name: str = "digits", data_dir: str | Path | None = None) -> ImageData:
 
 
 def one_vs_all(labels: Tensor, positive: int) -> Tensor:
-    """Targets 1 for the class `positive` and 0 for the others, float32."""
+    """Targets 1 for the class `positive` and 0 for the others.
+
+    Parameters
+    ----------
+    labels : Tensor
+        (n,) integers.
+    positive : int
+
+    Returns
+    -------
+    Tensor
+        (n,) float32.
+
+    Raises
+    ------
+    ValueError
+        If the class does not occur.
+    """
     if not bool((labels == positive).any()):
         raise ValueError(f"class {positive} does not occur; labels are {sorted(set(labels.tolist()))}")
     return (labels == positive).float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,8 @@ def _canvas(canvas: Sequence[int] | None, source: str, factor: int) -> tuple[int
     side = _SIDES[source] // factor
     if canvas is None:
         return _PAPER_CANVAS if source == "cifar10" and factor == 1 else (side + 2, 4 * (side + 2))
+    if not isinstance(canvas, Iterable):
+        raise TypeError(f"canvas is {canvas!r}; expected height and width")
     if len(canvas) != 2:
         raise ValueError(f"canvas is {tuple(canvas)}; expected height and width")
     height, width = (positive(f"canvas[{k}]", length) for k, length in enumerate(canvas))

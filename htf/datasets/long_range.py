@@ -93,8 +93,10 @@ class LongRangeData:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all images and labels."""
-        return _fingerprint({part: getattr(self, part) for part in _PARTS})
+        """SHA-256 of all images, labels and maxima."""
+        splits = {part: getattr(self, part) for part in _PARTS}
+        maxima = [split.maximum for split in splits.values()]
+        return hashlib.sha256(f"{_fingerprint(splits)} {maxima}".encode()).hexdigest()
 
     def plot(self, samples: int = 8) -> Figure:
         """Some training images of each class; see `htf.plotting.plot_samples`."""
@@ -104,6 +106,7 @@ class LongRangeData:
 
 
 def _fingerprint(splits: Mapping[str, Split]) -> str:
+    """Of images and labels, as in the files of caches."""
     digest = hashlib.sha256()
     for part in _PARTS:
         for tensor in (splits[part].images, splits[part].labels):
@@ -153,6 +156,8 @@ def made_or_cached(
         return LongRangeData(name, **make(), settings=settings)
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
     path = Path(cache) / f"{name}-{key[:16]}.safetensors"
+    if Path(cache).exists() and not Path(cache).is_dir():
+        raise NotADirectoryError(f"cache is {str(cache)!r}, a file; expected a folder")
     if path.exists():
         return LongRangeData(name, **_read(path, about), settings=settings)
     splits = make()

@@ -35,5 +35,7 @@ def test_what_is_not_pathfinder_or_has_no_images():
         crossed_dots(data, "all")
     with pytest.raises(ValueError, match="samples"):
         crossed_dots(data, "train", 0)
+    with pytest.raises(TypeError, match="data is a Split; expected what pathfinder gives"):
+        crossed_dots(data.train)
     with pytest.raises(ValueError, match="data is far_parity; expected pathfinder"):
         crossed_dots(far_parity(train=2, validation=0, test=0))

@@ -112,6 +112,7 @@ def test_the_seed_decides_and_sizes_change_nothing_else():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        ({"shape": 8}, TypeError, "shape is 8; expected height and width"),
         ({"shape": (8,)}, ValueError, r"shape is \(8,\); expected height and width"),
         ({"shape": (8, 1)}, ValueError, "expected a width of 2 at least"),
         ({"shape": (0, 8)}, ValueError, r"shape\[0\] is 0; expected at least 1"),

@@ -262,6 +262,7 @@ def test_the_cache_knows_which_files(tmp_path):
         ({"distance": 25}, ValueError, "two images of 8 pixels on a canvas of width 40 can be 24 pixels apart at most"),
         ({"distance": -1}, ValueError, "distance is -1; expected 0 or more"),
         ({"distance": 2.5}, TypeError, r"distance is 2\.5; expected an integer"),
+        ({"canvas": 64}, TypeError, "canvas is 64; expected height and width"),
         ({"canvas": (8,)}, ValueError, r"canvas is \(8,\); expected height and width"),
         ({"canvas": (7, 40)}, ValueError, r"canvas is \(7, 40\); two images of 8 pixels need \(8, 16\) at least"),
         ({"canvas": (8, 15)}, ValueError, r"canvas is \(8, 15\)"),

@@ -66,7 +66,10 @@ def test_fingerprint_tells_every_part():
     changed[-1, 0, -1, -1] ^= 1
     swapped = LongRangeData(data.name, data.validation, data.train, data.test, data.settings)
     other = LongRangeData(data.name, Split(changed, data.train.labels), data.validation, data.test, data.settings)
-    assert len({data.fingerprint, swapped.fingerprint, other.fingerprint}) == 3
+    brighter = LongRangeData(
+        data.name, data.train, Split(data.validation.images, data.validation.labels, 128), data.test, data.settings
+    )
+    assert len({each.fingerprint for each in (data, swapped, other, brighter)}) == 4
 
 
 # -- cache ---------------------------------------------------------------------------------------------
@@ -166,6 +169,12 @@ def test_a_damaged_file_is_named_and_kept(damage, tmp_path):
     with pytest.raises(ValueError, match=rf"{path.name} cannot be used as cache: .*delete it, and it is made anew"):
         make(tmp_path)
     assert path.exists()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"cache is '.*file', a file; expected a folder"):
+        make(tmp_path / "file")
 
 
 def test_a_half_written_file_does_not_take_the_name(tmp_path, monkeypatch):
