@@ -3,6 +3,9 @@
 # Set before the imports below: results record it.
 __version__ = "0.1.0"
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from htf import datasets, dynamics, jobs, nn, probes, ranks, regularizers, surgery, tensors, training
 from htf.decomposition import (
     HierarchicalTucker,
@@ -17,6 +20,9 @@ from htf.decomposition import (
 from htf.surgery import collapse, factorize, overparameterize, truncate
 from htf.tensors import HTTensor, load, random_ht, save
 from htf.tree import DimensionTree
+
+if TYPE_CHECKING:
+    from htf import plotting
 
 __all__ = [
     "DimensionTree",
@@ -37,6 +43,7 @@ __all__ = [
     "nn",
     "optimize_tree",
     "overparameterize",
+    "plotting",
     "probes",
     "random_ht",
     "ranks",
@@ -47,3 +54,10 @@ __all__ = [
     "training",
     "truncate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Only on demand: matplotlib comes with it.
+    if name == "plotting":
+        return import_module("htf.plotting")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

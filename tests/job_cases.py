@@ -84,6 +84,18 @@ def fail_below_zero(job, report):
 
 
 @dataclass(frozen=True)
+class Outlast:
+    """Fails below zero; other jobs end only once a file is there."""
+
+    go_on: Path
+
+    def __call__(self, job, report):
+        if job >= 0:
+            until(self.go_on.exists)
+        return fail_below_zero(job, report)
+
+
+@dataclass(frozen=True)
 class FullDisk:
     """Meets a full disk in job 0, once the others have begun."""
 
@@ -124,6 +136,15 @@ class Alone:
 
 
 @contextmanager
+def meanwhile(do):
+    """Do something in the background, and wait for its end."""
+    thread = threading.Thread(target=do)
+    thread.start()
+    yield
+    thread.join()
+
+
+@contextmanager
 def killing(find_pid, times=1):
     """Kill -9, in the background, the processes that `find_pid` comes up with."""
     killed = []
@@ -134,10 +155,8 @@ def killing(find_pid, times=1):
             killed.append(pid)
             os.kill(pid, signal.SIGKILL)
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    yield killed
-    thread.join()
+    with meanwhile(kill):
+        yield killed
     assert len(killed) == times
 
 

@@ -169,6 +169,30 @@ def test_every_option_has_a_help_line(capsys):
     assert len(options) == text.count("\n  --")
 
 
+@pytest.mark.parametrize("command", [["probe"], ["dynamics", "mf"], ["plot"]])
+def test_a_default_is_told_once(command, capsys):
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "; by default" in text
+    assert "(default: None)" not in text
+    # Up to the next option, words that tell a default are not followed by another telling.
+    assert not re.search(r"by default (?:(?!--)[^()])*\(default", text)
+
+
+def test_help_says_what_needs_no_files(capsys):
+    with pytest.raises(SystemExit):
+        main(["probe", "--help"])
+    assert "digits needs none" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("module", ["htf", "htf.cli"])
+def test_the_command_is_a_module_too(module):
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: htf ")
+    assert "fit, watch and plot low-rank factorizations" in done.stdout
+
+
 @pytest.mark.parametrize("form", SETTINGS_OF)
 def test_every_setting_of_dynamics_has_a_help_line_and_its_default(form, capsys):
     with pytest.raises(SystemExit):

@@ -21,3 +21,15 @@ def test_public_names():
     assert htf.__all__ == sorted(htf.__all__)
     for name in htf.__all__:
         assert hasattr(htf, name)
+
+
+def test_plotting_is_imported_when_asked_for():
+    code = """
+import sys
+import htf
+assert "matplotlib" not in sys.modules
+assert htf.plotting is sys.modules["htf.plotting"]
+assert htf.plotting.draw_tree
+assert not hasattr(htf, "plottings")
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""The `htf` command: a thin skin on the library's functions."""
+"""The `htf` command: fit, watch and plot low-rank factorizations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("htf", description=__doc__, allow_abbrev=False)
+    text = "fit, watch and plot low-rank factorizations"
+    parser = argparse.ArgumentParser("htf", description=text, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"htf {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     add_probe(commands)

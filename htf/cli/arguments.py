@@ -33,8 +33,13 @@ def add_scheduler(command: argparse.ArgumentParser) -> None:
 
 def add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     """A command with its line of help; defaults are shown, and options are never abbreviated."""
-    formatter = argparse.ArgumentDefaultsHelpFormatter
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=text, formatter_class=formatter, allow_abbrev=False
+        name, help=text, description=text, formatter_class=_Formatter, allow_abbrev=False
     )
     return parser
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # Where the default is None, the help itself says what happens then.
+        return action.help if action.default is None else super()._get_help_string(action)

@@ -36,7 +36,11 @@ def add_probe(commands: Any) -> None:
     probe.add_argument("--device", default="cpu", help="where to train: cpu, cuda, cuda:1")
     probe.add_argument("--workers", type=int, default=None, help="processes here; by default one a core, or 1 on a GPU")
     add_scheduler(probe)
-    probe.add_argument("--data-dir", default=None, help="folder of the IDX files; otherwise HTF_DATA, or a download")
+    probe.add_argument(
+        "--data-dir",
+        default=None,
+        help="folder of the IDX files; by default HTF_DATA, or a download; digits needs none",
+    )
     probe.add_argument("--out", type=Path, default=None, help="folder of the run; by default runs/DATASET")
 
 

@@ -48,7 +48,10 @@ def distributed() -> Any:
     try:
         return importlib.import_module("distributed")
     except ImportError as error:
-        raise ImportError("scheduler needs dask.distributed: install htf[cluster]") from error
+        raise ImportError(
+            "scheduler needs dask.distributed: install htf[cluster] from a checkout, "
+            "pip install -c constraints.txt '.[cluster]'"
+        ) from error
 
 
 def on_cluster(work: Work, address: str) -> Iterator[Outcome]:

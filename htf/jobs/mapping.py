@@ -170,6 +170,11 @@ def claimed(lock: str | Path, report: Report) -> Iterator[None]:
     report : callable
         The job's, called while it waits, so that it can be stopped.
 
+    Yields
+    ------
+    None
+        Once the lock is held, which it is until the block ends.
+
     Warns
     -----
     RuntimeWarning

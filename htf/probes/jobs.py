@@ -14,13 +14,13 @@ import numpy
 import torch
 from torch import Tensor
 
-from htf._files import read_json, write_json
+from htf._files import write_json
 from htf.datasets import TWINS, ImageData, one_vs_all, quantize
 from htf.engine import Plan
 from htf.jobs import Report, claimed
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn._network import TreeNetwork
-from htf.probes.result import FITS_FOLDER, SETTINGS_FILE, FitRecord, job_content
+from htf.probes.result import FITS_FOLDER, SETTINGS_FILE, FitRecord, job_content, read_job
 from htf.training.loop import Batch, Fit, FitSettings
 from htf.tree import DimensionTree
 
@@ -115,7 +115,7 @@ class Inputs:
 def finished(job: Job, folder: Path | None) -> dict[str, Any] | None:
     """The content of a job's file, if it is there."""
     path = _file(job, folder)
-    return dict(read_json(path)) if path is not None and path.exists() else None
+    return read_job(path) if path is not None and path.exists() else None
 
 
 @dataclass(frozen=True)

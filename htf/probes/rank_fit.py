@@ -11,12 +11,12 @@ import torch
 
 from htf import __version__
 from htf._checks import positive
-from htf._files import read_json, write_json
+from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.datasets import TWINS, ImageData, load
 from htf.jobs import Report, map_jobs
 from htf.probes.jobs import Inputs, make_jobs
-from htf.probes.result import SETTINGS_FILE, RankFit
+from htf.probes.result import SETTINGS_FILE, RankFit, read_settings
 from htf.probes.schedule import run_jobs
 from htf.training.loop import FitSettings
 
@@ -153,7 +153,7 @@ def _claim(folder: Path, described: dict[str, Any], machine: dict[str, Any]) -> 
     """Take a folder for a run with these settings, or refuse it."""
     path = folder / SETTINGS_FILE
     if path.exists():
-        there = read_json(path)
+        there = read_settings(path)
         for key, value in described.items():
             if there.get(key) != value:
                 raise ValueError(

@@ -178,17 +178,17 @@ class RankFit:
         folder = Path(folder)
         if not (folder / SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: it is not the folder of a run")
-        settings = read_json(folder / SETTINGS_FILE)
+        settings = read_settings(folder / SETTINGS_FILE)
         result = cls(settings)
         for path in sorted((folder / FITS_FOLDER).glob("*.json")):
-            result.add(read_json(path))
+            result.add(read_job(path))
         result.sort()
         wanted = settings.get("n_fits")
         result.complete = wanted is None or len(result.records) == wanted
         return result
 
     def joined(self, *others: RankFit) -> RankFit:
-        """One result of this and others on the same data, to be shown together.
+        """One result of this and others on the same data, to be shown together; equal records of several count once.
 
         Raises
         ------
@@ -201,7 +201,7 @@ class RankFit:
                 mine, theirs = self.settings.get(key), other.settings.get(key)
                 if mine != theirs:
                     raise ValueError(f"results of different data cannot be joined: {key} is {mine!r} and {theirs!r}")
-            together.records += other.records
+            together.records += [record for record in other.records if record not in together.records]
             together.variance |= other.variance
             together.seconds += other.seconds
             together.complete &= other.complete
@@ -229,6 +229,24 @@ class RankFit:
             return (*listed, record.rank, record.positive, record.seed)
 
         self.records.sort(key=position)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a run, or an error that names the file."""
+    content = read_json(path)
+    if not isinstance(content, dict) or "dataset" not in content:
+        raise ValueError(f"{path} does not hold the settings of a probe")
+    return content
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """What the file of one job holds, see `job_content`, or an error that names the file."""
+    content: dict[str, Any] = read_json(path)
+    try:
+        RankFit({}).add(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} does not hold the records of fits ({error})") from error
+    return content
 
 
 def job_content(records: list[FitRecord], variance: dict[int, float], seconds: float) -> dict[str, Any]:

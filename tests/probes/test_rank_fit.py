@@ -240,6 +240,17 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"all\.json is not valid JSON"):
             RankFit.load(tmp_path)
 
+    @pytest.mark.parametrize("content", [{}, [], 3, {"records": [{}], "variance": {}, "seconds": 1.0}])
+    def test_files_of_something_else(self, data, tmp_path, content):
+        arguments = {"formats": ["cp"], "twins": ["original"], "settings": SHORT, "out": tmp_path, **SMALL}
+        rank_fit(data, **arguments)
+        (job,) = (tmp_path / "fits").glob("*.json")
+        for path, what in ((job, "the records of fits"), (tmp_path / "settings.json", "the settings of a probe")):
+            files.write_json(path, content)
+            for read in (lambda: RankFit.load(tmp_path), lambda: rank_fit(data, **arguments)):
+                with pytest.raises(ValueError, match=rf"{path.name} does not hold {what}"):
+                    read()
+
 
 def test_repeated_arguments_and_numpy_integers_are_one(data):
     result = rank_fit(
@@ -256,6 +267,12 @@ def test_more_fits_than_one_network_takes(data, tmp_path):
     again = rank_fit(data, **arguments, settings=settings, out=tmp_path, progress=False)
     assert again.records == result.records
     assert len({(r.twin, r.seed) for r in result.records}) == 80
+
+
+def test_joined_results_hold_equal_records_once(result):
+    assert result.joined(result).records == result.records
+    other = replace(result, records=[replace(result.records[0], train=1.0)])
+    assert result.joined(other, other).records == [*result.records, *other.records]
 
 
 def test_values_survive_json(result, tmp_path):
