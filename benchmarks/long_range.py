@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from long_range_jobs import TABLE, Job, RunJob, gather_table
+from long_range_jobs import TABLE, Job, RunJob, check_points, gather_table
 from long_range_recipes import DISTANCE, MODELS, REGULARIZERS, SETTINGS, TASKS, Setting, read_spec, write_spec
 
 from htf._machine import usable_device
@@ -51,6 +51,10 @@ def main(arguments: list[str] | None = None) -> None:
     out = (options.out or Path("runs") / f"long_range_{options.scale}").absolute()
     if options.dry_run:
         jobs, out = [dry(job) for job in jobs], out / "dry_run"
+    try:
+        check_points(out, jobs)
+    except ValueError as error:
+        raise SystemExit(f"--out: {error}") from None
     run = RunJob(out, options.data_dir, options.cache, str(usable_device(options.device)))
     if options.devices * options.nodes > 1:
         if not _run_together(run, jobs, options):
@@ -209,7 +213,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--precision", default="32-true", help="of Lightning Fabric")
     add("--no-published", dest="published", action="store_false", help="leave the published curves out of the figure")
     add("--no-progress", dest="progress", action="store_const", const=False, default=None)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for part in _DRY:
+        # Validation chooses the epoch, and test is what is reported.
+        if (count := getattr(options, part)) is not None and count < 1:
+            parser.error(f"--{part} is {count}; expected 1 at least")
+    return options
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from htf.nn import receptive_field
 from htf.training import Classification, ClassifyResult, ClassifySettings, load_trained
 
 JOBS, ROW, TABLE = "jobs", "row.json", "long_range.csv"
+POINT = ("task", "distance", "model", "regularizer", "weight", "control", "weight_decay", "dropout")
 Report = Callable[[float], None]
 COLUMNS = (
     "task",
@@ -103,6 +104,12 @@ class Job:
     def recipe(self) -> str:
         """Digest of all but the seed: what trainings have in common whose mean makes sense."""
         return replace(self, seed=0).digest[:8]
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """What tells its point of the curves from others, as columns of the table."""
+        told = (self.task, self.distance, self.model, self.regularizer, self.weight, self.control)
+        return dict(zip(POINT, (*told, self.settings.weight_decay, self.dropout), strict=True))
 
     @property
     def name(self) -> str:
@@ -194,15 +201,8 @@ def _make_data(task: str, arguments: str, cache: str | None) -> LongRangeData:
 def _describe(job: Job, model: nn.Module, result: ClassifyResult) -> dict[str, Any]:
     field = receptive_field(model) if any(isinstance(m, nn.Conv2d) for m in model.modules()) else None
     return {
-        "task": job.task,
-        "distance": job.distance,
-        "model": job.model,
-        "regularizer": job.regularizer,
-        "weight": job.weight,
-        "control": job.control,
+        **job.point,
         "seed": job.seed,
-        "weight_decay": job.settings.weight_decay,
-        "dropout": job.dropout,
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "train": result.history[-1].train_accuracy,
@@ -220,9 +220,33 @@ def _describe(job: Job, model: nn.Module, result: ClassifyResult) -> dict[str, A
     }
 
 
+def _finished(out: Path) -> list[dict[str, Any]]:
+    return [read_json(path) for path in (out / JOBS).glob(f"*/{ROW}")]
+
+
+def check_points(out: Path, jobs: Iterable[Job]) -> None:
+    """Refuse jobs that would share a point of the curves with trainings of other settings, before any is trained.
+
+    Raises
+    ------
+    ValueError
+        Naming the folder and the point.
+    """
+    recipes = {tuple(row[name] for name in POINT): row["recipe"] for row in _finished(out)}
+    for job in jobs:
+        point = job.point
+        recipe = recipes.setdefault(tuple(point.values()), job.recipe)
+        if recipe != job.recipe:
+            what = ", ".join(f"{name} {value}" for name, value in point.items() if value)
+            raise ValueError(
+                f"{out} has trainings of recipe {recipe}, and those of {job.recipe} would be the same point of the "
+                f"curves: {what}; expected a folder for each"
+            )
+
+
 def gather_table(out: Path) -> list[dict[str, Any]]:
     """One CSV of all finished jobs in a folder, whoever did them; returns its rows."""
-    rows = [read_json(path) for path in (out / JOBS).glob(f"*/{ROW}")]
+    rows = _finished(out)
     rows.sort(key=lambda row: (row["regularizer"] != "none", *(row[name] for name in (*COLUMNS[:7], COLUMNS[-1]))))
     write_table(out / TABLE, COLUMNS, rows)
     return rows

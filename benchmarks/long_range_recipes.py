@@ -10,6 +10,7 @@ from __future__ import annotations
 from ast import literal_eval
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
                 "interaction": Recipe(1.0, 60, {**_DOTS, "samples": 8}),
             },
             # With the 4 distractors of the default density, the plain network learns three dashes.
-            of_distance={3: {"distractors": 10}},
+            of_distance={3: {"distractors": 8}},
         ),
         "is_same_class": Setting(
             distances=(20, 22),
@@ -122,7 +123,7 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             recipes={
                 "none": Recipe(0.0, 40),
                 "igc": Recipe(1.0, 40, _AREAS),
-                "interaction": Recipe(1.0, 80, {**_AREAS, "samples": 16, "grid": 4}),
+                "interaction": Recipe(1.0, 140, {**_AREAS, "samples": 4, "grid": 4}),
             },
         ),
         "far_parity": Setting(
@@ -170,6 +171,10 @@ SETTINGS: dict[str, dict[str, Setting]] = {
 # -- models ---------------------------------------------------------------------------------------------
 
 
+# Polynomials through more equidistant points swing too far between them.
+_MOST_LEVELS = 16
+
+
 class ConvAC(nn.Module):
     """A hierarchical tensor factorization that reads the levels of an image's pixels.
 
@@ -214,9 +219,13 @@ def make_model(name: str, data: LongRangeData, *, dropout: float = 0.0, seed: in
     """A model of one logit for the images of a task."""
     channels, height, width = data.image_size
     if name == "convac":
-        if dropout or channels != 1:
-            raise ValueError(f"model convac takes one channel and no dropout; got {channels} and {dropout}")
-        return ConvAC(height, width, levels=data.train.maximum + 1, seed=seed)
+        levels = data.train.maximum + 1
+        if dropout or channels != 1 or levels > _MOST_LEVELS:
+            raise ValueError(
+                f"model convac takes one channel of at most {_MOST_LEVELS} levels and no dropout; got {channels}, "
+                f"{levels} and {dropout}"
+            )
+        return ConvAC(height, width, levels=levels, seed=seed)
     if name == "resnet18":
         return resnet18(channels, dropout=dropout, seed=seed)
     if name not in MODELS:
@@ -245,7 +254,18 @@ def read_spec(text: str) -> tuple[str, dict[str, Any]]:
             options[key] = literal_eval(value)
         except (ValueError, SyntaxError):
             options[key] = value
+    if unknown := sorted(set(options) - set(known := _options_of(name))):
+        raise ValueError(f"regularizer is {text!r}: {name} has no {unknown[0]}; it has {', '.join(known) or 'none'}")
     return name, options
+
+
+def _options_of(name: str) -> list[str]:
+    """What can be written behind a regularizer's name."""
+    regularizer = (_OF_PATCHES | _OF_TREES | {"gradient_field": GradientFieldChange}).get(name)
+    own = [] if regularizer is None else list(signature(regularizer).parameters)
+    # What every training gives it.
+    own = [option for option in own if option not in ("patches", "weight", "seed", "edges")]
+    return own + (["patches", "size", "apart"] if name in _OF_PATCHES else [])
 
 
 def write_spec(name: str, options: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ interval that holds 99 % of the test accuracies of a model that knows nothing.
 It leaves a table with a row for each fit, randomization.csv, settings, machine and the curves of the trainings,
 randomization.json, and a figure, randomization.png.  Each fit has a folder of its own below --out, where it goes on if
 it was stopped, and the table is gathered from these, so that seeds can be added.  --dry-run does every step on a few
-images.  On one core a seed takes ten to fifteen minutes.
+images.  On one core a seed takes about half an hour.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Every figure of the library, drawn from saved results alone."""
+"""Every figure of the library, drawn from saved results alone.
+
+``import htf`` leaves it out: it is imported, and matplotlib with it, when ``htf.plotting`` is first asked for.
+"""
 
 from htf.plotting.dynamics import (
     plot_components,

@@ -36,8 +36,9 @@ def plot_link(path: str | Path) -> Figure:
     figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
     for ax, (task, measure) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         mine = [row for row in rows if (row["task"], row["measure"]) == (task, measure)]
-        for regularizer in dict.fromkeys(row["regularizer"] for row in mine):
-            points = [row for row in mine if row["regularizer"] == regularizer]
+        # Whatever its options are, a regularizer has one color.
+        for name in dict.fromkeys(name_of(row["regularizer"]) for row in mine):
+            points = [row for row in mine if name_of(row["regularizer"]) == name]
             ax.errorbar(
                 [row["value"] for row in points],
                 [row["test"] for row in points],
@@ -45,8 +46,8 @@ def plot_link(path: str | Path) -> Figure:
                 fmt="o",
                 markersize=4,
                 linewidth=0.8,
-                color="black" if regularizer == "none" else None,
-                label=name_of(regularizer),
+                color="black" if name == name_of("none") else None,
+                label=name,
             )
         if min(row["value"] for row in mine) > 0 and measure != "effective rank":
             ax.set_xscale("log")

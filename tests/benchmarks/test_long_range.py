@@ -206,12 +206,27 @@ def test_specs_are_read_and_written():
             "patches is 'areas'; far_parity has none",
         ),
         (lambda data: recipes.make_model("other", data), "model is 'other'; known are small_resnet"),
-        (lambda data: recipes.make_model("convac", data, dropout=0.5), "one channel and no dropout; got 1 and 0.5"),
+        (lambda data: recipes.make_model("convac", data, dropout=0.5), "no dropout; got 1, 4 and 0.5"),
+        (
+            lambda data: recipes.make_model("convac", of_levels(data, 256)),
+            "at most 16 levels and no dropout; got 1, 256",
+        ),
     ],
 )
 def test_what_does_not_exist(make, message):
     with pytest.raises(ValueError, match=message):
         make(far_parity((4, 8), 2, train=8, validation=0, test=0))
+
+
+def of_levels(data, levels):
+    return replace(data, train=replace(data.train, maximum=levels - 1))
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_every_split_is_needed(part, capsys):
+    with pytest.raises(SystemExit):
+        long_range.main([*PARITY, f"--{part}", "0"])
+    assert f"--{part} is 0; expected 1 at least" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -220,6 +235,10 @@ def test_what_does_not_exist(make, message):
         (["--task", "far_parity", "--scale", "gpu"], "scale gpu has no recipe for far_parity"),
         (["--task", "pathfinder", "--regularizers", "tree_entropy"], "pathfinder has no recipe for tree_entropy"),
         (["--task", "pathfinder", "--regularizers", "icg"], "--regularizers: regularizer is 'icg'; known are none"),
+        (
+            ["--task", "pathfinder", "--regularizers", "interaction:foo=3"],
+            "interaction has no foo; it has samples, grid",
+        ),
         ([*PARITY, "--devices", "2", "--workers", "2"], "share each training"),
     ],
 )
@@ -228,6 +247,17 @@ def test_options_that_do_not_fit(arguments, message):
         pytest.skip("needs the extra 'train' (Lightning Fabric)")
     with pytest.raises(SystemExit, match=message):
         long_range.main(arguments)
+
+
+def test_a_folder_holds_one_recipe_for_each_point(tmp_path):
+    arguments = [*PARITY, "--regularizers", "none", "--out", str(tmp_path), "--seeds"]
+    long_range.main([*arguments, "0"])
+    before = table(tmp_path)
+    message = r"--out: \S+ has trainings of recipe \w+, and those of \w+ would be the same point .* distance 2, model"
+    with pytest.raises(SystemExit, match=message):
+        long_range.main([*arguments, "1", "--lr", "0.5"])
+    assert table(tmp_path) == before
+    assert len(list(tmp_path.glob("jobs/*"))) == 1
 
 
 def test_the_convac_reads_levels_and_has_gradients_at_pixels():
