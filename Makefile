@@ -1,4 +1,5 @@
 # Every target sets up what it needs in a virtual environment of its own; Python 3.11 or later is all that must be there.
+# On Linux torch brings CUDA; a .venv that holds PyTorch's CPU build of that version already keeps it.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,10 +7,11 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .PHONY: probe test lint docs bench wheel clean
 
-probe: $(VENV)/.core
+# Times are those of two cores, without the installation.
+probe: $(VENV)/.core  # 1 to 2 minutes
 	$(BIN)/htf probe digits --ranks 1:8 --out runs/digits
 
-test: $(VENV)/.test
+test: $(VENV)/.test  # 5 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 lint: $(VENV)/.lint
@@ -17,9 +19,10 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.docs
+docs: $(VENV)/.docs  # 5 minutes
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -j 2 -b html docs docs/_build/html
 
+# Against peers: BENCH="--data-dir DATA --imp-reg-in-tf CHECKOUT --imp-reg-htf CHECKOUT", see README.md.
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/probe_speed.py $(BENCH)
 	$(BIN)/python benchmarks/ht_speed.py
