@@ -1,12 +1,10 @@
 """Tensor factorizations as networks: CP and hierarchical tensor modelling on TensorLy and PyTorch."""
 
-# Set before the imports below: results record it.
-__version__ = "0.1.0"
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from htf import datasets, dynamics, jobs, nn, probes, ranks, regularizers, surgery, tensors, training
+from htf._version import __version__
 from htf.decomposition import (
     HierarchicalTucker,
     HTCompletion,
@@ -29,6 +27,7 @@ __all__ = [
     "HTCompletion",
     "HTTensor",
     "HierarchicalTucker",
+    "__version__",
     "collapse",
     "cross_approximation",
     "datasets",

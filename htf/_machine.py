@@ -9,7 +9,7 @@ import numpy
 import tensorly
 import torch
 
-from htf import __version__
+from htf._version import __version__
 
 
 def usable_device(device: torch.device | str) -> torch.device:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from htf import __version__
+from htf._version import __version__
 from htf.cli.arguments import add_command, int_range
 from htf.cli.dynamics import add_dynamics, is_dynamics, plot_dynamics
 from htf.cli.dynamics import run_dynamics as _dynamics

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from htf import __version__
+from htf._version import __version__
 from htf._files import read_json, write_json
 from htf._machine import usable_device
 from htf.dynamics.rising import phases

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from htf import __version__
+from htf._version import __version__
 from htf._files import read_json
 from htf.jobs._work import Outcome, Report, Work, lost_too_often, portable_errors
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from htf import __version__
+from htf._version import __version__
 from htf._checks import positive
 from htf._files import write_json
 from htf._machine import describe_machine, usable_device

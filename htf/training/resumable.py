@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from htf import __version__
+from htf._version import __version__
 from htf._files import read_tensors, write_tensors
 
 _VERSION: dict[str, dict[str, Any]] = {"versions": {"htf": __version__}}
