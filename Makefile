@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: probe test lint docs bench wheel clean
+.PHONY: probe test lint docs bench gpu wheel clean
 
 # Times are those of two cores, without the installation.
 probe: $(VENV)/.core  # 1 to 2 minutes
@@ -26,6 +26,10 @@ docs: $(VENV)/.docs  # 5 minutes
 bench: $(VENV)/.core
 	$(BIN)/python benchmarks/probe_speed.py $(BENCH)
 	$(BIN)/python benchmarks/ht_speed.py
+
+# On a machine with a GPU, in minutes; GPU="--minutes 8 --data-dir DATA", or "--device cpu --tiny" for a rehearsal.
+gpu: $(VENV)/.core
+	$(BIN)/python -m benchmarks.gpu --out runs/gpu $(GPU)
 
 wheel: $(VENV)/.core
 	$(INSTALL) build
