@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from htf._files import _replace
+from htf._files import replace_file
 from htf.datasets._arguments import children_of
 from htf.datasets._planting import dense_tensor, in_torch
 from htf.datasets._problem_checks import check_problem
@@ -166,7 +166,7 @@ class CompletionProblem(_Problem):
             with partial.open("wb") as file:
                 np.savez(file, **arrays)
 
-        _replace(path, write)
+        replace_file(path, write)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
