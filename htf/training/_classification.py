@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from htf._folders import claim_folder
+from htf._folders import check_kind, claim_folder
 from htf._machine import describe_machine, usable_device
 from htf._modes import evaluated
 from htf.datasets.long_range import LongRangeData
@@ -126,6 +126,8 @@ class Classification(Resumable):
         self._best_epoch = 0
         self.folder = None if out is None else Path(out)
         self.checkpoint = None if self.folder is None else self.folder / CHECKPOINT
+        if out is not None:
+            check_kind(out, "training")
         self.resume()
         if out is not None:
             # By all processes, so that none waits for one that was refused; the first one locks it.

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from htf._checks import positive
-from htf._folders import claim_folder
+from htf._folders import check_kind, claim_folder
 from htf._machine import describe_machine
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
@@ -135,6 +135,8 @@ def fit(
         rules=[stop] if callable(stop) else list(stop),
         folder=None if out is None else Path(out),
     )
+    if out is not None:
+        check_kind(out, "fit")
     descent.resume()
     if out is not None:
         descent.claim = claim_folder(out, "fit", descent.described())
