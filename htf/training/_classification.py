@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from htf._folders import check_kind, claim_folder
 from htf._machine import describe_machine, usable_device
 from htf._modes import evaluated
 from htf.datasets.long_range import LongRangeData
@@ -125,10 +126,15 @@ class Classification(Resumable):
         self._best_epoch = 0
         self.folder = None if out is None else Path(out)
         self.checkpoint = None if self.folder is None else self.folder / CHECKPOINT
+        if out is not None:
+            check_kind(out, "training")
         self.resume()
+        if out is not None:
+            # By all processes, so that none waits for one that was refused; the first one locks it.
+            self.claim = claim_folder(out, "training", {**self.about, "parameters at the start": self._start})
         self.processes.together()
         if self.processes.rank > 0:
-            self.checkpoint = None
+            self.checkpoint = self.claim = None
 
     def _check(self, data: LongRangeData) -> None:
         # The smallest batches count, and some may be larger by one.
@@ -305,8 +311,9 @@ class Classification(Resumable):
         machine = describe_machine(self.device)
         found = ClassifyResult(last, best, self._best_epoch, tuple(self.history), self.stopped, self.described, machine)
         if self.checkpoint is not None and path is not None:
-            self.save()
-            found.save(path)
+            with self.writing():
+                self.save()
+                found.save(path)
         self.processes.together()
         return found
 

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from htf._files import read_tensors
+from htf._files import read_tensors, saved_before
 from htf.datasets.long_range import LongRangeData
 from htf.training._classification import Classification
 from htf.training._weights import load_weights, part_of
 from htf.training.classify_result import ClassifyResult
 from htf.training.classify_settings import ClassifySettings, Regularizer
 from htf.training.fitting import CHECKPOINT
+from htf.training.resumable import CHECKPOINT_KIND
 
 
 def classify(
@@ -64,8 +65,12 @@ def classify(
     ------
     ValueError, TypeError
         Where an argument does not fit; for a model without trainable parameters, or of fewer outputs than classes; for
-        a folder with a run of another model, start, data or setting, or of more epochs, which is kept.  The message
-        names what differs.
+        a folder with a run of another model, start, data or setting, or of more epochs, which is kept, or with a
+        damaged checkpoint and no good one before it.  The message names what differs.
+    OSError
+        If the folder cannot be written, before the training; if it becomes so later, what was saved before is kept.
+    BlockingIOError
+        If another process is writing to the folder; the message names it.
     FloatingPointError
         If the loss is not finite; it names epoch and step, and the last checkpoint is kept.
     torch.OutOfMemoryError
@@ -139,9 +144,10 @@ def load_trained(model: nn.Module, folder: str | Path, which: str = "best") -> N
     if which not in ("best", "last"):
         raise ValueError(f"which is {which!r}; expected 'best' or 'last'")
     path = Path(folder) / CHECKPOINT
-    if not path.exists():
+    if not saved_before(path):
         raise FileNotFoundError(f"folder {folder} has no {CHECKPOINT}; expected the folder of a training")
-    weights = part_of("best/" if which == "best" else "model/", read_tensors(path)[0])
+    tensors, _ = read_tensors(path, CHECKPOINT_KIND, previous=True)
+    weights = part_of("best/" if which == "best" else "model/", tensors)
     try:
         load_weights(getattr(model, "_orig_mod", model), weights)
     except (KeyError, RuntimeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from htf._checks import positive
+from htf._folders import check_kind, claim_folder
 from htf._machine import describe_machine
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
@@ -47,7 +49,7 @@ def fit(
     track: Tracker | Sequence[Tracker] = (),
     every: int = 25,
     stop: StoppingRule | Sequence[StoppingRule] = (),
-    out: str | Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     save_every: float = 20.0,
     progress: bool = False,
 ) -> History:
@@ -79,9 +81,10 @@ def fit(
         Rules that end the fit early, asked every `every` steps: `LossBelow`, `NoProgress`, `TimeLimit`, or a function
         of those steps, the losses there and the seconds of training that returns a reason or "".
     out : str or Path, optional
-        Folder of the run: settings.json, history.csv, history.safetensors and checkpoint.safetensors.  If it holds
-        the checkpoint of an interrupted fit, this one goes on from there, to bit for bit the same parameters on the
-        same machine; if it holds a finished one, that is loaded.
+        Folder of the run: settings.json, history.csv, history.safetensors, checkpoint.safetensors and the one before
+        it, and claim.json, which says whose the folder is.  If it holds the checkpoint of an interrupted fit, this one
+        goes on from there, to bit for bit the same parameters on the same machine; if it holds a finished one, that is
+        loaded, for which the folder may be read-only.
     save_every : float
         Seconds between checkpoints.
     progress : bool
@@ -98,8 +101,12 @@ def fit(
     ValueError, TypeError
         Where an argument does not fit; for a network and a problem of different shapes, or a network with frozen
         parameters; for a start at which the gradient of a run vanishes, or its loss is not finite; for a checkpoint of
-        another model, start, problem, version or setting, which is kept, or one that is cut short.  The message names
-        what differs.
+        another model, start, problem, version or setting, which is kept, or one that is damaged, as is the one before
+        it; for a folder that holds another run.  The message names what differs.
+    OSError
+        If the folder cannot be written, before the fit; if it becomes so later, what was saved before is kept.
+    BlockingIOError
+        If another process is writing to the folder; the message names it.
     KeyboardInterrupt
         After the step in which it came, with a checkpoint saved.
 
@@ -128,7 +135,11 @@ def fit(
         rules=[stop] if callable(stop) else list(stop),
         folder=None if out is None else Path(out),
     )
+    if out is not None:
+        check_kind(out, "fit")
     descent.resume()
+    if out is not None:
+        descent.claim = claim_folder(out, "fit", descent.described())
     with tqdm(disable=not progress, total=steps, initial=descent.step, unit="step", mininterval=0.5) as bar:
 
         def show() -> None:
@@ -137,9 +148,11 @@ def fit(
 
         descent.run_to_end(show if progress else None, save_every)
     history = descent.recorder.history()
-    if descent.checkpoint is not None:
-        descent.save()
-        history.save(descent.checkpoint.parent)
+    # One that was finished before is there, in a folder that may be read-only.
+    if descent.claim is not None and not history.is_saved(descent.claim.path):
+        with descent.writing():
+            descent.save()
+            history.save(descent.claim.path)
     return history
 
 
@@ -186,6 +199,10 @@ class _Descent(Resumable):
         self.rate = torch.zeros_like(self.time)  # of the last step
         self._start = digest(*self._parameters)
         self._good = (0, self._copies())
+
+    def described(self) -> dict[str, Any]:
+        """All that makes the fit, for the claim of its folder."""
+        return {**self.about, "parameters at the start": self._start}
 
     @property
     def finished(self) -> bool:

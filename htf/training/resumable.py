@@ -8,16 +8,18 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from torch import Tensor
 
+from htf._files import check_writable, read_tensors, saved_before, write_tensors
+from htf._folders import Folder
 from htf._version import __version__
-from htf._files import read_tensors, write_tensors
 
+CHECKPOINT_KIND = "a checkpoint"
 _VERSION: dict[str, dict[str, Any]] = {"versions": {"htf": __version__}}
 
 
@@ -31,10 +33,13 @@ class Resumable(ABC):
     about : dict of dict
         What the computation is, in named parts, as JSON can hold it; a checkpoint that differs is refused, and so is
         one of another version of the library.
+    claim : Folder or None
+        The folder of the run, if it has one: it is locked while the run goes on.
     """
 
     checkpoint: Path | None
     about: dict[str, dict[str, Any]]
+    claim: Folder | None = None
     _between_units = True
 
     @property
@@ -68,7 +73,29 @@ class Resumable(ABC):
         ------
         KeyboardInterrupt
             At the end of the unit in which it came, or at once if it comes twice; then the last checkpoint stands.
+        OSError
+            If the checkpoint could not be written: on a disk that is full or read-only before anything is computed.
+        BlockingIOError
+            If another process writes to the run's folder; the message names it.
         """
+        if self.finished:
+            return
+        try:
+            with self.writing():
+                if self.checkpoint is not None:
+                    check_writable(self.checkpoint.parent)
+                self._advance_to_end(on_advance, save_every)
+        except BaseException:
+            # What leaves no trace leaves the folder free for what does.
+            if self.claim is not None:
+                self.claim.forget()
+            raise
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the lock of the run's folder, if there is one, while a block writes there."""
+        return nullcontext() if self.claim is None else self.claim.locked()
+
+    def _advance_to_end(self, on_advance: Callable[[], None] | None, save_every: float) -> None:
         saved = time.monotonic()
         try:
             with _held_back_interrupts() as interrupted:
@@ -90,14 +117,21 @@ class Resumable(ABC):
             raise
 
     def save(self) -> None:
-        """Write the checkpoint, beside, then rename."""
+        """Write the checkpoint, beside, then rename; the one that was there is kept as the previous one.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what was saved before is kept.
+        """
         if self.checkpoint is None:
             raise ValueError("there is no file to save to: checkpoint is None")
         tensors, state = self.state()
-        write_tensors(self.checkpoint, tensors, {**_VERSION, **self.about, "state": state})
+        about = {**_VERSION, **self.about, "state": state}
+        write_tensors(self.checkpoint, tensors, about, CHECKPOINT_KIND, keep_previous=True)
 
     def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one.
+        """Go on from the checkpoint, if there is one; from the previous one, with a warning, if that is damaged.
 
         Returns
         -------
@@ -107,14 +141,22 @@ class Resumable(ABC):
         Raises
         ------
         ValueError
-            If the file was written by something else, naming what differs, or is cut short; it is kept.
+            If the file was written by something else, naming what differs, or is damaged, and so is the previous one;
+            it is kept.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the checkpoint is damaged and the previous one takes its place.
         """
-        if self.checkpoint is None or not self.checkpoint.exists():
+        if self.checkpoint is None or not saved_before(self.checkpoint):
             return False
-        tensors, about = read_tensors(self.checkpoint)
+        tensors, about = read_tensors(self.checkpoint, CHECKPOINT_KIND, previous=True)
         # Through JSON's eyes: tuples come back as lists.
         for part, mine in json.loads(json.dumps(_VERSION | self.about)).items():
-            theirs = about.get(part, {})
+            theirs = about.get(part)
+            if not isinstance(theirs, dict):
+                raise ValueError(f"{self.checkpoint} is not a checkpoint of this kind: it says nothing of its {part}")
             for key in {**mine, **theirs}:
                 if mine.get(key) != theirs.get(key):
                     raise ValueError(
@@ -122,8 +164,8 @@ class Resumable(ABC):
                     )
         try:
             self.restore(tensors, about["state"])
-        except KeyError as error:
-            raise ValueError(f"{self.checkpoint} is not a checkpoint of this fit: it has no {error}") from error
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{self.checkpoint} is not a checkpoint of this fit ({error!r})") from error
         return True
 
 
