@@ -136,7 +136,13 @@ def claim_folder(
         if not grown:
             return Folder(path, kind, mine, None)
     missing = tuple(each for each in (path, *path.parents) if not each.exists())
-    check_writable(path)
+    try:
+        check_writable(path)
+    except OSError:
+        with suppress(OSError):  # not made at all, or in use by someone else by now
+            for each in missing:
+                each.rmdir()
+        raise
     lock = _acquired(path, _PATIENCE)
     try:
         made = None

@@ -268,4 +268,5 @@ def test_nothing_is_computed_that_could_not_be_written(tmp_path):
         with pytest.raises(OSError, match=rf"cannot write to the folder {tmp_path / 'training'} "):
             classify(net(), task(), settings=SHORT, out=tmp_path / "training")
     assert not computed
+    assert not (tmp_path / "new").exists()
     assert json.loads((tmp_path / "probe" / "claim.json").read_text())["kind"] == "probe"
