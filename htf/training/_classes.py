@@ -21,8 +21,18 @@ def class_loss(out: Tensor, y: Tensor) -> Tensor:
 
 def hits(out: Tensor, y: Tensor) -> Tensor:
     """How many labels the outputs say, a scalar tensor."""
+    return _right(out, y).sum()
+
+
+def _right(out: Tensor, y: Tensor) -> Tensor:
     said = out.reshape(-1) > 0 if _single(out) else out.argmax(1)
-    return (said == y).sum()
+    return said == y
+
+
+def _right_and_unusual(out: Tensor, y: Tensor) -> Tensor:
+    """How many labels finite outputs say, and how many samples have others, (2,)."""
+    finite = out.reshape(len(out), -1).isfinite().all(1)
+    return torch.stack([(_right(out, y) & finite).sum(), (~finite).sum()])
 
 
 def _single(out: Tensor) -> bool:
@@ -78,10 +88,10 @@ class Images:
 
 @torch.no_grad()
 def count_hits(model: nn.Module, images: Images, size: int, share: tuple[int, int] = (0, 1)) -> Tensor:
-    """How many labels a model says in evaluation mode, a scalar tensor."""
+    """How many labels a model says in evaluation mode, and for how many images its outputs are not finite, (2,)."""
     with evaluated(model):
-        found = [hits(model(x), y) for x, y in images.batches(size, share)]
-    return torch.stack(found).sum() if found else torch.zeros((), dtype=torch.int64, device=images._labels.device)
+        found = [_right_and_unusual(model(x), y) for x, y in images.batches(size, share)]
+    return torch.stack(found).sum(0) if found else torch.zeros(2, dtype=torch.int64, device=images._labels.device)
 
 
 def use_channels_last(model: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ class Classification(Resumable):
         # Of the epoch so far: loss, penalty, hits and samples.
         self._sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         self._order: tuple[Tensor, ...] = ()
+        self._warned = False
         self._start = digest(*self._bare.state_dict().values())
         self._best = copy_weights(self._bare)
         self._best_epoch = 0
@@ -285,7 +287,17 @@ class Classification(Resumable):
         share = (self.processes.rank, self.processes.world)
         # By the model itself: evaluation needs none of what a Fabric adds, and no process waits for another.
         found = count_hits(self.model, images, self.settings.batch_size, share)
-        return int(self.processes.total(found)) / len(images)
+        right, unusual = self.processes.total(found).tolist()
+        if unusual and not self._warned and self.processes.rank == 0:
+            self._warned = True
+            warnings.warn(
+                f"the model's outputs are not finite for {unusual} of {len(images)} {part} images after epoch "
+                f"{len(self.history) + (part == 'validation')}; they count as wrong, here and from now on",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        accuracy: float = right / len(images)
+        return accuracy
 
     def result(self) -> ClassifyResult:
         """Test the last model and the best on validation; kept in the folder of the run, and loaded from there."""
@@ -331,17 +343,13 @@ class Classification(Resumable):
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """The inverse of `state`."""
-        if self._start not in (state["start"], state["now"]):
-            raise ValueError(
-                f"{self.checkpoint} was written by a training that began at other parameters: another seed or "
-                "initialization of the model"
-            )
+        start = self.begun_alike(self._start, state)
         if len(state["history"]) + (state["batch"] > 0) > self.settings.epochs:
             raise ValueError(
                 f"epochs is {self.settings.epochs}; {self.checkpoint} has begun epoch "
                 f"{len(state['history']) + (state['batch'] > 0)}: expected at least as many, or another folder"
             )
-        self._start = state["start"]
+        self._start = start
         load_weights(self._bare, part_of("model/", tensors))
         self._best = {name: tensor.to(self.device) for name, tensor in part_of("best/", tensors).items()}
         restore_optimizer(self.optimizer, self._trained, part_of("optimizer/", tensors), {})

@@ -75,6 +75,11 @@ def classify(
     KeyboardInterrupt
         After the step in which it came, with a checkpoint saved.
 
+    Warns
+    -----
+    RuntimeWarning
+        Once, if outputs for validation or test images are not finite; such images count as wrong.
+
     Notes
     -----
     Modules that are in evaluation mode within a model in training mode, as frozen batch normalization is, stay so.

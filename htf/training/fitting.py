@@ -91,7 +91,8 @@ def fit(
     -------
     History
         If a loss is not finite at a recorded moment, the fit stops there with a RuntimeWarning; the network has the
-        parameters of the last recorded moment at which all were, and ``history.stopped`` says so.
+        parameters of the last recorded moment at which all were, and ``history.stopped`` says so.  A test error that is
+        not finite is recorded, with a RuntimeWarning at the first.
 
     Raises
     ------
@@ -185,6 +186,7 @@ class _Descent(Resumable):
         self.time = torch.zeros(network.runs, dtype=torch.float64, device=network.device)
         self.rate = torch.zeros_like(self.time)  # of the last step
         self._start = digest(*self._parameters)
+        self._warned = False
         self._good = (0, self._copies())
 
     @property
@@ -224,6 +226,8 @@ class _Descent(Resumable):
             "loss": losses.double(),
             "test_error": test_error(self.network, self.observations).double(),
         }
+        if not self._warned and self.observations.test_inputs is not None:
+            self._warned = warn_of_test_error(row["test_error"], f"step {self.step}")
         moment = Moment(self.network, self.step, losses, end_gradient(self.network, self.observations, self.loss))
         for name, tracker in self.trackers.items():
             row |= {f"tracked/{name}/{key}": value for key, value in tracker.measure(moment).items()}
@@ -286,12 +290,7 @@ class _Descent(Resumable):
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        # The network as it was built, or, in the same session, as the interrupted fit left it.
-        if self._start not in (state["start"], state["now"]):
-            raise ValueError(
-                f"{self.checkpoint} was written by a fit that began at other parameters: another seed or initialization"
-            )
-        self._start = state["start"]
+        self._start = self.begun_alike(self._start, state)
         for name, parameter in self.network.named_parameters():
             parameter.copy_(tensors[f"network/{name}"])
         restore_optimizer(self.optimizer, self._parameters, part_of("optimizer/", tensors), state["optimizer"])
@@ -322,6 +321,19 @@ def test_error(network: Factorization, observations: Observations) -> Tensor:
         return torch.full((network.runs,), torch.nan, dtype=torch.float64, device=network.device)
     outputs = network(observations.test_inputs)
     return (outputs - observations.test_targets).norm(dim=0) / observations.test_targets.norm(dim=0)
+
+
+def warn_of_test_error(errors: Tensor, when: str) -> bool:
+    """Warn if one of the runs' errors, (runs,), is not finite; whether there was one."""
+    unusual = (~errors.isfinite()).nonzero().flatten().tolist()
+    if unusual:
+        warnings.warn(
+            f"the test error of run {unusual[0]} is {float(errors[unusual[0]])} at {when}: outputs at test entries are "
+            "not finite, or their targets are all zero",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return bool(unusual)
 
 
 def end_gradient(network: Factorization, observations: Observations, loss: Loss) -> Callable[[], Tensor]:

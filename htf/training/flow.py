@@ -13,7 +13,7 @@ from torch import Tensor
 
 from htf._machine import describe_machine
 from htf.datasets.problems import CompletionProblem, SensingProblem
-from htf.training.fitting import describe_network, end_gradient, test_error, tracker_names
+from htf.training.fitting import describe_network, end_gradient, test_error, tracker_names, warn_of_test_error
 from htf.training.history import History, Recorder
 from htf.training.losses import Loss
 from htf.training.observations import observe
@@ -53,9 +53,10 @@ def gradient_flow(
     Raises
     ------
     ValueError, TypeError
-        As `fit`, and for a network that is not in float64 or times that do not rise.
+        As `fit`, for a network that is not in float64 or times that do not rise, and for a loss that is not finite at
+        the start.
     RuntimeError
-        If the integration fails.
+        If the integration fails, or a loss is not finite at one of the times.
 
     Notes
     -----
@@ -98,6 +99,7 @@ def gradient_flow(
         place(state)
         return -_flat([p.grad for p in parameters if p.grad is not None])
 
+    _check_finite(place(_flat(parameters)), "the start", ValueError)
     began = perf_counter()
     found = solve_ivp(
         velocity,
@@ -118,17 +120,30 @@ def gradient_flow(
         "trackers": {name: tracker.describe(network) for name, tracker in trackers.items()},
         "made_by": describe_machine(network.device),
     }
+    warned = False
     recorder = Recorder(settings, seconds=perf_counter() - began, stopped="steps")
     nothing = torch.full((network.runs,), torch.nan, dtype=torch.float64)
     for step, (time, state) in enumerate(zip(at, found.y.T, strict=True)):
         losses = place(np.ascontiguousarray(state))
+        _check_finite(losses, f"time {time}", RuntimeError)
         row = {"time": torch.full_like(nothing, float(time)), "rate": nothing, "loss": losses}
         row["test_error"] = test_error(network, observations).double()
+        if not warned and observations.test_inputs is not None:
+            warned = warn_of_test_error(row["test_error"], f"time {time}")
         moment = Moment(network, step, losses, end_gradient(network, observations, criterion))
         for name, tracker in trackers.items():
             row |= {f"tracked/{name}/{key}": value for key, value in tracker.measure(moment).items()}
         recorder.add(step, row)
     return recorder.history()
+
+
+def _check_finite(losses: Tensor, when: str, error: type[Exception]) -> None:
+    unusual = (~losses.isfinite()).nonzero().flatten().tolist()
+    if unusual:
+        raise error(
+            f"the loss of run {unusual[0]} is {float(losses[unusual[0]])} at {when}; expected a network and targets "
+            "whose squares are in the range of torch.float64"
+        )
 
 
 def _flat(tensors: Sequence[Tensor]) -> NDArray[np.float64]:

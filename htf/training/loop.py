@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Generator, Tensor
 
 from htf.engine import Plan
 from htf.nn._network import TreeNetwork
+from htf.training._digest import digest
+from htf.training.fitting import describe_network
 from htf.training.optimizer import RelativeAdam, center_outputs
 from htf.training.resumable import Resumable
 
@@ -95,7 +98,8 @@ class Fit(Resumable):
     checkpoint : Path, optional
         File to save the state to, and to resume from if it is there.
     about : dict
-        What the fit is; a checkpoint with another description is refused.
+        What the fit is.  A checkpoint with another description is refused, and so is one of another network, start,
+        data or setting.
 
     Attributes
     ----------
@@ -103,6 +107,17 @@ class Fit(Resumable):
         Mean squared error per epoch and run; train errors are means over the epoch's batches, before each step.
     returns : list of (int, int)
         (epoch, run) of each return to an earlier epoch.
+
+    Raises
+    ------
+    ValueError
+        For no training batches, for a checkpoint of something else, which is kept and the difference named, or, on the
+        first step, for a loss that is not finite at the start.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, if a run's loss is not finite later; the run goes back to where its best epoch began.
     """
 
     def __init__(
@@ -119,9 +134,11 @@ class Fit(Resumable):
     ) -> None:
         self.network, self.train, self.test, self.settings = network, train, test, settings
         self.seed, self.clip, self.checkpoint = seed, clip, checkpoint
-        shapes = {f"shape of {name}": list(p.shape) for name, p in network.named_parameters()}
+        if not train:
+            raise ValueError("train has no batches; expected at least one")
         self.about = {
-            "fit": {**(about or {}), "seed": seed, "clip": clip, "batches": len(train), **shapes},
+            "fit": {**(about or {}), "seed": seed, "clip": clip, "batches": len(train)},
+            "network": describe_network(network),
             "settings": asdict(settings),
         }
         self.epoch = 0
@@ -129,9 +146,14 @@ class Fit(Resumable):
         self.train_errors: list[list[float]] = []
         self.test_errors: list[list[float]] = []
         self.returns: list[tuple[int, int]] = []
+        self._warned = False
         targets = torch.cat([y for _, y in train])
         self._allowance = settings.tolerance * targets.var(0, correction=0)
         self._best_error = torch.full_like(self._allowance, math.inf)
+        self._start_digest = self._digest()
+        if checkpoint is not None:
+            # Only where there is something to compare with: it reads all data.
+            self.about["data"] = {"train": digest(train), "test": digest(test)}
         resumed = checkpoint is not None and checkpoint.exists()
         if not resumed:
             center_outputs(network, *train[0])
@@ -184,6 +206,8 @@ class Fit(Resumable):
             plan, y = self.train[number]
             self.optimizer.set_share(self.settings.share(self.epoch * len(order) + k, steps))
             errors = (self.network(plan) - y).square().mean(0)
+            if self.epoch == k == 0:
+                self._check_start(errors.detach())
             self.optimizer.zero_grad()
             errors.sum().backward()
             self.optimizer.step()
@@ -195,6 +219,29 @@ class Fit(Resumable):
         self.train_errors.append(error.tolist())
         self.test_errors.append(self.errors(self.test, self.clip))
         self.seconds += time.perf_counter() - began
+
+    def _digest(self) -> str:
+        return digest(*self.network.parameters())
+
+    def _check_start(self, errors: Tensor) -> None:
+        if not bool(errors.isfinite().all()):
+            run = int((~errors.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"the loss of run {run} is {float(errors[run])} at the start; expected a network and targets whose "
+                f"squares are in the range of {self.network.dtype}"
+            )
+
+    def _warn_once(self, error: Tensor) -> None:
+        if self._warned or bool(error.isfinite().all()):
+            return
+        self._warned = True
+        run = int((~error.isfinite()).nonzero()[0])
+        warnings.warn(
+            f"the loss of run {run} was {float(error[run])} in epoch {self.epoch + 1}; it goes back to where its best "
+            "epoch began, and on with half the step, as will others that are not finite",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     @torch.no_grad()
     def _step_back_or_keep(self, error: Tensor) -> None:
@@ -208,6 +255,7 @@ class Fit(Resumable):
             best.copy_(torch.where(k, start, best))
             parameter.copy_(torch.where(b, best, parameter))
         if bool(lost.any()):
+            self._warn_once(error)
             self.optimizer.slow_down(lost)
             self.returns += [(self.epoch, run) for run in lost.nonzero().squeeze(1).tolist()]
 
@@ -218,6 +266,8 @@ class Fit(Resumable):
         tensors |= {f"optimizer/{name}": t for name, t in self.optimizer.tensors().items()}
         tensors["best_error"] = self._best_error
         state = {
+            "start": self._start_digest,
+            "now": self._digest(),
             "epoch": self.epoch,
             "seconds": self.seconds,
             "train_errors": self.train_errors,
@@ -230,6 +280,7 @@ class Fit(Resumable):
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
+        self._start_digest = self.begun_alike(self._start_digest, state)
         for name, parameter in self.network.named_parameters():
             parameter.copy_(tensors[f"network/{name}"])
         for k, best in enumerate(self._best):
