@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-import zipfile
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from htf.datasets._archives import Declared, Refused, read_arrays
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
 _ARCHIVE = "cifar-10-binary.tar.gz"
 _ARCHIVE_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 _BATCHES = (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin")
 _ARRAYS = ("train_12k.npz", "test_5k.npz")
-_SIDE = 32
+_SIDE, _CLASSES = 32, 10
 _RECORD = 1 + 3 * _SIDE**2
 
 Images = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -93,7 +96,8 @@ def _from_archive(path: Path) -> list[Images]:
                 name = Path(member.name).name
                 if name in _BATCHES and (file := archive.extractfile(member)) is not None:
                     records = np.frombuffer(file.read(), np.uint8).reshape(-1, _RECORD)
-                    found[name] = records[:, 1:].reshape(-1, 3, _SIDE, _SIDE), records[:, 0]
+                    labels = _checked_labels(records[:, 0], f"{name} record")
+                    found[name] = records[:, 1:].reshape(-1, 3, _SIDE, _SIDE), labels
         return [found[name] for name in _BATCHES]
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error})") from error
@@ -101,16 +105,37 @@ def _from_archive(path: Path) -> list[Images]:
 
 def _from_arrays(path: Path) -> Images:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"]
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not an npz file of images and labels, or is damaged ({error})") from error
-    if images.dtype != np.uint8 or images.shape[1:] != (_SIDE, _SIDE, 3) or labels.shape != (len(images),):
-        raise ValueError(
-            f"{path} has images of shape {images.shape}, {images.dtype}, and labels of shape {labels.shape}; "
+        arrays = read_arrays(path, ("images", "labels"), _check_arrays)
+    except ValueError as error:
+        raise ValueError(f"{error}; {path} is not an npz file of images and labels") from error
+    images, labels = arrays["images"], arrays["labels"]
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), _checked_labels(labels, f"{path} row")
+
+
+def _check_arrays(names: Collection[str], declared: Declared) -> None:
+    if not {"images", "labels"} <= set(names):
+        raise Refused(f"has the arrays {', '.join(names) or 'none'}; expected images and labels")
+    (images, kind), (labels, _) = declared["images"], declared["labels"]
+    if kind != np.uint8 or images[1:] != (_SIDE, _SIDE, 3) or labels != images[:1]:
+        raise Refused(
+            f"has images of shape {images}, {kind}, and labels of shape {labels}; "
             f"expected (n, {_SIDE}, {_SIDE}, 3), uint8, and (n,)"
         )
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels
+
+
+def _checked_labels(labels: NDArray[Any], place: str) -> NDArray[np.uint8]:
+    """Labels as bytes, or an error that names the first that is none; `place` and its number say where it is."""
+    if labels.dtype.kind not in "iu":
+        # Of real numbers the first that is no integer, if there is one.
+        wrong = labels != np.floor(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
+        row = int(wrong.argmax()) if len(labels) else 0
+        first = f"; {place} {row} has the label {labels[row].item()!r}" if len(labels) else ""
+        raise ValueError(f"labels of dtype {labels.dtype} in {place.split()[0]}, expected integers{first}")
+    wrong = (labels < 0) | (labels >= _CLASSES)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"{place} {row} has the label {labels[row].item()}; expected 0 to {_CLASSES - 1}")
+    return labels.astype(np.uint8)
 
 
 def _download() -> Path:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from htf._tables import integer_in, number_in
+from htf.datasets._archives import SEAL, Declared, Refused, check_seal, read_arrays
 from htf.datasets._arguments import check_shape, is_number
 from htf.datasets._entries import entry_numbers
 from htf.tree import DimensionTree
@@ -40,17 +40,17 @@ def read_csv(path: Path) -> Entries:
     lines: list[int] = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, strict=True)
             for number, row in enumerate(row for row in reader if row):
                 line = f"{path} line {reader.line_num}"
                 if number == 0:
                     width = len(row)
-                    if not any(_number(text) is not None for text in row):
+                    if not any(map(_like_a_number, row)):
                         continue
                 if len(row) != width:
                     raise ValueError(f"{line} has {len(row)} fields; the first row has {width}")
                 indices.append([_index(text, line, mode) for mode, text in enumerate(row[:-1])])
-                if (value := _number(row[-1])) is None:
+                if (value := number_in(row[-1])) is None:
                     raise ValueError(f"{line} has the value {row[-1]!r}; expected a number")
                 values.append(value)
                 lines.append(reader.line_num)
@@ -61,47 +61,32 @@ def read_csv(path: Path) -> Entries:
     return Entries(path, np.array(indices, dtype=np.int64), np.array(values), lambda row: f"line {lines[row]}")
 
 
-def _number(text: str) -> float | None:
+def _like_a_number(text: str) -> bool:
+    """Whether a field of the first row shows that it is no header; "1_0" and "٣" are refused where they are read."""
     try:
-        return float(text)
+        float(text)
     except ValueError:
-        return None
+        return False
+    return True
 
 
 def _index(text: str, line: str, mode: int) -> int:
-    try:
-        index = int(text)
-    except ValueError:
-        number = _number(text)
-        # np.savetxt writes integers as 3.000000e+00 where the values are floats.
-        if number is None or not number.is_integer():
-            raise ValueError(f"{line} has the index {text!r} of mode {mode}; expected an integer") from None
-        index = int(number)
+    index = integer_in(text)
+    if index is None:
+        raise ValueError(f"{line} has the index {text!r} of mode {mode}; expected an integer")
     if not -(2**63) <= index < 2**63:
         raise ValueError(f"{line} has the index {text!r} of mode {mode}, out of range")
     return index
 
 
+_SAVED = ("indices", "values", "test_indices", "test_values", "shape", "about")
+
+
 def read_npz(path: Path) -> Entries:
     """Entries of an npz file, nothing of which is unpickled."""
-    try:
-        # Opened here: NumPy leaves a file open that is no archive.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        AttributeError,
-        TypeError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ValueError(f"{path} is not an npz file of plain arrays, or is damaged ({error})") from error
-    for name in ("indices", "values"):
-        if name not in arrays:
-            raise ValueError(f"{path} has the arrays {', '.join(arrays) or 'none'}; expected indices and values")
+    arrays = read_arrays(path, (*_SAVED, SEAL), _check_arrays)
+    if SEAL in arrays:
+        check_seal(path, arrays)
     indices, values = _arrays(path, arrays, "")
     shape = None
     if "shape" in arrays:
@@ -131,16 +116,29 @@ def read_npz(path: Path) -> Entries:
     )
 
 
+def _check_arrays(names: Collection[str], declared: Declared) -> None:
+    for name in ("indices", "values"):
+        if name not in names:
+            raise Refused(f"has the arrays {', '.join(names) or 'none'}; expected indices and values")
+    if "about" in names and not set(names) <= {*_SAVED, SEAL}:
+        raise Refused(f"is damaged: it has the arrays {', '.join(names)}")
+    for prefix in ("", "test_"):
+        indices, values = (declared[f"{prefix}{name}"][0] if f"{prefix}{name}" in declared else None for name in _PAIR)
+        if indices is not None and values is not None and (len(indices) != 2 or values != indices[:1]):
+            raise Refused(
+                f"has {prefix}indices of shape {indices} and {prefix}values of shape {values}; "
+                "expected (m, order) and (m,)"
+            )
+
+
+_PAIR = ("indices", "values")
+
+
 def _arrays(path: Path, arrays: Mapping[str, NDArray[Any]], prefix: str) -> tuple[NDArray[Any], NDArray[Any]]:
     for name in (f"{prefix}indices", f"{prefix}values"):
         if name not in arrays:
             raise ValueError(f"{path} has no array {name}")
     indices, values = arrays[f"{prefix}indices"], arrays[f"{prefix}values"]
-    if indices.ndim != 2 or values.shape != (len(indices),):
-        raise ValueError(
-            f"{path} has {prefix}indices of shape {indices.shape} and {prefix}values of shape {values.shape}; "
-            "expected (m, order) and (m,)"
-        )
     if indices.dtype.kind not in "iu":
         raise TypeError(f"{path} has {prefix}indices of dtype {indices.dtype}; expected integers")
     if values.dtype.kind not in "iuf":
@@ -157,7 +155,7 @@ def _about(
     try:
         about = json.loads(str(arrays["about"]))
         return DimensionTree(order, about["children"]), dict(about["settings"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 

@@ -7,11 +7,15 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 _UNSIGNED_BYTE = 0x08
+_MOST_DIMENSIONS = 32  # of NumPy's arrays, in every version
+_CHUNK = 1 << 20
+_DEFLATE = 1032  # bytes that one byte of a gzip file can become, at most
 
 
 def read_idx(path: str | Path) -> NDArray[np.uint8]:
@@ -30,7 +34,7 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
     ------
     ValueError
         If the file is not IDX, holds another type, or is shorter or longer than its header says; the message names
-        the file.
+        the file.  Of a gzipped file no more is decompressed than the header declares.
     FileNotFoundError
         If there is none.
     """
@@ -38,14 +42,40 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
 
 
 def read_content(path: Path) -> bytes:
-    """The bytes of a file, decompressed if it is gzipped."""
-    content = path.read_bytes()
-    if content[:2] != b"\x1f\x8b":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is a damaged gzip file ({error})") from error
+    """The bytes of an IDX file, decompressed, no further than its header says, if it is gzipped."""
+    with path.open("rb") as file:
+        if file.read(2) != b"\x1f\x8b":
+            file.seek(0)
+            return _read_as_declared(file, path, path.stat().st_size)
+        file.seek(0)
+        try:
+            with gzip.GzipFile(fileobj=file) as plain:
+                return _read_as_declared(plain, path, _DEFLATE * path.stat().st_size)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is a damaged gzip file ({error})") from error
+
+
+def _read_as_declared(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> bytes:
+    """Header and as many bytes as it declares, and one more where there is one; `most` is what there can be at most."""
+    start = file.read(4)
+    shape = file.read(4 * start[3]) if _is_idx(start) else b""
+    if not shape or len(shape) < 4 * start[3]:
+        return start + shape + file.read(_CHUNK)  # for `parse_idx` to refuse
+    left = math.prod(struct.unpack(f">{start[3]}I", shape)) + 1
+    if left - 1 > most:
+        raise ValueError(
+            f"{path} is cut short: its header says {struct.unpack(f'>{start[3]}I', shape)}, which so small a file "
+            "cannot hold"
+        )
+    parts = [start, shape]
+    while left and (part := file.read(min(left, _CHUNK))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _is_idx(start: bytes) -> bool:
+    return len(start) == 4 and start[:3] == bytes([0, 0, _UNSIGNED_BYTE]) and start[3] > 0
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
@@ -64,5 +94,7 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
     expected, found = math.prod(shape), len(content) - start
     if found != expected:
         state = "cut short" if found < expected else "too long"
-        raise ValueError(f"{name} is {state}: its header says {shape}, {expected} bytes, and {found} follow")
+        raise ValueError(f"{name} is {state}: its header says {shape}, {expected} bytes, and {found} follow at least")
+    if ndim > _MOST_DIMENSIONS:
+        raise ValueError(f"{name} has {ndim} dimensions; expected {_MOST_DIMENSIONS} at most")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()

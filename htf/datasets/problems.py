@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from htf._files import _replace
+from htf.datasets._archives import write_arrays
 from htf.datasets._arguments import children_of
 from htf.datasets._planting import dense_tensor, in_torch
 from htf.datasets._problem_checks import check_problem
@@ -130,7 +130,7 @@ class CompletionProblem(_Problem):
         return (outputs.detach() - expected).norm(dim=0) / self.test_values.norm()
 
     def save(self, path: str | Path) -> None:
-        """Write entries, split, tree and settings to an npz file, which `completion_from_file` reads.
+        """Write entries, split, tree and settings to an npz file with a checksum, which `completion_from_file` reads.
 
         The planted tensor is not in it; its settings and seed are, from which it can be made again.
 
@@ -160,13 +160,7 @@ class CompletionProblem(_Problem):
             "shape": np.array(self.shape, dtype=np.int64),
             "about": np.array(json.dumps(about)),
         }
-
-        def write(partial: Path) -> None:
-            # As an open file: NumPy would add an ending to a name.
-            with partial.open("wb") as file:
-                np.savez(file, **arrays)
-
-        _replace(path, write)
+        write_arrays(path, arrays)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from htf._version import __version__
 from htf._files import read_json
+from htf._version import __version__
 from htf.jobs._work import Outcome, Report, Work, lost_too_often, portable_errors
 
 POLL = 0.1

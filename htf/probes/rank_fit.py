@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from htf._version import __version__
 from htf._checks import positive
 from htf._files import write_json
 from htf._machine import describe_machine, usable_device
+from htf._version import __version__
 from htf.datasets import TWINS, ImageData, load
 from htf.jobs import Report, map_jobs
 from htf.probes.jobs import Inputs, make_jobs

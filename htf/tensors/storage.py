@@ -42,11 +42,13 @@ def save(ht_tensor: HTTensor | RawHT, path: str | Path) -> None:
         f"factor.{node}": f if isinstance(f, torch.Tensor) else torch.from_numpy(B.to_numpy(f))
         for node, f in enumerate(x.factors)
     }
-    write_tensors(Path(path), tensors, about)
+    write_tensors(Path(path), tensors, about, _WHAT)
 
 
 def load(path: str | Path, backend: str | None = None) -> HTTensor:
     """Read an HT tensor that `save` wrote; nothing in the file is executed.
+
+    Files of htf 0.1, which carry no checksum, are read too.
 
     Parameters
     ----------
@@ -63,19 +65,20 @@ def load(path: str | Path, backend: str | None = None) -> HTTensor:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, or holds something else, or its backend is not installed (name another).
+        If the file is damaged, so that its content does not match its checksum, or holds something else, or its backend
+        is not installed (name another).
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there")
-    tensors, about = read_tensors(path)
-    if not isinstance(about, dict) or about.get("what") != _WHAT:
+    tensors, about = read_tensors(path, sealed=False)
+    if about.get("what") != _WHAT:
         raise ValueError(f"{path} holds no HTTensor")
     try:
         tree = _tree_of(about, len(tensors))
         x = HTTensor((tree, [tensors[f"factor.{node}"] for node in range(tree.n_nodes)]))
         saved = str(about["backend"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     name = saved if backend is None else backend
     if name == "pytorch":

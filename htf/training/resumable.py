@@ -15,9 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from htf._files import read_tensors, write_tensors
+from htf._files import read_tensors, saved_before, write_tensors
 from htf._version import __version__
 
+CHECKPOINT_KIND = "checkpoint"
 _VERSION: dict[str, dict[str, Any]] = {"versions": {"htf": __version__}}
 
 
@@ -113,14 +114,21 @@ class Resumable(ABC):
             raise
 
     def save(self) -> None:
-        """Write the checkpoint, beside, then rename."""
+        """Write the checkpoint, beside, then rename; the one that was there is kept as the previous one.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what was saved before is kept.
+        """
         if self.checkpoint is None:
             raise ValueError("there is no file to save to: checkpoint is None")
         tensors, state = self.state()
-        write_tensors(self.checkpoint, tensors, {**_VERSION, **self.about, "state": state})
+        about = {**_VERSION, **self.about, "state": state}
+        write_tensors(self.checkpoint, tensors, about, CHECKPOINT_KIND, keep_previous=True)
 
     def resume(self) -> bool:
-        """Go on from the checkpoint, if there is one.
+        """Go on from the checkpoint, if there is one; from the previous one, with a warning, if that is damaged.
 
         Returns
         -------
@@ -130,14 +138,22 @@ class Resumable(ABC):
         Raises
         ------
         ValueError
-            If the file was written by something else, naming what differs, or is cut short; it is kept.
+            If the file was written by something else, naming what differs, or is damaged, and so is the previous one;
+            it is kept.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the checkpoint is damaged and the previous one takes its place.
         """
-        if self.checkpoint is None or not self.checkpoint.exists():
+        if self.checkpoint is None or not saved_before(self.checkpoint):
             return False
-        tensors, about = read_tensors(self.checkpoint)
+        tensors, about = read_tensors(self.checkpoint, CHECKPOINT_KIND, previous=True)
         # Through JSON's eyes: tuples come back as lists.
         for part, mine in json.loads(json.dumps(_VERSION | self.about)).items():
-            theirs = about.get(part, {})
+            theirs = about.get(part)
+            if not isinstance(theirs, dict):
+                raise ValueError(f"{self.checkpoint} is not a checkpoint of this kind: it says nothing of its {part}")
             for key in {**mine, **theirs}:
                 if mine.get(key) != theirs.get(key):
                     raise ValueError(
@@ -145,8 +161,8 @@ class Resumable(ABC):
                     )
         try:
             self.restore(tensors, about["state"])
-        except KeyError as error:
-            raise ValueError(f"{self.checkpoint} is not a checkpoint of this fit: it has no {error}") from error
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{self.checkpoint} is not a checkpoint of this fit ({error!r})") from error
         return True
 
 
