@@ -13,11 +13,11 @@ from torch import Tensor
 
 from htf._machine import describe_machine
 from htf.datasets.problems import CompletionProblem, SensingProblem
-from htf.training.fitting import describe_network, end_gradient, test_error, tracker_names, warn_of_test_error
+from htf.training._moments import check_start, moment_of, warn_of_test_error
 from htf.training.history import History, Recorder
 from htf.training.losses import Loss
-from htf.training.observations import observe
-from htf.training.tracking import Factorization, Moment, Tracker
+from htf.training.objectives.entries import Entries
+from htf.training.tracking import Factorization, Tracker, describe_network, tracker_names
 
 
 def gradient_flow(
@@ -79,8 +79,8 @@ def gradient_flow(
         raise ValueError(f"network is in {network.dtype}; the flow takes torch.float64")
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance is {tolerance}; expected between 0 and 1")
-    observations, trackers = observe(network, problem), tracker_names(track)
-    criterion = loss if isinstance(loss, Loss) else Loss(loss)
+    objective, trackers = Entries(problem, loss), tracker_names(track)
+    objective.bind(network)
     parameters = list(network.parameters())
 
     def place(state: NDArray[np.float64]) -> Tensor:
@@ -91,7 +91,7 @@ def gradient_flow(
                 parameter.copy_(part.view_as(parameter))
         for parameter in parameters:
             parameter.grad = None
-        losses = criterion(network(observations.inputs), observations.targets)
+        losses = objective.find(network, 0, 0).losses
         losses.backward(torch.ones_like(losses))
         return losses.detach()
 
@@ -99,7 +99,7 @@ def gradient_flow(
         place(state)
         return -_flat([p.grad for p in parameters if p.grad is not None])
 
-    _check_finite(place(_flat(parameters)), "the start", ValueError)
+    check_start(place(_flat(parameters)), network)
     began = perf_counter()
     found = solve_ivp(
         velocity,
@@ -114,8 +114,8 @@ def gradient_flow(
         raise RuntimeError(f"the flow could not be followed to time {at[-1]}: {found.message}")
     settings = {
         "network": describe_network(network),
-        "problem": observations.about,
-        "loss": criterion.describe(),
+        "problem": objective.observations.about,
+        "loss": objective.loss.describe(),
         "optimizer": {"name": "gradient flow", "tolerance": tolerance, "evaluations": int(found.nfev)},
         "trackers": {name: tracker.describe(network) for name, tracker in trackers.items()},
         "made_by": describe_machine(network.device),
@@ -125,25 +125,17 @@ def gradient_flow(
     nothing = torch.full((network.runs,), torch.nan, dtype=torch.float64)
     for step, (time, state) in enumerate(zip(at, found.y.T, strict=True)):
         losses = place(np.ascontiguousarray(state))
-        _check_finite(losses, f"time {time}", RuntimeError)
+        if not bool(losses.isfinite().all()):
+            raise RuntimeError(f"the losses are {losses.tolist()} at time {time}; expected finite ones")
         row = {"time": torch.full_like(nothing, float(time)), "rate": nothing, "loss": losses}
-        row["test_error"] = test_error(network, observations).double()
-        if not warned and observations.test_inputs is not None:
+        row["test_error"] = objective.test_error(network).double()
+        if not warned and objective.observations.test_inputs is not None:
             warned = warn_of_test_error(row["test_error"], f"time {time}")
-        moment = Moment(network, step, losses, end_gradient(network, observations, criterion))
+        moment = moment_of(network, step, losses, objective)
         for name, tracker in trackers.items():
             row |= {f"tracked/{name}/{key}": value for key, value in tracker.measure(moment).items()}
         recorder.add(step, row)
     return recorder.history()
-
-
-def _check_finite(losses: Tensor, when: str, error: type[Exception]) -> None:
-    unusual = (~losses.isfinite()).nonzero().flatten().tolist()
-    if unusual:
-        raise error(
-            f"the loss of run {unusual[0]} is {float(losses[unusual[0]])} at {when}; expected a network and targets "
-            "whose squares are in the range of torch.float64"
-        )
 
 
 def _flat(tensors: Sequence[Tensor]) -> NDArray[np.float64]:

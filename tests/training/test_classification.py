@@ -9,6 +9,7 @@ import torch
 from classification_cases import net, same_state, smooth_net, state_of, task
 from torch import nn
 
+from htf._files import write_json
 from htf.datasets.long_range import Split
 from htf.training import Classification, ClassifyResult, ClassifySettings, classify, load_trained
 
@@ -407,8 +408,12 @@ def test_a_result_is_saved_and_loaded(tmp_path):
     assert ClassifyResult.load(tmp_path / "result.json") == result
     with pytest.raises(FileNotFoundError):
         ClassifyResult.load(tmp_path / "none.json")
-    for text, message in (("{", "is not valid JSON"), ("[]", "does not describe"), ('{"history": []}', "and 0 epochs")):
+    for text, message in (("{", "is not valid JSON"), ("[]", "carries no checksum"), ("", "not valid")):
         (tmp_path / "result.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            ClassifyResult.load(tmp_path / "result.json")
+    for content, message in (({"history": []}, "and 0 epochs"), ({"history": 3}, "does not describe")):
+        write_json(tmp_path / "result.json", content)
         with pytest.raises(ValueError, match=message):
             ClassifyResult.load(tmp_path / "result.json")
 

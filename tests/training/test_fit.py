@@ -174,8 +174,9 @@ def test_trackers_see_parameters_and_gradients_before_the_step():
 def test_a_run_folder_holds_plain_files(tmp_path):
     out = tmp_path / "run"
     history = fit(matrix_net(), problem(), steps=20, every=10, out=out, track=FirstParameter())
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == [
         "checkpoint.safetensors",
+        "claim.json",
         "history.csv",
         "history.safetensors",
         "settings.json",
