@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 import htf
 from htf._files import read_json, write_json
+from htf._folders import claim_folder
 from htf._machine import describe_machine, usable_device
 from htf._tables import write_table
 from htf.cli.arguments import int_range
@@ -77,6 +78,7 @@ COLUMNS = (
     "seconds_epoch",
     "settings_sha256",
 )
+_ROWS = "the rows of a training"
 Split = tuple[Tensor, Tensor]
 
 
@@ -126,6 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     out = options.out / "dry_run" if options.dry_run else options.out
     training, validation, test = (_to(split, device) for split in splits(options))
     settings = {name: describe(name, options, len(training[1])) for name in options.variants}
+    claim_folder(out, "benchmark of compression.py", {}).require_writable()
     write_json(out / SETTINGS, {**describe_machine(device), "variants": settings})
     files = {
         (name, seed): out / JOBS / f"{name}_seed{seed}_{digest(settings[name])}.json"
@@ -139,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
         for (name, seed), file in missing.items():
             bar.set_description(f"{name}, seed {seed}")
             rows = run(name, seed, (training, validation, test), options, bar.update)
-            write_json(file, [{**row, "settings_sha256": digest(settings[name])} for row in rows])
+            write_json(file, [{**row, "settings_sha256": digest(settings[name])} for row in rows], _ROWS)
             for row in rows:
                 bar.write(_line(row))
     rows = gather_table(out)
@@ -252,10 +255,18 @@ def splits(options: argparse.Namespace) -> tuple[Split, Split, Split]:
 
 def gather_table(out: Path) -> list[dict[str, Any]]:
     """One CSV of all finished trainings in a folder; returns its rows."""
-    rows = [row for path in (out / JOBS).glob("*.json") for row in read_json(path)]
+    rows = [row for path in (out / JOBS).glob("*.json") for row in _read_rows(path)]
     order = list(RECIPES)
     rows.sort(key=lambda row: (order.index(row["variant"]), row["settings_sha256"], -row["share"], row["seed"]))
     write_table(out / TABLE, COLUMNS, rows)
+    return rows
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_json(path, _ROWS)
+    names = {f"{row['variant']}_seed{row['seed']}_{row['settings_sha256']}" for row in rows}
+    if names != {path.stem}:
+        raise ValueError(f"{path} holds rows of {', '.join(sorted(names)) or 'nothing'}")
     return rows
 
 

@@ -26,6 +26,7 @@ import torch
 from matplotlib.figure import Figure
 
 import htf
+from htf._files import check_writable, read_json, write_figure, write_json
 from htf.dynamics.studies import Study, study
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
 from htf.plotting import plot_components, plot_error_against_init, plot_norms_and_rank
@@ -82,9 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = _options(arguments)
     torch.set_num_threads(options.threads)
     scale = SMALL if options.scale == "small" else FULL
-    options.out.mkdir(parents=True, exist_ok=True)
+    check_writable(options.out)
     report_file = options.out / "dynamics.json"
-    report: dict[str, Any] = json.loads(report_file.read_text()) if report_file.exists() else {}
+    report: dict[str, Any] = read_json(report_file, sealed=False) if report_file.exists() else {}
     for part in options.only:
         if part in STUDIES:
             report[part] = {**about_study(_study(part, scale, options)), **_made_by(options)}
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
             report[part] = {**found, **_made_by(options)}
             _draw(figure, options.out / f"dynamics_{part}.png")
         # As it goes: what was computed for hours is not lost to what comes after.
-        report_file.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(report_file, report)
     if set(STUDIES) & set(options.only):
         draw_studies(options)
 
@@ -360,7 +361,7 @@ def _made_by(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _draw(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure)
     print(f"figure: {path}")
 
 

@@ -28,6 +28,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import htf
+from htf._files import write_figure
 from htf.tensors import _backend
 
 # (order, dimension, rank): the corners of what the format is used for, and the middle.
@@ -304,7 +305,7 @@ def plot_counts(counts: list[dict[str, Any]], path: Path) -> None:
     ax.loglog(orders, [orders_ * 4**4 for orders_ in orders], "k:", label="N r⁴, rank 4")
     ax.set(xlabel="order N", ylabel="multiplications", title="Operation counts, balanced tree, dimension = rank")
     ax.legend()
-    figure.savefig(path, dpi=150)
+    write_figure(path, figure)
 
 
 # -- both ------------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ import torch
 from long_range_jobs import TABLE, Job, RunJob, check_points, gather_table
 from long_range_recipes import DISTANCE, MODELS, REGULARIZERS, SETTINGS, TASKS, Setting, read_spec, write_spec
 
+from htf._files import write_figure
+from htf._folders import claim_folder
 from htf._machine import usable_device
 from htf.cli.arguments import add_scheduler, int_range
 from htf.jobs import map_jobs
@@ -52,8 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.dry_run:
         jobs, out = [dry(job) for job in jobs], out / "dry_run"
     try:
+        claim_folder(out, "benchmark of long_range.py", {}).require_writable()
         check_points(out, jobs)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"--out: {error}") from None
     run = RunJob(out, options.data_dir, options.cache, str(usable_device(options.device)))
     if options.devices * options.nodes > 1:
@@ -76,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = gather_table(out)
     print(f"table: {out / TABLE} ({len(rows)} trainings)")
     figure = plot_long_range(out / TABLE, PUBLISHED if options.published and PUBLISHED.exists() else None)
-    figure.savefig(out / FIGURE, dpi=150)
+    write_figure(out / FIGURE, figure)
     print(f"figure: {out / FIGURE}")
 
 

@@ -24,6 +24,7 @@ from htf.nn import receptive_field
 from htf.training import Classification, ClassifyResult, ClassifySettings, load_trained
 
 JOBS, ROW, TABLE = "jobs", "row.json", "long_range.csv"
+_ROW, _JOB = "the row of a training", "a training of long_range.py"
 POINT = ("task", "distance", "model", "regularizer", "weight", "control", "weight_decay", "dropout")
 Report = Callable[[float], None]
 COLUMNS = (
@@ -164,8 +165,7 @@ class RunJob:
 
     def _row(self, job: Job, folder: Path, report: Report) -> dict[str, Any]:
         if (folder / ROW).exists():
-            found: dict[str, Any] = read_json(folder / ROW)
-            return found
+            return read_row(folder)
         data = make_data(job, self.data_dir, self.cache)
         model = make_model(job.model, data, dropout=job.dropout, seed=job.seed)
         training = Classification(
@@ -181,8 +181,8 @@ class RunJob:
         training.run_to_end(lambda: report(max(training.step / training.steps, min(training.seconds / limit, 1.0))))
         row = _describe(job, model, training.result())
         if training.processes.rank == 0:
-            write_json(folder / "job.json", asdict(job))
-            write_json(folder / ROW, row)
+            write_json(folder / "job.json", asdict(job), _JOB)
+            write_json(folder / ROW, row, _ROW)
         training.processes.together()
         return row
 
@@ -221,7 +221,17 @@ def _describe(job: Job, model: nn.Module, result: ClassifyResult) -> dict[str, A
 
 
 def _finished(out: Path) -> list[dict[str, Any]]:
-    return [read_json(path) for path in (out / JOBS).glob(f"*/{ROW}")]
+    return [read_row(path.parent) for path in (out / JOBS).glob(f"*/{ROW}")]
+
+
+def read_row(folder: Path) -> dict[str, Any]:
+    """The row that a job left in its folder, or a ValueError if the file is damaged or of another job."""
+    row: dict[str, Any] = read_json(folder / ROW, _ROW)
+    if not isinstance(row, dict) or set(COLUMNS) - set(row):
+        raise ValueError(f"{folder / ROW} does not hold {_ROW}")
+    if not folder.name.endswith(str(row["settings_sha256"])[:8]):
+        raise ValueError(f"{folder / ROW} is of another job than the folder, with settings {row['settings_sha256']!r}")
+    return row
 
 
 def check_points(out: Path, jobs: Iterable[Job]) -> None:
@@ -256,7 +266,10 @@ def load_job(
     folder: Path, which: str = "best", *, data_dir: str | None = None, cache: str | None = None
 ) -> tuple[Job, nn.Module, LongRangeData]:
     """A finished job with its trained model, in evaluation mode, and its images; see `htf.training.load_trained`."""
-    job = Job(**read_json(folder / "job.json"))
+    try:
+        job = Job(**read_json(folder / "job.json", _JOB))
+    except TypeError as error:
+        raise ValueError(f"{folder / 'job.json'} does not hold {_JOB} ({error})") from error
     data = make_data(job, data_dir, cache)
     model = make_model(job.model, data, dropout=job.dropout, seed=job.seed)
     load_trained(model, folder, which)

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from long_range_jobs import JOBS, ROW, load_job
+from long_range_jobs import JOBS, ROW, load_job, read_row
 from long_range_recipes import ConvAC
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from htf._files import read_json, write_json
+from htf._files import check_writable, write_figure, write_json
 from htf._machine import describe_machine
 from htf.datasets import crossed_dots
 from htf.datasets.long_range import LongRangeData
@@ -47,11 +47,12 @@ def main(arguments: list[str] | None = None) -> None:
     folders = sorted(path.parent for run in options.runs for path in (run / JOBS).glob(f"*/{ROW}"))
     if not folders:
         raise SystemExit(f"no finished training in {', '.join(map(str, options.runs))}")
+    check_writable(options.json.absolute().parent)
     rows = [row for folder in tqdm(folders, unit="network") for row in measure(folder, options.data_dir, options.cache)]
     machine = describe_machine(torch.device("cpu"))
     write_json(options.json, {"rows": rows, "correlations": correlations(rows), **machine})
     figure = options.figure or options.json.with_suffix(".png")
-    plot_link(options.json).savefig(figure, dpi=150)
+    write_figure(figure, plot_link(options.json))
     for found in correlations(rows):
         what = f"{found['task']}, {found['measure']}"
         print(f"{what}: rank correlation {found['rank correlation']:.3f} over {found['networks']} networks")
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 def measure(folder: Path, data_dir: str | None = None, cache: str | None = None) -> list[dict[str, Any]]:
     """Accuracy of a trained network, and how much it relates what the task asks it to, by each measure."""
     _, model, data = load_job(folder, data_dir=data_dir, cache=cache)
-    row = read_json(folder / ROW)
+    row = read_row(folder)
     telling = {name: row[name] for name in ("task", "distance", "model", "regularizer", "weight", "control", "seed")}
     return [telling | {"test": row["test"], **found} for found in relations(model, data)]
 

@@ -32,7 +32,8 @@ import torch
 from randomization_jobs import CORRUPTED, Job, RunJob, gather_table
 from randomization_networks import NETWORKS
 
-from htf._files import write_json
+from htf._files import write_figure, write_json
+from htf._folders import claim_folder
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
 from htf.jobs import map_jobs
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         out = out / "dry_run"
         options.epochs, options.kernel_train, options.descent_train = _DRY_EPOCHS, [], 30
         options.train, options.validation, options.test = _DRY.values()
+    claim_folder(out, "benchmark of randomization.py", {}).require_writable()
     run = RunJob(out, options.data_dir)
     rates = _best(run, options, {"lr": options.lrs}, options.models)
     widths = _best(run, options, {"width": options.widths}, ["gaussian_kernel"])
@@ -64,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     contents = _write(out, options, rates | widths)
     print(f"table: {out / NAME}.csv ({len(contents)} fits)")
     figure = plot_randomization(out / f"{NAME}.csv", out / f"{NAME}.json")
-    figure.savefig(out / f"{NAME}.png", dpi=110)
+    write_figure(out / f"{NAME}.png", figure, dpi=110)
     print(f"figure: {out / NAME}.png")
 
 

@@ -27,6 +27,7 @@ from htf.jobs import claimed
 from htf.training import Classification, ClassifySettings
 
 JOBS, ROW = "jobs", "row.json"
+_ROW = "the row of a fit"
 CORRUPTED = "corrupted_labels_"
 # So much of the test accuracies of a model that knows nothing, which are binomial, lies in the interval of chance.
 CHANCE_INTERVAL = 0.99
@@ -152,10 +153,10 @@ class RunJob:
                 data = make_data(job, self.data_dir)
                 found = self._train(job, data, folder, report) if job.training else solve(job.model, data, job.options)
                 content = {"row": describe(job, data, found), "curves": found.get("curves", {}), "job": asdict(job)}
-                write_json(folder / ROW, content)
+                write_json(folder / ROW, content, _ROW)
                 for path in folder.glob("checkpoint*"):
                     path.unlink()
-            row: dict[str, Any] = read_json(folder / ROW)["row"]
+            row: dict[str, Any] = read_row(folder)["row"]
         return row
 
     def _train(self, job: Job, data: ImageData, folder: Path, report: Report) -> dict[str, Any]:
@@ -264,9 +265,23 @@ def describe(job: Job, data: ImageData, found: dict[str, Any]) -> dict[str, Any]
     return {column: row.get(column, found.get(column)) for column in COLUMNS}
 
 
+def read_row(folder: Path) -> dict[str, Any]:
+    """What a job left in its folder, or a ValueError if the file is damaged or of another job."""
+    content: dict[str, Any] = read_json(folder / ROW, _ROW)
+    try:
+        whole = set(content) == {"row", "curves", "job"} and set(content["row"]) == set(COLUMNS)
+    except TypeError:
+        whole = False
+    if not whole:
+        raise ValueError(f"{folder / ROW} does not hold {_ROW}")
+    if not folder.name.endswith(str(content["row"]["settings_sha256"])[:8]):
+        raise ValueError(f"{folder / ROW} is of another job than the folder")
+    return content
+
+
 def gather_table(out: Path, table: Path) -> list[dict[str, Any]]:
     """One CSV of all finished jobs in a folder, whoever did them; returns what they left, in the table's order."""
-    contents = [read_json(path) for path in (out / JOBS).glob(f"*/{ROW}")]
+    contents = [read_row(path.parent) for path in (out / JOBS).glob(f"*/{ROW}")]
     # Missing values first.
     key = ("source", "judged_on", "model", "train_images", "variant", "control", "lr", "seed", "settings_sha256")
     contents.sort(key=lambda c: [(0, 0) if c["row"][name] is None else (1, c["row"][name]) for name in key])

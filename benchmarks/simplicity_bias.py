@@ -34,7 +34,7 @@ import torch
 from simplicity_training import RATES
 from tqdm import tqdm
 
-from htf._files import read_json, write_json, write_tensors
+from htf._files import check_writable, read_json, write_figure, write_json, write_tensors
 from htf._machine import describe_machine
 from htf._tables import write_table
 from htf.plotting.simplicity import plot_effective_ranks, plot_kernels, plot_rank_penalties, plot_recovery
@@ -43,6 +43,7 @@ DEPTHS = (1, 2, 4, 8, 16, 32)
 DEEPEST_TRAINED = 16
 KERNEL_SIZE = 48
 PARTIAL = "partial.json"
+_PARTIAL = "the rows of an interrupted run"
 PARTS = ("distribution", "kernels", "least_squares", "cifar")
 
 
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Compute the parts that are asked for, one after another."""
     options = _options(arguments)
     torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
+    check_writable(options.out)
     for part in options.only:
         if not options.figures:
             began = time.perf_counter()
@@ -65,7 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
                 {"part": part, **about, "seconds": round(time.perf_counter() - began, 1), **machine},
             )
         figure = _path(options, part, "png")
-        DRAW[part](_path(options, part, "safetensors" if part == "kernels" else "csv")).savefig(figure, dpi=110)
+        drawn = DRAW[part](_path(options, part, "safetensors" if part == "kernels" else "csv"))
+        write_figure(figure, drawn, dpi=110)
         print(f"figure: {figure}")
 
 
@@ -168,12 +170,12 @@ def _computed(
     """A row per item, going on after those that an interrupted run of the same settings has left."""
     path = _path(options, part, PARTIAL)
     settings = {**_settings(options), "todo": [repr(item) for item in todo]}
-    kept = read_json(path) if path.exists() else {}
+    kept = read_json(path, _PARTIAL) if path.exists() else {}
     rows: list[dict[str, Any]] = kept["rows"] if kept.get("settings") == settings else []
     done = len(rows)
     for item in _watched(todo[done:], options, costs[done:]):
         rows.append(compute(*item))
-        write_json(path, {"settings": settings, "rows": rows})
+        write_json(path, {"settings": settings, "rows": rows}, _PARTIAL)
     return rows
 
 

@@ -29,6 +29,7 @@ WEIGHTS = {
     "effective_rank": (0.03, 0.3, 3.0),
 }
 FOLDER = "simplicity_cifar"
+_ROW = "the row of a training"
 KERNEL_IMAGES = 512
 
 
@@ -122,11 +123,11 @@ def candidates(common: Training) -> Iterator[Training]:
 def finished(training: Training, data: dict[str, tuple[Tensor, Tensor]], folder: Path, bar: Any) -> dict[str, Any]:
     """The row of a training: read from its file if it was finished with these settings before."""
     path = folder / f"{training.name}.json"
-    if path.exists() and (kept := read_json(path))["settings"] == asdict(training):
+    if path.exists() and (kept := read_json(path, _ROW))["settings"] == asdict(training):
         bar.update(training.epochs)
         return dict(kept["row"])
     row = {**_which(training), **train(training, data, bar), "chosen": 0}
-    write_json(path, {"settings": asdict(training), "row": row})
+    write_json(path, {"settings": asdict(training), "row": row}, _ROW)
     return row
 
 

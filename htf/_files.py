@@ -51,7 +51,7 @@ def write_json(path: Path, content: Any, kind: str = "") -> str:
     path : Path
     content : dict or whatever JSON can hold
     kind : str
-        What the file is, which `read_json` can ask for.
+        What the file holds, such as "the settings of a probe", which `read_json` can ask for.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def read_json(path: Path, kind: str | None = None, *, sealed: bool = True) -> An
     ----------
     path : Path
     kind : str, optional
-        What the file has to be; by default anything.
+        What the file has to hold; by default anything.
     sealed : bool
         Refuse files without a seal; otherwise they are read as they are.
 
@@ -141,7 +141,7 @@ def write_tensors(
     about : dict
         As JSON can hold it.
     kind : str
-        What the file is, which `read_tensors` can ask for.
+        What the file holds, such as "a checkpoint", which `read_tensors` can ask for.
     keep_previous : bool
         Keep the file that is replaced, if it is not damaged, as `previous_of` names it.
 
@@ -174,7 +174,7 @@ def read_tensors(
     ----------
     path : Path
     kind : str, optional
-        What the file has to be; by default anything.
+        What the file has to hold; by default anything.
     previous : bool
         If the file is damaged, or missing, read the one before it that `write_tensors` kept, if there is one, with a
         RuntimeWarning that says so.
@@ -210,8 +210,8 @@ def read_tensors(
 
 
 def previous_of(path: Path) -> Path:
-    """Where `write_tensors` keeps the file before: checkpoint.previous.safetensors."""
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
+    """Where `write_tensors` keeps the file before: checkpoint.safetensors.previous."""
+    return path.with_name(f"{path.name}.previous")
 
 
 def saved_before(path: Path) -> bool:
@@ -280,12 +280,12 @@ def check_writable(folder: Path, size: int = 4096) -> None:
         if free < size:
             raise OSError(errno.ENOSPC, f"{free:,} bytes are free, {size:,} are needed")
     except OSError as error:
-        raise _named(error, f"cannot write to the folder {folder} ({error})") from error
+        raise _named(error, f"cannot write to the folder {folder} ({error}); what was saved before is kept") from error
 
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what writers that were killed have left in a folder; those of writers that live stay."""
-    if sys.platform == "win32":
+    if sys.platform == "win32" or not folder.is_dir():
         return
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(".") and entry.name.endswith(_LEFTOVER)]
@@ -426,7 +426,7 @@ def _read_seal(path: Path, seal: Any, kind: str | None) -> tuple[str, str]:
     if type(seal["format"]) is not int or seal["format"] != FORMAT:
         raise _OtherKind(f"{path} has format {seal['format']!r}; this version of htf reads format {FORMAT}")
     if kind is not None and seal["kind"] != kind:
-        raise _OtherKind(f"{path} holds a {seal['kind'] or 'file without a kind'}; expected a {kind}")
+        raise _OtherKind(f"{path} does not hold {kind}; it holds {seal['kind'] or 'something without a name'}")
     return seal["kind"], str(seal["sha256"])
 
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from htf._files import check_writable, read_json, remove_leftovers, write_json
 
 CLAIM, LOCK, HOLDER = "claim.json", ".lock", ".lock.holder"
-_KIND = "claim"
+_KIND = "a claim"
 # Files that runs leave: a folder that holds one and no claim belongs to a run of htf 0.1, or to a part of one.
 _OF_RUNS = ("settings.json", "study.json", "checkpoint.safetensors", "history.safetensors", "result.json", "row.json")
 # How long a claim takes to be written, at most, by someone who is at it at the same moment.
@@ -72,7 +72,10 @@ class Folder(os.PathLike[str]):
             If another process, or another thread, holds it; the message names the holder.
         """
         if self._lock is None:
+            self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _acquired(self.path, 0.0)
+            if not (self.path / CLAIM).exists():  # it was taken back, and the run begins again
+                _write_claim(self.path, self.kind, self.about)
         self._depth += 1
         try:
             yield
@@ -82,22 +85,20 @@ class Folder(os.PathLike[str]):
                 _release(self._lock, self.path)
                 self._lock = None
 
-    def forget(self) -> None:
-        """Take the claim back, if this made it and nothing else was written, so that others may have the folder."""
-        if self._made is None:
+    def forget(self, *files: str) -> None:
+        """Take the claim back, if this made it and nothing but these files was written, which are deleted too."""
+        own = {CLAIM, LOCK, HOLDER, *files}
+        if self._made is None or not {entry.name for entry in self.path.iterdir()} <= own:
             return
-        own = {CLAIM, LOCK, HOLDER}
-        if {entry.name for entry in self.path.iterdir()} <= own:
-            for name in own:
-                (self.path / name).unlink(missing_ok=True)
-            with suppress(OSError):  # in use by someone else by now
-                for folder in self._made:
-                    folder.rmdir()
-        self._made = None
+        for name in own:
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):  # in use by someone else by now
+            for folder in self._made:
+                folder.rmdir()
 
 
 def claim_folder(
-    folder: str | Path | Folder, kind: str, about: Mapping[str, Any], *, grows: Collection[str] = ()
+    folder: str | os.PathLike[str], kind: str, about: Mapping[str, Any], *, grows: Collection[str] = ()
 ) -> Folder:
     """Claim a folder for a run, or find it claimed by the same one.
 
@@ -106,7 +107,7 @@ def claim_folder(
     folder : str, Path or Folder
         One that is claimed already, as by a study for the fit that it consists of, is returned as it is.
     kind : str
-        "run" (`htf.probes.rank_fit`), "study", "fit", "training" (`htf.training.classify`), or a benchmark's.
+        "probe" (`htf.probes.rank_fit`), "study", "fit", "training" (`htf.training.classify`), or a benchmark's.
     about : mapping
         All that makes the run, as JSON can hold it.
     grows : collection of str
@@ -142,36 +143,41 @@ def claim_folder(
         if (path / CLAIM).exists():
             grown = _compare(path, kind, mine, grows)
         else:
-            _check_free(path)
+            _check_free(path, kind)
             grown, made = True, missing
         if grown:
-            remove_leftovers(path)
-            write_json(path / CLAIM, {"kind": kind, "about": mine}, _KIND)
+            _write_claim(path, kind, mine)
     finally:
         _release(lock, path)
     return Folder(path, kind, mine, made)
 
 
-def check_claim(folder: Path, kind: str, about: Mapping[str, Any] | None = None) -> None:
-    """Refuse to write what is of some kind into the folder of something else.
+def claim_for_saving(folder: Path, kind: str, about: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Claim a folder for what is saved into it by hand, in place of what was saved so before.
 
     Parameters
     ----------
     folder : Path
-        May be free.
-    kind : str
-    about : mapping, optional
-        What a run in the folder must agree with, as far as both say.
+        Free, or with something of that kind, which may be another one, or with a run that made what is saved.
+    kind, about
+        Of what is saved, for the claim of a folder that is free.
+    runs : mapping
+        Kinds of runs that save such a thing themselves, to what must agree as far as both say.
 
     Raises
     ------
     ValueError
-        As `claim_folder`.
+        If the folder holds another run; the message names what differs.
+    OSError
+        If the folder cannot be written.
     """
-    if (folder / CLAIM).exists():
-        mine = json.loads(json.dumps(dict(about or {})))
-        theirs = read_claim(folder)[1]
-        _compare(folder, kind, {key: mine.get(key, value) for key, value in theirs.items()})
+    if (folder / CLAIM).exists() and (found := read_claim(folder))[0] in runs:
+        kind, theirs = found
+        for key, mine in json.loads(json.dumps(dict(runs[kind]))).items():
+            if key in theirs and (difference := _difference(key, theirs[key], mine, common=True)) is not None:
+                raise _other_settings(folder, kind, *difference)
+    else:
+        claim_folder(folder, kind, about)
 
 
 def read_claim(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -196,36 +202,46 @@ def _compare(path: Path, kind: str, mine: dict[str, Any], grows: Collection[str]
     """Refuse another run; whether this one is the same but for something that has grown."""
     found, theirs = read_claim(path)
     if found != kind:
-        raise ValueError(f"out {path} holds a {found}, and this is a {kind}; name another folder")
+        raise ValueError(f"out {path} holds a run that is no {kind} but a {found}; name another folder")
     grown = False
     for key in {**theirs, **mine}:
         if key in grows and key in theirs and key in mine and mine[key] > theirs[key]:
             grown = True
         elif (difference := _difference(key, theirs.get(key), mine.get(key))) is not None:
-            name, before, now = difference
-            raise ValueError(
-                f"out {path} holds a {kind} with {name} = {before!r}; this one has {now!r}. "
-                "Name another folder, or the same settings to go on"
-            )
+            raise _other_settings(path, kind, *difference)
     return grown
 
 
-def _difference(name: str, theirs: Any, mine: Any) -> tuple[str, Any, Any] | None:
-    """The first key, within dicts, whose values differ, and both of them."""
+def _other_settings(path: Path, kind: str, name: str, theirs: Any, mine: Any) -> ValueError:
+    return ValueError(
+        f"out {path} holds a {kind} with {name} = {theirs!r}; this one has {mine!r}. "
+        "Name another folder, or the same settings to go on"
+    )
+
+
+def _difference(name: str, theirs: Any, mine: Any, *, common: bool = False) -> tuple[str, Any, Any] | None:
+    """The first key, within dicts, whose values differ, and both of them; of keys that both have, if asked for."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
         for key in {**theirs, **mine}:
-            if (found := _difference(key, theirs.get(key), mine.get(key))) is not None:
+            if common and not (key in theirs and key in mine):
+                continue
+            if (found := _difference(key, theirs.get(key), mine.get(key), common=common)) is not None:
                 return found
         return None
     # As JSON, for which NaN equals itself.
     return None if json.dumps(theirs) == json.dumps(mine) else (name, theirs, mine)
 
 
-def _check_free(path: Path) -> None:
+def _write_claim(path: Path, kind: str, about: dict[str, Any]) -> None:
+    remove_leftovers(path)
+    write_json(path / CLAIM, {"kind": kind, "about": about}, _KIND)
+
+
+def _check_free(path: Path, kind: str) -> None:
     found = [name for name in _OF_RUNS if (path / name).exists()]
     if found:
         raise ValueError(
-            f"out {path} holds files of a run ({', '.join(found)}) and no {CLAIM}: a run of htf 0.1, or a part of one; "
+            f"out {path} holds a run that is no {kind} of this version: it has {', '.join(found)} and no {CLAIM}; "
             "name another folder"
         )
 

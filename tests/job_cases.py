@@ -116,6 +116,28 @@ class EndsOnArrival:
         return os._exit, (1,)
 
 
+class KilledOnArrival:
+    """Kills the process that it is sent to."""
+
+    def __reduce__(self):
+        return _kill_this, ()
+
+
+def _kill_this():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Heavy:
+    """What does the jobs, with data that takes a while to be sent."""
+
+    run: Squares
+    data: bytes
+
+    def __call__(self, job, report):
+        return self.run(job, report)
+
+
 @dataclass(frozen=True)
 class Alone:
     """Notes in a file when it enters and leaves its claim, and finishes a job only if no one has."""

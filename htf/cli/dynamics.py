@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from htf._files import write_figure
 from htf.cli.arguments import add_command, int_range
 from htf.dynamics import compare_rates
 from htf.dynamics.settings import SETTINGS_OF
@@ -113,5 +114,5 @@ def _history(result: Study | History) -> History:
 
 def _draw(figures: Mapping[Path, Figure]) -> None:
     for path, figure in figures.items():
-        figure.savefig(path, dpi=150)
+        write_figure(path, figure)
         print(f"figure: {path}")

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from htf._files import write_figure
 from htf.cli.arguments import add_command, add_scheduler, int_range
 from htf.datasets import NAMES, TWINS
 from htf.probes.rank_fit import DEFAULT_TWINS, FORMATS, rank_fit
@@ -80,6 +81,6 @@ def plot_probes(runs: list[Path], figure: Path | None) -> int:
 def show_probe(result: RankFit, figure: Path) -> int:
     """Print the table, and draw the figure to a file."""
     print(result.table())
-    result.plot().savefig(figure, dpi=150)
+    write_figure(figure, result.plot())
     print(f"figure: {figure}")
     return 0

@@ -96,7 +96,7 @@ def _from_archive(path: Path) -> list[Images]:
                 name = Path(member.name).name
                 if name in _BATCHES and (file := archive.extractfile(member)) is not None:
                     records = np.frombuffer(file.read(), np.uint8).reshape(-1, _RECORD)
-                    labels = _checked_labels(records[:, 0], f"{name} record")
+                    labels = _checked_labels(records[:, 0], name, "record")
                     found[name] = records[:, 1:].reshape(-1, 3, _SIDE, _SIDE), labels
         return [found[name] for name in _BATCHES]
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, KeyError) as error:
@@ -109,7 +109,7 @@ def _from_arrays(path: Path) -> Images:
     except ValueError as error:
         raise ValueError(f"{error}; {path} is not an npz file of images and labels") from error
     images, labels = arrays["images"], arrays["labels"]
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), _checked_labels(labels, f"{path} row")
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), _checked_labels(labels, str(path), "row")
 
 
 def _check_arrays(names: Collection[str], declared: Declared) -> None:
@@ -123,18 +123,19 @@ def _check_arrays(names: Collection[str], declared: Declared) -> None:
         )
 
 
-def _checked_labels(labels: NDArray[Any], place: str) -> NDArray[np.uint8]:
-    """Labels as bytes, or an error that names the first that is none; `place` and its number say where it is."""
-    if labels.dtype.kind not in "iu":
+def _checked_labels(labels: NDArray[Any], source: str, unit: str) -> NDArray[np.uint8]:
+    """Labels as bytes, or an error that names the first that is none."""
+    if labels.dtype.kind in "iu":
+        wrong = (labels < 0) | (labels >= _CLASSES)
+    else:
         # Of real numbers the first that is no integer, if there is one.
-        wrong = labels != np.floor(labels) if labels.dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
-        row = int(wrong.argmax()) if len(labels) else 0
-        first = f"; {place} {row} has the label {labels[row].item()!r}" if len(labels) else ""
-        raise ValueError(f"labels of dtype {labels.dtype} in {place.split()[0]}, expected integers{first}")
-    wrong = (labels < 0) | (labels >= _CLASSES)
+        wrong = labels != np.floor(labels) if labels.dtype.kind == "f" else np.ones(len(labels), dtype=bool)
+        wrong |= not wrong.any()
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(f"{place} {row} has the label {labels[row].item()}; expected 0 to {_CLASSES - 1}")
+        raise ValueError(
+            f"{source} {unit} {row} has the label {labels[row].item()!r}; expected an integer from 0 to {_CLASSES - 1}"
+        )
     return labels.astype(np.uint8)
 
 

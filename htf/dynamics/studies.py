@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from dataclasses import dataclass, fields, replace
@@ -12,17 +13,19 @@ import torch
 from torch import Tensor
 
 from htf._files import read_json, write_json
+from htf._folders import CLAIM, Folder, claim_folder, claim_for_saving, read_claim
 from htf._machine import usable_device
 from htf._version import __version__
 from htf.dynamics.rising import phases
 from htf.dynamics.settings import SETTINGS_OF, StudySettings
 from htf.training.fitting import fit
-from htf.training.history import RECORD, SETTINGS, History
+from htf.training.history import RECORD, History
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STUDY = "study.json"
+_KIND = "the settings of a study"
 # A component rises if it ends above the first share of its run's largest; all others should be below the second.
 RISEN, REST = 0.05, 0.01
 
@@ -146,7 +149,9 @@ class Study:
 
     def save(self, folder: str | Path) -> None:
         """Write study.json beside the files of the history into a folder; `load` reads it."""
-        write_json(Path(folder) / STUDY, {**self.settings.describe(), "htf": __version__})
+        described = self.settings.describe()
+        claim_for_saving(Path(folder), "study", described, {"study": described})
+        write_json(Path(folder) / STUDY, {**described, "htf": __version__}, _KIND)
         self.history.save(folder)
 
     @classmethod
@@ -166,7 +171,12 @@ class Study:
         settings = _settings_from(folder / STUDY)
         if not (folder / RECORD).is_file():
             raise FileNotFoundError(f"{folder} holds a study that is not finished; run it again to go on")
-        return cls(settings, History.load(folder))
+        if (folder / CLAIM).exists() and read_claim(folder) != ("study", json.loads(json.dumps(settings.describe()))):
+            raise ValueError(f"{folder / STUDY} is not that of the study whose the folder is, by its {CLAIM}")
+        history = History.load(folder)
+        if history.runs != len(settings.starts):
+            raise ValueError(f"{folder / STUDY} asks for {len(settings.starts)} runs; {RECORD} has {history.runs}")
+        return cls(settings, history)
 
     def _of(self, init_std: float) -> list[int]:
         return [run for run, (std, _) in enumerate(self.runs) if std == init_std]
@@ -224,7 +234,7 @@ def study(
     device = usable_device(device)
     # Both before the folder is taken: what does not fit should leave no trace.
     problem, network = settings.problem(device), settings.network(device)
-    taken = out is not None and _claim(Path(out), settings)
+    folder = None if out is None else _claim(Path(out), settings)
     try:
         history = fit(
             network,
@@ -234,13 +244,13 @@ def study(
             steps=settings.steps,
             track=settings.tracker(),
             every=settings.every,
-            out=out,
+            out=folder,
             progress=progress,
         )
     except (ValueError, TypeError):
-        if taken and out is not None:
+        if folder is not None:
             # What does not fit leaves no trace, so that the folder is free for what does.
-            (Path(out) / STUDY).unlink(missing_ok=True)
+            folder.forget(STUDY)
         raise
     return Study(settings, history)
 
@@ -260,28 +270,23 @@ def _settings(settings: str | StudySettings, changes: dict[str, Any]) -> StudySe
 
 
 def _settings_from(path: Path) -> StudySettings:
-    content = read_json(path)
+    content = read_json(path, _KIND)
     try:
         kind = SETTINGS_OF[content.pop("format")]
         content.pop("htf")
         return kind(**content)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is not the settings of a study ({error})") from error
 
 
-def _claim(folder: Path, settings: StudySettings) -> bool:
-    """Take a folder for a study, or refuse it; only the number of steps may differ, upwards.  Whether it was free."""
-    path, mine = folder / STUDY, settings.describe()
-    if path.exists():
-        there = _settings_from(path).describe()
-        for key in {**mine, **there}:
-            if mine.get(key) != there.get(key) and (key != "steps" or mine[key] < there[key]):
-                raise ValueError(
-                    f"out {folder} holds a study with {key} = {there.get(key)!r}; this one has {mine.get(key)!r}. "
-                    "Name another folder, or the same settings to go on"
-                )
-    elif (folder / SETTINGS).exists():
-        raise ValueError(f"out {folder} holds a run that is no study; name another folder")
-    free = not path.exists()
-    write_json(path, {**mine, "htf": __version__})
-    return free
+def _claim(path: Path, settings: StudySettings) -> Folder:
+    """Take a folder for a study, or refuse it; only the number of steps may differ, upwards."""
+    folder = claim_folder(path, "study", settings.describe(), grows=("steps",))
+    content = {**settings.describe(), "htf": __version__}
+    try:
+        there = read_json(path / STUDY, _KIND)
+    except (FileNotFoundError, ValueError):
+        there = None  # the claim says the same, so that a damaged one is written anew
+    if there != json.loads(json.dumps(content)):
+        write_json(path / STUDY, content, _KIND)
+    return folder

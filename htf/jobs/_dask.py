@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from htf._files import read_json
+from htf._files import read_plain_json
 from htf._version import __version__
 from htf.jobs._work import Outcome, Report, Work, lost_too_often, portable_errors
 
@@ -36,7 +36,7 @@ def address_of(scheduler: str | Path) -> str:
         raise ValueError(
             f"scheduler is {text!r}; expected an address such as tcp://host:8786, or the path of a scheduler file"
         )
-    content = read_json(Path(text))
+    content = read_plain_json(Path(text))
     address = content.get("address") if isinstance(content, dict) else None
     if not isinstance(address, str):
         raise ValueError(f"{text} is not the file of a scheduler: it has no address")

@@ -21,6 +21,8 @@ from htf.jobs._work import Outcome, Report, Work, lost_too_often, portable_error
 POLL = 0.2
 # A job whose process dies is tried once more: a machine short of memory may have room for it later, a crash will not.
 ATTEMPTS = 2
+# So often in a row a process may be killed while it starts, before its job has begun.
+STARTS = 5
 
 
 def one_by_one(work: Work) -> Iterator[Outcome]:
@@ -55,7 +57,10 @@ def in_processes(work: Work, workers: int) -> Iterator[Outcome]:
                 if not isinstance(error, BrokenProcessPool):
                     yield Outcome(place.index, result, error)
                     continue
-                place.replace()
+                if not place.replace():
+                    # The job had not begun: this is no fault of it.
+                    waiting.append(place.index)
+                    continue
                 losses[place.index] += 1
                 if losses[place.index] == ATTEMPTS:
                     yield Outcome(place.index, error=lost_too_often(ATTEMPTS))
@@ -90,31 +95,56 @@ class _Place:
         self._started = self._context.RawValue("b", 0)
         self.index = 0
         self.future: Future[Any] | None = None
+        self._failed_starts = 0
+        self._process: Any = None
         self.pool = self._new_pool()
 
     def _new_pool(self) -> ProcessPoolExecutor:
+        self._has_run = False
         marks = self._share, self._stop, self._started
-        return ProcessPoolExecutor(1, self._context, _start_worker, (self._work.run, self._work.threads, *marks))
+        return ProcessPoolExecutor(1, self._context, _start_worker, (self._work.threads, *marks))
 
-    def replace(self) -> None:
-        """A new process in place of the one that died."""
+    def replace(self) -> bool:
+        """A new process in place of the one that died; whether that one had started.
+
+        Raises
+        ------
+        ChildProcessError
+            If it ended by itself while it started, as any other would, or was killed then too often in a row.
+        """
+        process, self._process = self._process, None
         self.pool.shutdown(wait=True)
-        if not self._started.value:
+        started = bool(self._started.value)
+        self._failed_starts = 0 if started else self._failed_starts + 1
+        # Ended by a signal, as by a kill or for want of memory, the code is negative.
+        code = 0 if process is None or process.exitcode is None else int(process.exitcode)
+        if not started and code >= 0:
             raise ChildProcessError(
                 "a worker process ended while it started; a script must start its jobs below "
                 'if __name__ == "__main__":, and what runs them must be importable'
             )
+        if self._failed_starts == STARTS:
+            raise ChildProcessError(
+                f"a worker process was killed while it started (signal {-code}; out of memory?) {STARTS} times in a row"
+            )
         self._started.value = 0
         self.pool = self._new_pool()
+        return started
 
     def start(self, index: int) -> None:
         self.index, self._share.value = index, 0.0
         job = self._work.jobs[index]
-        try:
-            self.future = self.pool.submit(_work, job)
-        except BrokenProcessPool:  # it died while it had nothing to do
-            self.replace()
-            self.future = self.pool.submit(_work, job)
+        while self.future is None:
+            try:
+                # What runs the jobs comes with the first job: what a process is started with has to fit into a pipe, or
+                # this one would wait forever for one that was killed before it had read all.
+                run = None if self._has_run else self._work.run
+                self.future = self.pool.submit(_work, run, job)
+                self._has_run = True
+                # The pool forgets a process that died.
+                self._process = self._process or next(iter((self.pool._processes or {}).values()), None)
+            except BrokenProcessPool:  # it died while it had nothing to do
+                self.replace()
 
     def take(self) -> tuple[Any, Exception | None]:
         """Result and error of the job that is done."""
@@ -137,11 +167,12 @@ class _Place:
 # The state of a worker process.
 _run: Callable[[Any, Report], Any]
 _report: Report
+_started: Any  # set once a job has begun
 _busy = threading.Lock()
 
 
-def _start_worker(run: Callable[[Any, Report], Any], threads: int, share: Any, stop: Any, started: Any) -> None:
-    global _run, _report
+def _start_worker(threads: int, share: Any, stop: Any, started: Any) -> None:
+    global _report, _started
     torch.set_num_threads(threads)
 
     def report(done: float) -> None:
@@ -149,11 +180,10 @@ def _start_worker(run: Callable[[Any, Report], Any], threads: int, share: Any, s
         if stop.value:
             raise KeyboardInterrupt
 
-    _run, _report = run, report
+    _report, _started = report, started
     # A terminal interrupts all processes at once; this one is told by its parent, and listens only to the second time.
     signal.signal(signal.SIGINT, _first_interrupt)
     threading.Thread(target=_leave_with_parent, args=(stop,), daemon=True).start()
-    started.value = 1
 
 
 def _first_interrupt(number: int, frame: FrameType | None) -> None:
@@ -170,6 +200,11 @@ def _leave_with_parent(stop: Any) -> None:
         os._exit(1)
 
 
-def _work(job: Any) -> Any:
+def _work(run: Callable[[Any, Report], Any] | None, job: Any) -> Any:
+    global _run
+    if run is not None:
+        _run = run
+    # From here on it is the job whose process dies.
+    _started.value = 1
     with _busy, portable_errors():
         return _run(job, _report)

@@ -28,9 +28,9 @@ def plot_link(path: str | Path) -> Figure:
     ValueError
         If the file is damaged or holds no networks.
     """
-    content = read_json(Path(path))
+    content = read_json(Path(path), sealed=False)
     rows = content.get("rows") if isinstance(content, dict) else None
-    if not rows:
+    if not (isinstance(rows, list) and rows and all(map(_is_network, rows))):
         raise ValueError(f"{path} holds no networks; expected what long_range_link.py writes")
     panels = list(dict.fromkeys((row["task"], row["measure"]) for row in rows))
     figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
@@ -58,3 +58,12 @@ def plot_link(path: str | Path) -> Figure:
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(fontsize="small", frameon=False)
     return figure
+
+
+def _is_network(row: object) -> bool:
+    numbers, texts = ("value", "error", "test"), ("task", "measure", "regularizer")
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(name), int | float) for name in numbers)
+        and all(isinstance(row.get(name), str) for name in texts)
+    )

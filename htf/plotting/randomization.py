@@ -99,9 +99,9 @@ def _against_corruption(ax: Axes, rows: list[dict[str, Any]], column: str) -> No
 
 def _losses(path: Path, model: str | None) -> tuple[dict[str, list[float]], str]:
     """Loss by epoch of each variant, for the first of several seeds, and the model that it is of."""
-    content = read_json(path)
+    content = read_json(path, sealed=False)
     curves = content.get("curves") if isinstance(content, dict) else None
-    if not curves:
+    if not (isinstance(curves, list) and curves and all(map(_is_curve, curves))):
         raise ValueError(f"{path} holds no curves; expected what randomization.py writes")
     models = list(dict.fromkeys(curve["model"] for curve in curves))
     name = model or ("cnn" if "cnn" in models else models[0])
@@ -112,3 +112,12 @@ def _losses(path: Path, model: str | None) -> tuple[dict[str, list[float]], str]
     if not found:
         raise ValueError(f"{path} holds no curves of model {name!r}; it holds those of {', '.join(models)}")
     return found, name
+
+
+def _is_curve(curve: object) -> bool:
+    return (
+        isinstance(curve, dict)
+        and all(isinstance(curve.get(name), str) for name in ("model", "judged_on", "control", "variant"))
+        and isinstance(loss := curve.get("train_loss"), list)
+        and all(isinstance(number, int | float) for number in loss)
+    )

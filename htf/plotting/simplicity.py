@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
+from torch import Tensor
 
 from htf._files import read_tensors
 from htf._tables import read_table
@@ -82,13 +83,15 @@ def plot_kernels(path: str | Path) -> Figure:
     ValueError
         If the file is damaged or holds no kernels.
     """
-    tensors, about = read_tensors(Path(path))
-    ranks = about.get("effective_rank") if isinstance(about, dict) else None
-    if not tensors or not ranks or any(name.count("/") != 2 for name in tensors):
+    tensors, about = read_tensors(Path(path), sealed=False)
+    ranks = about.get("effective_rank")
+    if not tensors or not isinstance(ranks, dict) or any(_misfits(name, ranks, tensors) for name in ranks | tensors):
         raise ValueError(f"{path} holds no kernels; expected what simplicity_bias.py writes")
     named = [tuple(name.split("/")) for name in ranks]
     lines = list(dict.fromkeys((activation, stage) for stage, activation, _ in named))
     depths = sorted({int(depth) for *_, depth in named})
+    if len(named) != len(lines) * len(depths):
+        raise ValueError(f"{path} holds {len(named)} kernels for {len(lines)} rows of {len(depths)} depths")
     figure = Figure(figsize=(1.35 * len(depths) + 1.0, 1.5 * len(lines)), layout="constrained")
     axes = figure.subplots(len(lines), len(depths), squeeze=False)
     colours = matplotlib.colormaps["RdBu_r"].resampled(21)
@@ -238,3 +241,10 @@ def _plain_ticks(ax: Axes, depths: Iterable[float]) -> None:
 
 def _each(rows: Iterable[dict[str, Any]], column: str) -> list[Any]:
     return list(dict.fromkeys(row[column] for row in rows))
+
+
+def _misfits(name: str, ranks: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
+    """Whether what a file holds under a name is no kernel with its effective rank."""
+    if name.count("/") != 2 or not name.rpartition("/")[2].isdecimal() or name not in tensors:
+        return True
+    return not isinstance(ranks.get(name), int | float) or tensors[name].ndim != 2

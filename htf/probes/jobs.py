@@ -14,13 +14,13 @@ import numpy
 import torch
 from torch import Tensor
 
-from htf._files import write_json
+from htf._files import remove_saved
 from htf.datasets import TWINS, ImageData, one_vs_all, quantize
 from htf.engine import Plan
 from htf.jobs import Report, claimed
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn._network import TreeNetwork
-from htf.probes.result import FITS_FOLDER, SETTINGS_FILE, FitRecord, job_content, read_job
+from htf.probes.result import FITS_FOLDER, SETTINGS_FILE, FitRecord, job_content, read_job, write_job
 from htf.training.loop import Batch, Fit, FitSettings
 from htf.tree import DimensionTree
 
@@ -112,10 +112,15 @@ class Inputs:
         return torch.stack(train, 1).to(self.device), torch.stack(test, 1).to(self.device)
 
 
-def finished(job: Job, folder: Path | None) -> dict[str, Any] | None:
-    """The content of a job's file, if it is there."""
+def finished(job: Job, folder: Path | None, run: str = "") -> dict[str, Any] | None:
+    """The content of a job's file, if it is there; a ValueError if it is another's."""
     path = _file(job, folder)
-    return read_job(path) if path is not None and path.exists() else None
+    if path is None or not path.exists():
+        return None
+    content = read_job(path, run)
+    if [FitRecord(**record).key for record in content["records"]] != [(job.format, *keys) for keys in job.fits]:
+        raise ValueError(f"{path} does not hold the fits of job {job.name}")
+    return content
 
 
 @dataclass(frozen=True)
@@ -128,11 +133,14 @@ class Run:
     settings : FitSettings
     folder : Path or None
         Of the run.
+    run : str
+        SHA-256 of the settings of the run, which is written into its files.
     """
 
     inputs: Inputs
     settings: FitSettings
     folder: Path | None
+    run: str = ""
 
     def __call__(self, job: Job, report: Report) -> dict[str, Any]:
         """Train one job, from its checkpoint if there is one, and write its file, unless that is there by now.
@@ -149,16 +157,21 @@ class Run:
             See `job_content`.
         """
         if self.folder is None:
-            return _train(job, self.inputs, self.settings, None, report)
+            return self._train(job, report)
         if not (self.folder / SETTINGS_FILE).exists():
             raise FileNotFoundError(
                 f"{self.folder} on {platform.node()} is not the folder of this run; all workers must see the same one"
             )
         with claimed(self.folder / LOCKS_FOLDER / job.name, report):
-            return finished(job, self.folder) or _train(job, self.inputs, self.settings, self.folder, report)
+            return finished(job, self.folder, self.run) or self._train(job, report)
+
+    def _train(self, job: Job, report: Report) -> dict[str, Any]:
+        return _train(job, self.inputs, self.settings, self.folder, self.run, report)
 
 
-def _train(job: Job, inputs: Inputs, settings: FitSettings, folder: Path | None, report: Report) -> dict[str, Any]:
+def _train(
+    job: Job, inputs: Inputs, settings: FitSettings, folder: Path | None, run_sha256: str, report: Report
+) -> dict[str, Any]:
     network = inputs.network(job)
     train_targets, test_targets = inputs.targets(job)
     train_plans, test_plans = inputs.plans(job, network)
@@ -186,10 +199,10 @@ def _train(job: Job, inputs: Inputs, settings: FitSettings, folder: Path | None,
         for run, keys in enumerate(job.fits)
     ]
     by_class = {keys[1]: v for keys, v in zip(job.fits, variance, strict=True)}
-    content = job_content(records, by_class, fit.seconds)
+    content = job_content(records, by_class, fit.seconds, run_sha256)
     if done is not None and checkpoint is not None:
-        write_json(done, content)
-        checkpoint.unlink(missing_ok=True)
+        write_job(done, content)
+        remove_saved(checkpoint)
     return content
 
 

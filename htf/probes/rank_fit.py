@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,13 +12,13 @@ from typing import Any
 import torch
 
 from htf._checks import positive
-from htf._files import write_json
+from htf._folders import claim_folder
 from htf._machine import describe_machine, usable_device
 from htf._version import __version__
 from htf.datasets import TWINS, ImageData, load
 from htf.jobs import Report, map_jobs
 from htf.probes.jobs import Inputs, make_jobs
-from htf.probes.result import SETTINGS_FILE, RankFit, read_settings
+from htf.probes.result import RUN, SETTINGS_FILE, RankFit, read_settings, write_settings
 from htf.probes.schedule import run_jobs
 from htf.training.loop import FitSettings
 
@@ -85,7 +87,10 @@ def rank_fit(
     Raises
     ------
     ValueError
-        For unknown names, ranks below 1, classes that do not occur, or a folder written with other settings.
+        For unknown names, ranks below 1, classes that do not occur, or a folder that holds another run or damaged
+        files; the message names what differs, or the file.
+    OSError
+        If the folder cannot be written, before anything is fitted.
     ImportError, ConnectionError, ChildProcessError
         See `htf.jobs.map_jobs`.
 
@@ -129,6 +134,7 @@ def rank_fit(
         "n_fits": sum(len(job.fits) for job in jobs),
         "htf": __version__,
     }
+    run = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     # Where the jobs will run, before a folder is claimed: an address or device that cannot be used claims none.
     where = map_jobs(
         _describe, [str(device)], workers=workers, scheduler=scheduler, name="on {}".format, progress=False
@@ -136,10 +142,10 @@ def rank_fit(
     ((_, machine),) = where
     folder = None if out is None else Path(out)
     if folder is not None:
-        _claim(folder, described, machine)
-    result = RankFit({**described, **machine})
+        _claim(folder, described, {RUN: run, **machine})
+    result = RankFit({**described, RUN: run, **machine})
     inputs = Inputs(data, levels, settings, torch.device(device))
-    for content in run_jobs(jobs, inputs, settings, folder, workers, scheduler, progress):
+    for content in run_jobs(jobs, inputs, settings, folder, run, workers, scheduler, progress):
         result.add(content)
     result.sort()
     return result
@@ -149,19 +155,14 @@ def _describe(device: str, report: Report) -> dict[str, Any]:
     return describe_machine(usable_device(device))
 
 
-def _claim(folder: Path, described: dict[str, Any], machine: dict[str, Any]) -> None:
+def _claim(folder: Path, described: dict[str, Any], more: dict[str, Any]) -> None:
     """Take a folder for a run with these settings, or refuse it."""
+    claim_folder(folder, "probe", described)
     path = folder / SETTINGS_FILE
-    if path.exists():
-        there = read_settings(path)
-        for key, value in described.items():
-            if there.get(key) != value:
-                raise ValueError(
-                    f"out {folder} holds a run with {key} = {there.get(key)!r}; this one has {value!r}. "
-                    "Name another folder, or the same settings to go on"
-                )
-    else:
-        write_json(path, {**described, **machine})
+    if not path.exists():
+        write_settings(path, {**described, **more})
+    elif (there := read_settings(path)).get(RUN) != more[RUN]:
+        raise ValueError(f"{path} is of another run than the folder, with {RUN} = {there.get(RUN)!r}")
 
 
 def _known(name: str, values: Sequence[str], known: Iterable[str]) -> list[str]:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from htf._files import read_json, write_json
+from htf._folders import claim_for_saving
 from htf._tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SETTINGS_FILE = "settings.json"
+RUN = "run_sha256"  # of the settings, as files of fits have it too
 FITS_FOLDER = "fits"
+_SETTINGS, _FITS = "the settings of a probe", "the records of fits"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class FitRecord:
     test_history: list[float]
     returns: list[int]
     collapsed: bool
+
+    @property
+    def key(self) -> tuple[str, int, int, str, int]:
+        """What tells it from other fits of a probe."""
+        return self.format, self.rank, self.positive, self.twin, self.seed
 
 
 @dataclass
@@ -140,22 +148,23 @@ class RankFit:
         return plot_rank_fit(self)
 
     def save(self, folder: str | Path) -> None:
-        """Write the result to a folder of JSON files; `load` reads it.
+        """Write the result to a folder of JSON files with checksums; `load` reads it.
 
         Raises
         ------
         FileExistsError
             If the folder holds the fits of a run: a run saves itself as it goes.
+        ValueError
+            If it holds a run of another kind.
         """
         folder = Path(folder)
         others = [path for path in (folder / FITS_FOLDER).glob("*.json") if path.name != "all.json"]
         if others:
             raise FileExistsError(f"folder {folder} holds the fits of a run already ({others[0].name}, ...)")
-        write_json(folder / SETTINGS_FILE, self.settings)
-        write_json(
-            folder / FITS_FOLDER / "all.json",
-            job_content(self.records, self.variance, self.seconds),
-        )
+        claim_for_saving(folder, "saved probe", {}, {})
+        write_settings(folder / SETTINGS_FILE, self.settings)
+        run = self.settings.get(RUN, "")
+        write_job(folder / FITS_FOLDER / "all.json", job_content(self.records, self.variance, self.seconds, run))
 
     def to_csv(self, path: str | Path) -> None:
         """Write one line per fit, without the errors per epoch."""
@@ -173,15 +182,22 @@ class RankFit:
         FileNotFoundError
             If the folder holds no run.
         ValueError
-            If a file is damaged; the message names it.
+            If a file is damaged, or of another run, or if two files hold the same fit; the message names it.
         """
         folder = Path(folder)
         if not (folder / SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"{folder} holds no {SETTINGS_FILE}: it is not the folder of a run")
         settings = read_settings(folder / SETTINGS_FILE)
         result = cls(settings)
+        seen: set[tuple[Any, ...]] = set()
         for path in sorted((folder / FITS_FOLDER).glob("*.json")):
-            result.add(read_job(path))
+            content = read_job(path, settings.get(RUN, ""))
+            result.add(content)
+            keys = [FitRecord(**record).key for record in content["records"]]
+            # Saved results that were joined may hold a fit of several runs.
+            if "joined" not in settings and (len(set(keys)) < len(keys) or seen & set(keys)):
+                raise ValueError(f"{path} holds a fit that another file of the run, or itself, holds too")
+            seen |= set(keys)
         result.sort()
         wanted = settings.get("n_fits")
         result.complete = wanted is None or len(result.records) == wanted
@@ -231,27 +247,61 @@ class RankFit:
         self.records.sort(key=position)
 
 
+def write_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a run."""
+    write_json(path, settings, _SETTINGS)
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings of a run, or an error that names the file."""
-    content = read_json(path)
+    content = read_json(path, _SETTINGS)
     if not isinstance(content, dict) or "dataset" not in content:
-        raise ValueError(f"{path} does not hold the settings of a probe")
+        raise ValueError(f"{path} does not hold {_SETTINGS}")
     return content
 
 
-def read_job(path: Path) -> dict[str, Any]:
-    """What the file of one job holds, see `job_content`, or an error that names the file."""
-    content: dict[str, Any] = read_json(path)
+def write_job(path: Path, content: dict[str, Any]) -> None:
+    """Write what the file of one job holds, see `job_content`."""
+    write_json(path, content, _FITS)
+
+
+def read_job(path: Path, run: str = "") -> dict[str, Any]:
+    """What the file of one job holds, see `job_content`, or an error that names the file.
+
+    Parameters
+    ----------
+    path : Path
+    run : str
+        SHA-256 of the run that it has to belong to, where that is known.
+    """
+    content: dict[str, Any] = read_json(path, _FITS)
     try:
         RankFit({}).add(content)
+        for record in content["records"]:
+            _check_types(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} does not hold the records of fits ({error})") from error
+        raise ValueError(f"{path} does not hold {_FITS} ({error})") from error
+    if run and content.get("run", "") != run:
+        raise ValueError(f"{path} holds fits of another run than the settings beside it say")
     return content
 
 
-def job_content(records: list[FitRecord], variance: dict[int, float], seconds: float) -> dict[str, Any]:
+def _check_types(record: dict[str, Any]) -> None:
+    kinds: dict[str, Any] = {"format": str, "twin": str, "collapsed": bool}
+    kinds |= dict.fromkeys(("train", "test", "train_history", "test_history"), (int, float))
+    for name, value in record.items():
+        lists = name in ("train_history", "test_history", "returns")
+        if lists and not isinstance(value, list):
+            raise TypeError(f"{name} is {value!r}")
+        for each in value if lists else [value]:
+            if not isinstance(each, kinds.get(name, int)):
+                raise TypeError(f"{name} is {value!r}")
+
+
+def job_content(records: list[FitRecord], variance: dict[int, float], seconds: float, run: str = "") -> dict[str, Any]:
     """What the file of one job holds."""
     return {
+        "run": run,
         "records": [asdict(r) for r in records],
         "variance": {str(c): v for c, v in variance.items()},
         "seconds": seconds,

@@ -22,6 +22,7 @@ from htf.regularizers.patches import Patch, PatchSampler, check_patches, random_
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_KIND = "a separation profile"
 # Outputs of one image in different batches differ by a few roundings.
 _ROUNDINGS = 16
 
@@ -70,8 +71,8 @@ class SeparationProfile:
         return plot_separation_profile(self, ax, strength=strength, label=label)
 
     def save(self, path: str | Path) -> None:
-        """Write it to a JSON file; `load` reads it."""
-        write_json(Path(path), asdict(self))
+        """Write it to a JSON file with a checksum; `load` reads it."""
+        write_json(Path(path), asdict(self), _KIND)
 
     @classmethod
     def load(cls, path: str | Path) -> SeparationProfile:
@@ -84,9 +85,11 @@ class SeparationProfile:
         ValueError
             If it is damaged, or no profile.
         """
-        content = read_json(Path(path))
+        content = read_json(Path(path), _KIND)
         try:
             columns = {name: tuple(content[name]) for name in cls.__dataclass_fields__ if name != "settings"}
+            if len({len(column) for column in columns.values()}) > 1:
+                raise TypeError("its columns are of unequal length")
             return cls(**columns, settings=content["settings"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a separation profile ({error})") from error

@@ -42,7 +42,7 @@ def save(ht_tensor: HTTensor | RawHT, path: str | Path) -> None:
         f"factor.{node}": f if isinstance(f, torch.Tensor) else torch.from_numpy(B.to_numpy(f))
         for node, f in enumerate(x.factors)
     }
-    write_tensors(Path(path), tensors, about, _WHAT)
+    write_tensors(Path(path), tensors, about, f"an {_WHAT}")
 
 
 def load(path: str | Path, backend: str | None = None) -> HTTensor:

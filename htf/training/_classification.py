@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from htf._folders import Folder
 from htf._machine import describe_machine
 from htf.datasets.images import ImageData
 from htf.datasets.long_range import LongRangeData
@@ -60,7 +59,7 @@ class Classification(Training):
         regularizer: Regularizer | None = None,
         optimizer: OptimizerLike | None = None,
         schedule: ScheduleLike = "constant",
-        out: str | Path | Folder | None = None,
+        out: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         fabric: Any = None,
     ) -> None:
@@ -154,8 +153,9 @@ class Classification(Training):
         machine = describe_machine(self.device)
         found = ClassifyResult(last, best, self._epochs.best_epoch, history, self.stopped, self.described, machine)
         if self.checkpoint is not None and path is not None:
-            self.save()
-            found.save(path)
+            with self.writing():
+                self.save()
+                found.save(path)
         self.processes.together()
         return found
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from htf.training.history import RECORD, History
+from htf.training.history import History
 from htf.training.objectives._base import Found
 
 if TYPE_CHECKING:
@@ -52,15 +52,6 @@ class Recording:
     def summary(self) -> str:
         """A few words for a bar of progress."""
         return ""
-
-    def save(self) -> None:
-        """Leave the record in the folder of the training."""
-        assert self.training.folder is not None
-        self.history().save(self.training.folder)
-
-    def saved(self) -> bool:
-        """Whether a record is in the folder of the training."""
-        return self.training.folder is not None and (self.training.folder / RECORD).exists()
 
     def history(self) -> History:
         """The record so far."""

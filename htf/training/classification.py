@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from htf._files import read_tensors
-from htf._folders import Folder
+from htf._files import read_tensors, saved_before
 from htf.training._classification import Classification, DataLike
 from htf.training._weights import load_weights, part_of
 from htf.training.classify_result import ClassifyResult
@@ -28,7 +28,7 @@ def classify(
     settings: ClassifySettings | None = None,
     optimizer: OptimizerLike | None = None,
     schedule: ScheduleLike = "constant",
-    out: str | Path | Folder | None = None,
+    out: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     fabric: Any = None,
     save_every: float = 20.0,
@@ -74,8 +74,12 @@ def classify(
     ------
     ValueError, TypeError
         Where an argument does not fit; for a model without trainable parameters, or of fewer outputs than classes; for
-        a folder with a run of another model, start, data or setting, or of more epochs, which is kept.  The message
-        names what differs.
+        a folder with a run of another model, start, data or setting, or of more epochs, which is kept, or with a
+        damaged checkpoint and no good one before it.  The message names what differs.
+    OSError
+        If the folder cannot be written, before the training; if it becomes so later, what was saved before is kept.
+    BlockingIOError
+        If another process is writing to the folder; the message names it.
     FloatingPointError
         If the loss is not finite; it names epoch and step, and the last checkpoint is kept.
     torch.OutOfMemoryError
@@ -152,9 +156,11 @@ def load_trained(model: nn.Module, folder: str | Path, which: str = "best") -> N
     if which not in ("best", "last"):
         raise ValueError(f"which is {which!r}; expected 'best' or 'last'")
     path = Path(folder) / CHECKPOINT
-    if not path.exists():
+    if not saved_before(path):
         raise FileNotFoundError(f"folder {folder} has no {CHECKPOINT}; expected the folder of a training")
-    weights = part_of("recording/best/" if which == "best" else "model/", read_tensors(path, CHECKPOINT_KIND)[0])
+    weights = part_of(
+        "recording/best/" if which == "best" else "model/", read_tensors(path, CHECKPOINT_KIND, previous=True)[0]
+    )
     try:
         load_weights(getattr(model, "_orig_mod", model), weights)
     except (KeyError, RuntimeError) as error:

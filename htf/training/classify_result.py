@@ -8,6 +8,8 @@ from typing import Any
 
 from htf._files import read_json, write_json
 
+_KIND = "the result of a training"
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -80,8 +82,8 @@ class ClassifyResult:
         return self.history[self.best_epoch - 1].validation_accuracy
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, beside, then rename."""
-        write_json(Path(path), asdict(self))
+        """Write JSON with a checksum, beside, then rename."""
+        write_json(Path(path), asdict(self), _KIND)
 
     @classmethod
     def load(cls, path: str | Path) -> ClassifyResult:
@@ -92,11 +94,13 @@ class ClassifyResult:
         FileNotFoundError, ValueError
             If the file is missing, damaged or something else.
         """
-        content = read_json(Path(path))
+        content = read_json(Path(path), _KIND)
         try:
             history = tuple(Epoch(**epoch) for epoch in content.pop("history"))
             if not history or set(content) != {field.name for field in fields(cls)} - {"history"}:
                 raise TypeError(f"it has {sorted(content)}, and {len(history)} epochs")
+            if type(content["best_epoch"]) is not int or not 1 <= content["best_epoch"] <= len(history):
+                raise TypeError(f"its best epoch is {content['best_epoch']!r} of {len(history)}")
             return cls(**content, history=history)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} does not describe a training ({error})") from error

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from htf._folders import Folder
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.training._moments import settings_of
 from htf.training.history import History
@@ -31,7 +30,7 @@ def fit(
     track: Tracker | Sequence[Tracker] = (),
     every: int = 25,
     stop: StoppingRule | Sequence[StoppingRule] = (),
-    out: str | Path | Folder | None = None,
+    out: str | os.PathLike[str] | None = None,
     save_every: float = 20.0,
     progress: bool = False,
 ) -> History:
@@ -63,9 +62,10 @@ def fit(
         Rules that end the fit early, asked every `every` steps: `LossBelow`, `NoProgress`, `TimeLimit`, or a function
         of those steps, the losses there and the seconds of training that returns a reason or "".
     out : str or Path, optional
-        Folder of the run: settings.json, history.csv, history.safetensors and checkpoint.safetensors.  If it holds
-        the checkpoint of an interrupted fit, this one goes on from there, to bit for bit the same parameters on the
-        same machine; if it holds a finished one, that is loaded.
+        Folder of the run: settings.json, history.csv, history.safetensors, checkpoint.safetensors and the one before
+        it, and claim.json, which says whose the folder is.  If it holds the checkpoint of an interrupted fit, this one
+        goes on from there, to bit for bit the same parameters on the same machine; if it holds a finished one, that is
+        loaded, for which the folder may be read-only.
     save_every : float
         Seconds between checkpoints.
     progress : bool
@@ -83,11 +83,12 @@ def fit(
     ValueError, TypeError
         Where an argument does not fit; for a network and a problem of different shapes, or a network with frozen
         parameters; for a start at which the gradient of a run vanishes, or its loss is not finite; for a folder with a
-        run of another kind, model, start, problem, version or setting, which is kept.  The message names what differs.
+        run of another kind, model, start, problem, version or setting, which is kept, or with a damaged checkpoint and
+        no good one before it.  The message names what differs.
     OSError
-        If the folder cannot be written; before the first step where that is known by then.
+        If the folder cannot be written, before the fit; if it becomes so later, what was saved before is kept.
     BlockingIOError
-        If another process is fitting in the folder.
+        If another process is writing to the folder; the message names it.
     KeyboardInterrupt
         After the step in which it came, with a checkpoint saved.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,12 +15,15 @@ import torch
 from torch import Tensor
 
 from htf._files import read_json, read_tensors, write_json, write_tensors, write_text
+from htf._folders import claim_for_saving
+from htf.training._digest import digest
 from htf.training.stopping import StoppingRule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SETTINGS, TABLE, RECORD = "settings.json", "history.csv", "history.safetensors"
+_KIND = "a history"
 _COLUMNS = ("time", "rate", "loss", "test_error")
 
 
@@ -92,11 +96,42 @@ class History:
         """Write the record into a folder: settings.json, history.csv (one row per step and run), history.safetensors.
 
         Each file is written beside and renamed, so that an earlier one is replaced whole or not at all.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds another run; the message names what differs.
+        OSError
+            If a file cannot be written; the message names it.
         """
         folder = Path(folder)
-        write_json(folder / SETTINGS, {**self.settings, "seconds": self.seconds, "stopped": self.stopped})
+        made_by = {part: self.settings[part] for part in ("network", "problem") if part in self.settings}
+        of_training = {part: self.settings[part] for part in ("model", "data", "training") if part in self.settings}
+        runs: dict[str, dict[str, Any]] = {
+            "fit": made_by | {"fit": self.settings},
+            "study": {},
+            "training": of_training,
+        }
+        claim_for_saving(folder, "history", {}, runs)
+        about = self._about()
+        # All of the record is in one file, and the others are for reading elsewhere.
+        write_tensors(folder / RECORD, self.tensors(), about, _KIND)
+        write_json(folder / SETTINGS, about, _KIND)
         write_text(folder / TABLE, self._table())
-        write_tensors(folder / RECORD, self.tensors(), {})
+
+    def is_saved(self, folder: Path) -> bool:
+        """Whether `save` has nothing to do: the files are there, whole, and those of this record."""
+        try:
+            there = History.load(folder)
+        except (FileNotFoundError, ValueError):
+            return False
+        mine, theirs = self.tensors(), there.tensors()
+        return (
+            (folder / TABLE).exists()
+            and json.dumps(self._about(), sort_keys=True) == json.dumps(there._about(), sort_keys=True)
+            and mine.keys() == theirs.keys()
+            and all(digest(tensor) == digest(theirs[name]) for name, tensor in mine.items())
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> History:
@@ -104,17 +139,28 @@ class History:
 
         Raises
         ------
-        FileNotFoundError, ValueError
-            If a file is missing, damaged or cut short.
+        FileNotFoundError
+            If a file is missing.
+        ValueError
+            If one is damaged, so that its content does not match its checksum, or if they belong to different runs.
         """
         folder = Path(folder)
-        settings = read_json(folder / SETTINGS)
-        tensors, _ = read_tensors(folder / RECORD)
+        settings = read_json(folder / SETTINGS, _KIND)
+        tensors, about = read_tensors(folder / RECORD, _KIND)
+        if about != settings and json.dumps(about, sort_keys=True) != json.dumps(settings, sort_keys=True):
+            raise ValueError(
+                f"{folder / SETTINGS} and {RECORD} are of different runs, or of different moments of one, which the "
+                "same fit writes anew"
+            )
         try:
             seconds, stopped = settings.pop("seconds"), settings.pop("stopped")
             return cls.from_tensors(tensors, settings, seconds, stopped)
-        except (KeyError, AttributeError, TypeError) as error:
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / SETTINGS} does not describe a fit ({error!r})") from error
+
+    def _about(self) -> dict[str, Any]:
+        about: dict[str, Any] = json.loads(json.dumps(self.settings))
+        return about | {"seconds": self.seconds, "stopped": self.stopped}
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors in one dict, those of trackers under tracked/TRACKER/NAME."""
@@ -134,6 +180,9 @@ class History:
                 _, tracker, name = key.split("/", 2)
                 tracked[tracker][name] = tensor
         columns = {name: tensors[name] for name in _COLUMNS}
+        shapes = {tuple(tensor.shape) for tensor in columns.values()}
+        if len(shapes) > 1 or {len(tensor) for tensor in tensors.values()} != {len(tensors["steps"])}:
+            raise ValueError(f"its columns have the shapes {', '.join(map(str, shapes))}")
         return cls(
             steps=tensors["steps"], **columns, tracked=tracked, settings=settings, seconds=seconds, stopped=stopped
         )

@@ -8,17 +8,18 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from torch import Tensor
 
-from htf._files import read_tensors, saved_before, write_tensors
+from htf._files import check_writable, read_tensors, saved_before, write_tensors
+from htf._folders import Folder
 from htf._version import __version__
 
-CHECKPOINT_KIND = "checkpoint"
+CHECKPOINT_KIND = "a checkpoint"
 _VERSION: dict[str, dict[str, Any]] = {"versions": {"htf": __version__}}
 
 
@@ -32,10 +33,13 @@ class Resumable(ABC):
     about : dict of dict
         What the computation is, in named parts, as JSON can hold it; a checkpoint that differs is refused, and so is
         one of another version of the library.
+    claim : Folder or None
+        The folder of the run, if it has one: it is locked while the run goes on.
     """
 
     checkpoint: Path | None
     about: dict[str, dict[str, Any]]
+    claim: Folder | None = None
     _between_units = True
 
     @property
@@ -92,7 +96,29 @@ class Resumable(ABC):
         ------
         KeyboardInterrupt
             At the end of the unit in which it came, or at once if it comes twice; then the last checkpoint stands.
+        OSError
+            If the checkpoint could not be written: on a disk that is full or read-only before anything is computed.
+        BlockingIOError
+            If another process writes to the run's folder; the message names it.
         """
+        if self.finished:
+            return
+        try:
+            with self.writing():
+                if self.checkpoint is not None:
+                    check_writable(self.checkpoint.parent)
+                self._advance_to_end(on_advance, save_every)
+        except BaseException:
+            # What leaves no trace leaves the folder free for what does.
+            if self.claim is not None:
+                self.claim.forget()
+            raise
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Hold the lock of the run's folder, if there is one, while a block writes there."""
+        return nullcontext() if self.claim is None else self.claim.locked()
+
+    def _advance_to_end(self, on_advance: Callable[[], None] | None, save_every: float) -> None:
         saved = time.monotonic()
         try:
             with _held_back_interrupts() as interrupted:

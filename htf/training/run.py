@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from htf._checks import check_seed, positive
-from htf._folders import Folder, claim_folder
+from htf._folders import claim_folder
 from htf._machine import usable_device
 from htf.regularizers import InputGradientChange
 from htf.training._digest import digest
@@ -127,7 +127,7 @@ class Training(Resumable):
         rules: StoppingRule | Iterable[StoppingRule] = (),
         track: Tracker | Sequence[Tracker] = (),
         every: int = 25,
-        out: str | Path | Folder | None = None,
+        out: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         fabric: Any = None,
         seed: int = 0,
@@ -174,7 +174,6 @@ class Training(Resumable):
         self._counted: tuple[str, ...] = ()
         self.about = self._describe()
         self._out = out
-        self._claimed: Folder | None = None
         self.folder = None if out is None else Path(out)
         self.checkpoint = None if self.folder is None else self.folder / CHECKPOINT
         self.recording = self._record()
@@ -255,15 +254,12 @@ class Training(Resumable):
         self.schedule.begin(self.steps)
         self.recording.begin()
         self.resume()
-        self._claim()
+        if self._out is not None:
+            # By all processes, so that none waits for one that was refused; the first one locks it.
+            self.claim = claim_folder(self._out, self.kind, {**self.about, "parameters at the start": self._start})
         self.processes.together()
         if self.processes.rank > 0:
-            self.checkpoint = None
-
-    def _claim(self) -> None:
-        """The folder is this training's, or is refused; the other processes read in it alone."""
-        if self._out is not None and self.processes.rank == 0:
-            self._claimed = claim_folder(self._out, self.kind, {**self.about, "start": self._start})
+            self.checkpoint = self.claim = None
 
     def run(
         self,
@@ -304,13 +300,14 @@ class Training(Resumable):
             After the step in which it came, with a checkpoint saved.
         """
         self.begin(epochs=epochs, steps=steps)
-        done = self.finished
-        with self.writing():
-            self.run_to_end(None, save_every, progress)
-            if self.checkpoint is not None and not (done and self.recording.saved()):
+        self.run_to_end(None, save_every, progress)
+        history = self.recording.history()
+        # One that was finished before is there, in a folder that may be read-only.
+        if self.claim is not None and not history.is_saved(self.claim.path):
+            with self.writing():
                 self.save()
-                self.recording.save()
-        return self.recording.history()
+                history.save(self.claim.path)
+        return history
 
     def run_to_end(
         self, on_advance: Callable[[], None] | None = None, save_every: float = 20.0, progress: bool = False
@@ -346,24 +343,8 @@ class Training(Resumable):
             if on_advance is not None:
                 on_advance()
 
-        with self.writing(), bar:
-            if self._claimed is not None:
-                self._claimed.require_writable()
+        with bar:
             super().run_to_end(on_advance if hidden else show, save_every)
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the folder, if there is one and something is left to do; a claim that came to nothing is taken back."""
-        claimed = self._claimed
-        if claimed is None or self.finished:
-            yield
-            return
-        try:
-            with claimed.locked():
-                yield
-        except BaseException:
-            claimed.forget()
-            raise
 
     def advance(self) -> None:
         """Take one step; after the last of an epoch, measure."""

@@ -1,6 +1,8 @@
 """Entries in files: problems that were saved, and tables and archives of a user's own."""
 
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -120,6 +122,17 @@ def test_the_shape_in_a_file(tmp_path):
         ("0,0,1\n0,1,2\n", r"test_fraction is 0\.1; of 2 entries it leaves none for testing"),
         ("0,1\n1,2\n", r"the shape of the entries in .* is \(2,\); expected two modes at least"),
         ("\x00\x01\udcff", "is not a text file|holds no entries"),
+        ("0,0,1\n1_0,1,2\n", "line 2 has the index '1_0' of mode 0; expected an integer"),
+        ("0,0,1\n٣,1,2\n", "line 2 has the index '٣' of mode 0; expected an integer"),
+        ("0,0,1\n0,1,1_0\n", "line 2 has the value '1_0'; expected a number"),
+        ("0,0,1\n0,1,٣\n", "line 2 has the value '٣'; expected a number"),
+        ("1_0,0,1\n0,1,2\n", "line 1 has the index '1_0' of mode 0"),
+        ("٣,٢,١\n0,1,2\n", "line 1 has the index '٣' of mode 0"),
+        ("0,0,1\n1e999,1,2\n", "line 2 has the index '1e999' of mode 0"),
+        (f"0,0,1\n{'9' * 5000},1,2\n", "line 2 has the index '9+' of mode 0"),
+        ("0,0,1\n0,1,1e999\n", "line 2 has the value inf"),
+        ('0,0,1\n0,1,"2\n', "is not a text file with comma-separated values"),
+        (f"0,0,1\n0,1,{'2' * 200_000}\n", "is not a text file with comma-separated values"),
     ],
 )
 def test_bad_tables(tmp_path, text, message):
@@ -219,3 +232,99 @@ def test_bad_arguments_for_files(tmp_path):
         completion_from_file(path, (1, 2))
     with pytest.raises(ValueError, match="tree has 3 modes; the tensor has 2"):
         completion_from_file(path, tree=htf.DimensionTree.balanced(3))
+
+
+def test_a_saved_problem_carries_a_checksum(tmp_path):
+    path = tmp_path / "problem.npz"
+    problem = tensor_completion(**SMALL)
+    problem.save(path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    assert json.loads(str(arrays["seal"]))["format"] == 1
+
+    def refused(message, **changes):
+        np.savez(path, **{name: array for name, array in (arrays | changes).items() if array is not None})
+        with pytest.raises(ValueError, match=message) as error:
+            completion_from_file(path)
+        assert str(path) in str(error.value)
+
+    refused("does not match its checksum", values=arrays["values"] + 1e-12)
+    refused("does not match its checksum", values=arrays["values"].astype(np.float32))
+    refused("has format 2", seal=np.array(json.dumps({"format": 2, "sha256": ""})))
+    refused("has no valid seal", seal=np.array("[" * 50_000))
+    refused("has no valid seal", seal=np.array(3))
+    refused("is damaged: it has the arrays", seal=None, seam=arrays["seal"])
+    refused("is damaged", seal=None, about=np.array("[" * 50_000))
+    # As htf 0.1 wrote it.
+    np.savez(path, **{name: array for name, array in arrays.items() if name != "seal"})
+    assert torch.equal(completion_from_file(path).values, problem.values)
+
+
+def archive_of(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def header(shape, dtype="<f8"):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": dtype})
+    return file.getvalue()
+
+
+def array_file(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (header((1 << 40,)), r"values.npy declares \(1099511627776,\) of float64"),
+        (header((2,)) + bytes(10_000), r"values.npy declares \(2,\) of float64, 16 bytes; 10,000 follow"),
+        (header((-2, -1)) + bytes(16), "values.npy declares"),
+        (header((2,)) + bytes(8), "8 follow"),
+        (header((2,), "|O") + bytes(16), "holds Python objects"),
+        (b"\x93NUMPY\x01\x00\x10\x00(((((((((((((((((", "is damaged"),
+        (b"\x93NUMPY\x03\x00\x10\x00", "has version"),
+        (b"raw", "is damaged"),
+        (b"", "is damaged"),
+    ],
+)
+def test_members_that_are_no_arrays(tmp_path, values, message):
+    path = tmp_path / "entries.npz"
+    archive_of(path, {"indices.npy": array_file(np.array([[0, 0], [1, 1]])), "values.npy": values})
+    with pytest.raises(ValueError, match=message) as error:
+        completion_from_file(path)
+    assert str(path) in str(error.value)
+
+
+def test_members_without_an_ending_are_no_arrays(tmp_path):
+    path = tmp_path / "entries.npz"
+    archive_of(path, {"indices": array_file(np.zeros((1, 2), dtype=int)), "values": array_file(np.ones(1))})
+    with pytest.raises(ValueError, match="has the arrays none; expected indices and values"):
+        completion_from_file(path)
+
+
+def test_an_archive_is_decompressed_no_further_than_it_declares(tmp_path, monkeypatch):
+    path = tmp_path / "entries.npz"
+    # What does not go together is refused by the headers alone, and what is not asked for is left alone.
+    archive_of(
+        path,
+        {
+            "indices.npy": array_file(np.zeros((2, 2), dtype=int)),
+            "values.npy": header((4_000_000,)) + bytes(32_000_000),
+            "other.npy": header((4_000_000,)) + bytes(32_000_000),
+        },
+    )
+    read = zipfile.ZipExtFile.read
+
+    def bounded(self, n=-1):
+        assert n is not None
+        assert 0 <= n < 10_000
+        return read(self, n)
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", bounded)
+    with pytest.raises(ValueError, match=r"indices of shape \(2, 2\) and values of shape \(4000000,\)"):
+        completion_from_file(path)

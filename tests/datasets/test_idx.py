@@ -47,3 +47,32 @@ def test_damaged_files_are_named(tmp_path, content, message):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_idx(tmp_path / "nothing")
+
+
+def test_a_bomb_stops_at_what_the_header_declares(tmp_path, monkeypatch):
+    path, taken = tmp_path / "bomb.gz", []
+    path.write_bytes(gzip.compress(idx(ARRAY) + bytes(50_000_000)))
+    read = gzip.GzipFile.read
+
+    def noted(self, size=-1):
+        taken.append(size)
+        return read(self, size)
+
+    monkeypatch.setattr(gzip.GzipFile, "read", noted)
+    with pytest.raises(ValueError, match=r"bomb\.gz is too long"):
+        read_idx(path)
+    assert min(taken) >= 0
+    assert sum(taken) < ARRAY.size + 100
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_headers_that_promise_more_than_a_file_can_hold(tmp_path, packed):
+    path = tmp_path / "large"
+    content = bytes([0, 0, 8, 3]) + b"\xff" * 12 + bytes(100)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(ValueError, match=r"large is cut short: its header says \(4294967295"):
+        read_idx(path)
+    content = bytes([0, 0, 8, 200]) + b"\0\0\0\1" * 200 + b"x"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    with pytest.raises(ValueError, match="large has 200 dimensions"):
+        read_idx(path)

@@ -165,13 +165,14 @@ def arrays(folder, count=120):
         np.savez(folder / name, images=images, labels=(np.arange(count) % 10).astype(np.uint8))
 
 
-def archive(path, leave_out=(), cut=0):
+def archive(path, leave_out=(), cut=0, label=None):
     """An archive of batches of four images each."""
     rng, found = np.random.default_rng(0), {}
     with tarfile.open(path, "w:gz") as file:
         for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
             found[name] = rng.integers(0, 256, (4, 3073), dtype=np.uint8)
             found[name][:, 0] %= 10
+            found[name][0, 0] = found[name][0, 0] if label is None else label
             content = found[name].tobytes()[: None if not cut else -cut]
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(content)
@@ -225,6 +226,42 @@ def test_damaged_arrays(tmp_path):
     np.savez(tmp_path / "test_5k.npz", images=np.zeros((2, 28, 28), dtype=np.uint8), labels=np.zeros(2))
     with pytest.raises(ValueError, match=r"test_5k.npz has images of shape \(2, 28, 28\)"):
         is_same_class("cifar10", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.array([0, 1, -1]), r"row 2 has the label -1; expected an integer from 0 to 9"),
+        (np.array([300, 1, 2], dtype=np.int64), "row 0 has the label 300"),
+        (np.array([1, 10, 2], dtype=np.uint8), "row 1 has the label 10"),
+        (np.array([1, np.nan, 2]), "row 1 has the label nan"),
+        (np.array([1, 2, 2.5]), "row 2 has the label 2.5"),
+        (np.array([1.0, 2.0, 3.0]), "row 0 has the label 1.0"),
+        (np.array(["cat", "dog", "ship"]), "row 0 has the label 'cat'"),
+        (np.array([True, False, True]), "row 0 has the label True"),
+    ],
+)
+def test_labels_that_are_none(tmp_path, labels, message):
+    arrays(tmp_path)
+    np.savez(tmp_path / "test_5k.npz", images=np.zeros((3, 32, 32, 3), dtype=np.uint8), labels=labels)
+    with pytest.raises(ValueError, match=rf"test_5k\.npz {message}"):
+        find_cifar10(tmp_path).read()
+
+
+def test_labels_of_other_integers(tmp_path):
+    arrays(tmp_path)
+    images = np.zeros((3, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "test_5k.npz", images=images, labels=np.array([0, 9, 5], dtype=">i4"))
+    _, (_, labels) = find_cifar10(tmp_path).read()
+    assert (labels.tolist(), labels.dtype) == ([0, 9, 5], np.uint8)
+
+
+def test_a_label_in_the_archive_that_is_none(tmp_path, monkeypatch):
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    archive(path, label=11)
+    monkeypatch.setattr(_cifar, "_ARCHIVE_MD5", _cifar._md5(path))
+    with pytest.raises(ValueError, match=r"data_batch_1\.bin record 0 has the label 11"):
+        find_cifar10(tmp_path).read()
 
 
 def test_pickled_arrays_are_not_loaded(tmp_path):

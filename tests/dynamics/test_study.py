@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from htf._files import write_json
 from htf.dynamics import CPStudy, HTStudy, MatrixStudy, Study, compare_rates, study
 from htf.training.history import History
 
@@ -99,7 +100,7 @@ def test_folders_of_something_else(tmp_path, found):
     found["mf"].history.save(tmp_path)
     with pytest.raises(ValueError, match="holds a run that is no study"):
         study(SMALL["mf"], out=tmp_path)
-    (tmp_path / "study.json").write_text("[]")
+    write_json(tmp_path / "study.json", [], "the settings of a study")
     with pytest.raises(ValueError, match=r"study\.json is not the settings of a study"):
         Study.load(tmp_path)
     unfinished = tmp_path / "unfinished"

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ from job_cases import (
     Alone,
     EndsOnArrival,
     FullDisk,
+    Heavy,
+    KilledOnArrival,
     Outlast,
     Squares,
     alive,
@@ -28,7 +31,7 @@ from job_cases import (
     when,
 )
 
-from htf.jobs import _dask, claimed, map_jobs
+from htf.jobs import _dask, _processes, claimed, map_jobs
 from htf.jobs.mapping import _Progress
 
 JOBS = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -146,6 +149,30 @@ def test_an_idle_process_that_dies_and_the_end_of_the_loop(tmp_path, interruptib
     assert (tmp_path / "2.stopped").exists()
     assert (tmp_path / "3.stopped").exists()
     assert not any(map(alive, run.attempts(2) + run.attempts(3)))
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_process_that_is_killed_while_it_starts_is_replaced(tmp_path, large):
+    """Also while it would be sent more than a pipe holds: this process must not wait for it forever."""
+    others, run = multiprocessing.active_children(), Squares(tmp_path)
+    run = Heavy(run, bytes(1 << 22)) if large else run
+
+    def just_started(killed):
+        # The first of the two to be there, which takes seconds to import the library.
+        children = [p.pid for p in multiprocessing.active_children() if p not in others]
+        return next((pid for pid in children if pid not in killed), None) if len(killed) < 2 else None
+
+    with killing(just_started, times=2):
+        found = list(map_jobs(run, [1, 2, 3], workers=2, progress=False))
+    assert sorted(found) == [(1, 1), (2, 4), (3, 9)]
+
+
+def test_processes_that_are_killed_again_and_again_while_they_start(monkeypatch):
+    monkeypatch.setattr(_processes, "STARTS", 2)
+    with pytest.raises(
+        ChildProcessError, match=r"killed while it started \(signal 9; out of memory\?\) 2 times in a row"
+    ):
+        list(map_jobs(KilledOnArrival(), [1, 2], workers=2, progress=False))
 
 
 def test_processes_that_cannot_start():

@@ -197,9 +197,9 @@ class TestBadInput:
 
     def test_a_folder_of_other_settings(self, data, tmp_path):
         rank_fit(data, formats=["cp"], settings=SHORT, out=tmp_path, **SMALL)
-        with pytest.raises(ValueError, match="holds a run with epochs = 3; this one has 4"):
+        with pytest.raises(ValueError, match="holds a probe with epochs = 3; this one has 4"):
             rank_fit(data, formats=["cp"], settings=FitSettings(epochs=4), out=tmp_path, **SMALL)
-        with pytest.raises(ValueError, match=r"holds a run with ranks = \[1, 3\]; this one has \[2\]"):
+        with pytest.raises(ValueError, match=r"holds a probe with ranks = \[1, 3\]; this one has \[2\]"):
             rank_fit(data, formats=["cp"], settings=SHORT, out=tmp_path, ranks=[2], progress=False)
 
     def test_a_refused_call_claims_no_folder(self, data, tmp_path):
@@ -210,7 +210,7 @@ class TestBadInput:
     def test_a_folder_of_other_data(self, data, tmp_path):
         rank_fit(data, formats=["cp"], settings=SHORT, out=tmp_path, **SMALL)
         other = replace(data, train_images=data.train_images.flip(0))
-        with pytest.raises(ValueError, match="holds a run with data_sha256"):
+        with pytest.raises(ValueError, match="holds a probe with data_sha256"):
             rank_fit(other, formats=["cp"], settings=SHORT, out=tmp_path, **SMALL)
 
     def test_a_class_that_only_the_train_set_has(self, data):
@@ -246,7 +246,7 @@ class TestBadInput:
         rank_fit(data, **arguments)
         (job,) = (tmp_path / "fits").glob("*.json")
         for path, what in ((job, "the records of fits"), (tmp_path / "settings.json", "the settings of a probe")):
-            files.write_json(path, content)
+            files.write_json(path, content, what)
             for read in (lambda: RankFit.load(tmp_path), lambda: rank_fit(data, **arguments)):
                 with pytest.raises(ValueError, match=rf"{path.name} does not hold {what}"):
                     read()

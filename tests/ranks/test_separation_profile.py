@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from htf._files import write_json
 from htf.ranks import SeparationProfile, separation_profile
 from htf.regularizers import Patch, preset_areas, random_patches
 
@@ -208,7 +209,7 @@ def test_saved_profiles_are_read_again(tmp_path):
     profile = separation_profile(local, images(), [0, 2], patch=1)
     profile.save(tmp_path / "profile.json")
     assert SeparationProfile.load(tmp_path / "profile.json") == profile
-    (tmp_path / "other.json").write_text('{"distances": [1]}')
+    write_json(tmp_path / "other.json", {"distances": [1]}, "a separation profile")
     with pytest.raises(ValueError, match=r"other.json is not a separation profile \('shares'\)"):
         SeparationProfile.load(tmp_path / "other.json")
     (tmp_path / "cut.json").write_text('{"distances": [1')

@@ -413,7 +413,7 @@ def test_a_result_is_saved_and_loaded(tmp_path):
         with pytest.raises(ValueError, match=message):
             ClassifyResult.load(tmp_path / "result.json")
     for content, message in (({"history": []}, "and 0 epochs"), ({"history": 3}, "does not describe")):
-        write_json(tmp_path / "result.json", content)
+        write_json(tmp_path / "result.json", content, "the result of a training")
         with pytest.raises(ValueError, match=message):
             ClassifyResult.load(tmp_path / "result.json")
 
