@@ -106,7 +106,8 @@ class History:
         """
         folder = Path(folder)
         made_by = {part: self.settings[part] for part in ("network", "problem") if part in self.settings}
-        of_training = {part: self.settings[part] for part in ("model", "data", "training") if part in self.settings}
+        parts = ("model", "data", "training")
+        of_training: dict[str, Any] = {part: self.settings[part] for part in parts if part in self.settings}
         runs: dict[str, dict[str, Any]] = {
             "fit": made_by | {"fit": self.settings},
             "study": {},

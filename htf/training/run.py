@@ -167,6 +167,7 @@ class Training(Resumable):
         self.optimizer = make_optimizer(optimizer, model, lr)
         self.described_optimizer = describe_optimizer(self.optimizer)
         self.schedule = make_schedule(schedule, self.optimizer)
+        self._scheduled = self.schedule.describe() != "constant"
         self._call, self._stepping = self.processes.set_up(model, self.optimizer)
         self.step, self.steps, self.seconds = 0, 0, 0.0
         self._began = 0.0
@@ -355,14 +356,15 @@ class Training(Resumable):
             self._take_step(found, penalty)
             if self.step % self.objective.batches == 0:
                 self.recording.after_epoch()
-        self.seconds = self.elapsed()
+        self.seconds += time.perf_counter() - self._began
 
     def _differentiated(self) -> tuple[Found, Tensor | None]:
         """The losses on the present batch and what the regularizer adds, with gradients left at the parameters."""
         said = ""
         try:
             if self._plain and self.regularizer is None and self.processes.world == 1:
-                found = self._checked(self.objective.find(self._call, self.epoch, self.batch))
+                found = self.objective.find(self._call, *divmod(self.step, self.objective.batches))
+                self._check(found.losses)
                 for parameter in self.trained:
                     parameter.grad = None
                 found.losses.backward(torch.ones_like(found.losses))
@@ -390,7 +392,8 @@ class Training(Resumable):
             random_of_step(self.seed, self.step, self.processes.rank, self.device),
             self.processes.forward_and_backward(self._call),
         ):
-            found = self._checked(self.objective.find(self._call, self.epoch, self.batch))
+            found = self.objective.find(self._call, self.epoch, self.batch)
+            self._check(found.losses)
             penalty = None if self.regularizer is None else self._penalty(found)
             # Elsewhere the sums of the epoch say so: to ask at every step would wait for the device.
             if self.device.type == "cpu":
@@ -398,16 +401,15 @@ class Training(Resumable):
             self.processes.backward(_total(found.losses, penalty))
         return found, None if penalty is None else penalty.detach()
 
-    def _checked(self, found: Found) -> Found:
-        shape = found.losses.shape
+    def _check(self, losses: Tensor) -> None:
+        shape = losses.shape
         if shape != (self.runs,) and not (self.runs == 1 and shape == ()):
             raise ValueError(
                 f"objective gave losses of shape {tuple(shape)}; expected ({self.runs},), a loss for each run"
                 + " or a scalar" * (self.runs == 1)
             )
-        if not found.losses.requires_grad:
+        if not losses.requires_grad:
             raise ValueError("objective gave losses that do not depend on the model's parameters")
-        return found
 
     def _penalty(self, found: Found) -> Tensor:
         if found.batch is None or self.regularizer is None:
@@ -449,9 +451,11 @@ class Training(Resumable):
             gradients = [p.grad for p in self.trained if p.grad is not None]
             statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
             self.processes.average([*gradients, *statistics, *sums])
-        self.schedule.before_step(self.step)
+        if self._scheduled:
+            self.schedule.before_step(self.step)
         self._stepping.step()
-        self.schedule.after_step()
+        if self._scheduled:
+            self.schedule.after_step()
         self.step += 1
         self.recording.after_step(sums)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -16,8 +17,7 @@ from htf.training._draws import order_of_epoch, seed_of_step
 from htf.training._shares import Alone
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What an objective finds on one batch.
 
     Attributes
@@ -28,14 +28,14 @@ class Found:
         The weight of the batch in the mean loss of an epoch.
     batch : (Tensor, Tensor, Tensor) or None
         Inputs, targets and outputs, for a regularizer.
-    counts : dict of Tensor
+    counts : mapping of Tensor
         Scalars to be added over the epoch and divided by its samples, such as the number of right answers.
     """
 
     losses: Tensor
     samples: int = 1
     batch: tuple[Tensor, Tensor, Tensor] | None = None
-    counts: dict[str, Tensor] = field(default_factory=dict)
+    counts: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
