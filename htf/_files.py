@@ -253,7 +253,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     except Exception as error:
         if not _from_the_system(error):
             raise
-        raise _named(error, f"cannot write {path} ({error}); what was saved before is kept") from error
+        raise _named(error, f"cannot write {path} ({_why(error)}); what was saved before is kept") from error
 
 
 def check_writable(folder: Path, size: int = 4096) -> None:
@@ -280,7 +280,9 @@ def check_writable(folder: Path, size: int = 4096) -> None:
         if free < size:
             raise OSError(errno.ENOSPC, f"{free:,} bytes are free, {size:,} are needed")
     except OSError as error:
-        raise _named(error, f"cannot write to the folder {folder} ({error}); what was saved before is kept") from error
+        raise _named(
+            error, f"cannot write to the folder {folder} ({_why(error)}); what was saved before is kept"
+        ) from error
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -350,6 +352,11 @@ def _sync(path: Path) -> None:
 def _from_the_system(error: Exception) -> bool:
     """Whether an error comes of disk and folders; libraries in other languages have classes of their own for these."""
     return isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
+
+
+def _why(error: Exception) -> str:
+    """What the system says, without the names of files that no one knows."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _named(error: Exception, message: str) -> OSError:

@@ -136,7 +136,13 @@ def claim_folder(
         if not grown:
             return Folder(path, kind, mine, None)
     missing = tuple(each for each in (path, *path.parents) if not each.exists())
-    check_writable(path)
+    try:
+        check_writable(path)
+    except OSError:
+        with suppress(OSError):  # not made at all, or in use by someone else by now
+            for each in missing:
+                each.rmdir()
+        raise
     lock = _acquired(path, _PATIENCE)
     try:
         made = None
@@ -150,6 +156,15 @@ def claim_folder(
     finally:
         _release(lock, path)
     return Folder(path, kind, mine, made)
+
+
+def check_kind(folder: str | os.PathLike[str], kind: str) -> None:
+    """Refuse a folder that holds a run of another kind, before anything in it is read; a ValueError as `claim_folder`.
+
+    One that an outer run has claimed passes.
+    """
+    if not isinstance(folder, Folder) and (Path(folder) / CLAIM).exists():
+        _same_kind(Path(folder), read_claim(Path(folder))[0], kind)
 
 
 def claim_for_saving(folder: Path, kind: str, about: Mapping[str, Any], runs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -201,8 +216,7 @@ def read_claim(folder: Path) -> tuple[str, dict[str, Any]]:
 def _compare(path: Path, kind: str, mine: dict[str, Any], grows: Collection[str] = ()) -> bool:
     """Refuse another run; whether this one is the same but for something that has grown."""
     found, theirs = read_claim(path)
-    if found != kind:
-        raise ValueError(f"out {path} holds a run that is no {kind} but a {found}; name another folder")
+    _same_kind(path, found, kind)
     grown = False
     for key in {**theirs, **mine}:
         if key in grows and key in theirs and key in mine and mine[key] > theirs[key]:
@@ -210,6 +224,11 @@ def _compare(path: Path, kind: str, mine: dict[str, Any], grows: Collection[str]
         elif (difference := _difference(key, theirs.get(key), mine.get(key))) is not None:
             raise _other_settings(path, kind, *difference)
     return grown
+
+
+def _same_kind(path: Path, found: str, kind: str) -> None:
+    if found != kind:
+        raise ValueError(f"out {path} holds a run that is no {kind} but a {found}; name another folder")
 
 
 def _other_settings(path: Path, kind: str, name: str, theirs: Any, mine: Any) -> ValueError:

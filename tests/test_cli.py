@@ -1,5 +1,6 @@
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -252,3 +253,20 @@ def test_interrupted_dynamics_go_on(tmp_path, capsys):
     assert "not finished" in capsys.readouterr().err
     assert main(command) == 0
     assert Study.load(tmp_path / "run").history.steps[-1] == 4000
+
+
+def test_a_figure_that_cannot_be_written_is_named(tmp_path, capsys):
+    assert main(["probe", *SHORT, "--out", str(tmp_path)]) == 0
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        capsys.readouterr()
+        assert main(["plot", str(tmp_path)]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = capsys.readouterr()
+    assert (
+        said.err == f"htf: cannot write {tmp_path / 'rank_fit.png'} (File too large); what was saved before is kept\n"
+    )
+    assert "variance of the targets" in said.out
+    assert (tmp_path / "rank_fit.png").read_bytes().startswith(PNG)

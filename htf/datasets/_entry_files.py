@@ -191,12 +191,12 @@ def check_entries(entries: Entries, shape: tuple[int, ...] | None) -> tuple[int,
     return shape
 
 
-def testing_count(fraction: float, total: int) -> int:
+def testing_count(fraction: float, total: int, path: Path) -> int:
     """How many of the entries are for testing."""
     if not (is_number(fraction) and 0 < fraction < 1):
         raise ValueError(f"test_fraction is {fraction!r}; expected between 0 and 1")
     tested = round(fraction * total)
     if not 0 < tested < total:
         part = "testing" if not tested else "fitting"
-        raise ValueError(f"test_fraction is {fraction}; of {total} entries it leaves none for {part}")
+        raise ValueError(f"test_fraction is {fraction}; of {total} entries it leaves none for {part} in {path}")
     return tested

@@ -335,7 +335,7 @@ def completion_from_file(
         settings = entries.settings
     else:
         test_fraction = 0.1 if test_fraction is None else test_fraction
-        count = len(values) - testing_count(test_fraction, len(values))
+        count = len(values) - testing_count(test_fraction, len(values), path)
         order = torch.randperm(len(values), generator=seeded(seed))
         indices, values = indices[order], values[order]
         settings = {

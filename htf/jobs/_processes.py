@@ -59,6 +59,11 @@ def in_processes(work: Work, workers: int) -> Iterator[Outcome]:
                     continue
                 if not place.replace():
                     # The job had not begun: this is no fault of it.
+                    warnings.warn(
+                        "a worker process was killed while it started (out of memory?); a new one takes its place",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
                     waiting.append(place.index)
                     continue
                 losses[place.index] += 1

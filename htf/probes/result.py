@@ -257,6 +257,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     content = read_json(path, _SETTINGS)
     if not isinstance(content, dict) or "dataset" not in content:
         raise ValueError(f"{path} does not hold {_SETTINGS}")
+    for name, kind in (("formats", list), ("twins", list), ("dataset", str), (RUN, str), ("n_fits", int)):
+        if not isinstance(content.get(name, kind()), kind):
+            raise ValueError(f"{path} does not hold {_SETTINGS}: {name} is {content[name]!r}")
     return content
 
 
@@ -279,6 +282,9 @@ def read_job(path: Path, run: str = "") -> dict[str, Any]:
         RankFit({}).add(content)
         for record in content["records"]:
             _check_types(record)
+        for name, value in {**content["variance"], "seconds": content["seconds"]}.items():
+            if not isinstance(value, int | float):
+                raise TypeError(f"{name} is {value!r}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} does not hold {_FITS} ({error})") from error
     if run and content.get("run", "") != run:

@@ -90,6 +90,8 @@ class SeparationProfile:
             columns = {name: tuple(content[name]) for name in cls.__dataclass_fields__ if name != "settings"}
             if len({len(column) for column in columns.values()}) > 1:
                 raise TypeError("its columns are of unequal length")
+            if not all(isinstance(number, int | float) for column in columns.values() for number in column):
+                raise TypeError("its columns hold what is no number")
             return cls(**columns, settings=content["settings"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a separation profile ({error})") from error

@@ -50,6 +50,8 @@ class Classification(Training):
         Those that share the work.
     """
 
+    kind = "training"
+
     def __init__(
         self,
         model: nn.Module,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from htf._checks import check_seed, positive
-from htf._folders import claim_folder
+from htf._folders import check_kind, claim_folder
 from htf._machine import usable_device
 from htf.regularizers import InputGradientChange
 from htf.training._digest import digest
@@ -113,7 +113,7 @@ class Training(Resumable):
     True
     """
 
-    kind = "training"  # of its folder's claim
+    kind = "training of one's own"  # of its folder's claim
 
     def __init__(
         self,
@@ -254,6 +254,8 @@ class Training(Resumable):
             self.about["schedule"] = {"steps": self.steps}
         self.schedule.begin(self.steps)
         self.recording.begin()
+        if self._out is not None:
+            check_kind(self._out, self.kind)
         self.resume()
         if self._out is not None:
             # By all processes, so that none waits for one that was refused; the first one locks it.

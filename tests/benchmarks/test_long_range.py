@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from htf._files import read_json
+from htf._files import read_json, write_json
 from htf.datasets import far_parity
 from htf.datasets.long_range import LongRangeData, Split
 
@@ -331,3 +331,26 @@ def test_costs_are_measured_side_by_side(checkout, tmp_path, monkeypatch):
     assert report["papers_code"] == bool(checkout)
     with pytest.raises(SystemExit, match="is not a checkout"):
         cost.main([*arguments, "--imp-reg-htf", str(tmp_path / "nowhere")])
+
+
+def test_rows_in_the_wrong_place_are_refused(tmp_path):
+    folder = tmp_path / "jobs" / "parity_seed0_01234567"
+    row = dict.fromkeys(jobs.COLUMNS) | {"settings_sha256": "0123456789"}
+    write_json(folder / "row.json", row, "the row of a training")
+    assert jobs.read_row(folder) == row
+    write_json(folder / "row.json", row | {"settings_sha256": "9876543210"}, "the row of a training")
+    with pytest.raises(ValueError, match=r"row\.json is of another job than the folder"):
+        jobs.gather_table(tmp_path)
+    write_json(folder / "row.json", {"settings_sha256": "0123456789"}, "the row of a training")
+    with pytest.raises(ValueError, match=r"row\.json does not hold the row of a training"):
+        jobs.gather_table(tmp_path)
+    write_json(folder / "job.json", {"task": "parity"}, "a training of long_range.py")
+    with pytest.raises(ValueError, match=r"job\.json does not hold a training of long_range\.py"):
+        jobs.load_job(folder)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    write_json(tmp_path / "claim.json", {"kind": "probe", "about": {}}, "a claim")
+    with pytest.raises(SystemExit, match=r"holds a run that is no benchmark of long_range\.py but a probe"):
+        long_range.main([*PARITY, "--out", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["claim.json"]

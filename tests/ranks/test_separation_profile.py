@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import asdict
 
 import matplotlib.figure
 import numpy as np
@@ -212,6 +213,14 @@ def test_saved_profiles_are_read_again(tmp_path):
     write_json(tmp_path / "other.json", {"distances": [1]}, "a separation profile")
     with pytest.raises(ValueError, match=r"other.json is not a separation profile \('shares'\)"):
         SeparationProfile.load(tmp_path / "other.json")
+    for columns, message in (
+        ({"shares": [0.1]}, "of unequal length"),
+        ({"errors": [None, 0.1]}, "hold what is no number"),
+        ({"errors": [{}, 0.1]}, "hold what is no number"),
+    ):
+        write_json(tmp_path / "other.json", asdict(profile) | columns, "a separation profile")
+        with pytest.raises(ValueError, match=rf"other.json is not a separation profile .*{message}"):
+            SeparationProfile.load(tmp_path / "other.json")
     (tmp_path / "cut.json").write_text('{"distances": [1')
     with pytest.raises(ValueError, match=r"cut.json is not valid JSON"):
         SeparationProfile.load(tmp_path / "cut.json")
