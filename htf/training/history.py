@@ -111,7 +111,7 @@ class History:
         runs: dict[str, dict[str, Any]] = {
             "fit": made_by | {"fit": self.settings},
             "study": {},
-            "training": of_training,
+            "training of one's own": of_training,
         }
         claim_for_saving(folder, "history", {}, runs)
         about = self._about()

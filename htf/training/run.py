@@ -155,6 +155,12 @@ class Training(Resumable):
         self.runs = model.runs if isinstance(model, Factorization) else 1
         # Factorizations have neither modes nor dropout.
         self._plain = isinstance(model, Factorization)
+        self.optimizer = make_optimizer(optimizer, model, lr)
+        self.described_optimizer = describe_optimizer(self.optimizer)
+        self.schedule = make_schedule(schedule, self.optimizer)
+        self._scheduled = self.schedule.describe() != "constant"
+        self._call, self._stepping = self.processes.set_up(model, self.optimizer)
+        # In the precision that a Fabric gives to the model.
         self.objective.prepare(model, self._place())
         self.trackers = tracker_names(track)
         if isinstance(model, Factorization):
@@ -164,15 +170,9 @@ class Training(Resumable):
             raise TypeError(f"track holds trackers and model is a {type(model).__name__}; they read factorizations")
         else:
             self.described_model, self.described_trackers = architecture(self.bare), {}
-        self.optimizer = make_optimizer(optimizer, model, lr)
-        self.described_optimizer = describe_optimizer(self.optimizer)
-        self.schedule = make_schedule(schedule, self.optimizer)
-        self._scheduled = self.schedule.describe() != "constant"
-        self._call, self._stepping = self.processes.set_up(model, self.optimizer)
         self.step, self.steps, self.seconds = 0, 0, 0.0
         self._began = 0.0
         self._start = digest(*self.bare.state_dict().values())
-        self._counted: tuple[str, ...] = ()
         self.about = self._describe()
         self._out = out
         self.folder = None if out is None else Path(out)
