@@ -38,10 +38,7 @@ import htf
 from htf._files import write_json
 from htf.dynamics import CPStudy, HTStudy, MatrixStudy, StudySettings
 from htf.nn.init import gaussian
-from htf.training import Loss, fit
-from htf.training.fitting import _Descent
-from htf.training.observations import observe
-from htf.training.optimizers import make_optimizer
+from htf.training import Training, fit, objectives
 from htf.training.tracking import Factorization
 
 RATE = 1e-2  # of GroupRMSprop, the papers'
@@ -225,20 +222,11 @@ def _network(settings: StudySettings, std: float, runs: int, device: str) -> Fac
 
 def _iteration(network: Factorization, problem: htf.datasets.CompletionProblem) -> Callable[[], None]:
     """One step of the loop of `htf.training.fit`."""
-    descent = _Descent(
-        network,
-        observe(network, problem),
-        Loss(),
-        make_optimizer("group_rmsprop", network, RATE),
-        steps=NEVER,
-        trackers={},
-        every=NEVER,
-        rules=[],
-        folder=None,
-    )
+    training = Training(network, objectives.entries(problem), optimizer="group_rmsprop", lr=RATE, every=NEVER)
+    training.begin(steps=NEVER)
     # The first records the start; the next is beyond anything that is timed.
-    descent.advance()
-    return descent.advance
+    training.advance()
+    return training.advance
 
 
 def _race(calls: list[Callable[[], Any]], options: argparse.Namespace) -> list[float]:

@@ -1,5 +1,6 @@
-"""Training: fits of factorizations, the loop for many of them over batches, optimizers, files that survive a crash."""
+"""Training: one core for every objective, `Training`, and fits, probes and classifiers that are made of it."""
 
+from htf.training import objectives
 from htf.training._classification import Classification
 from htf.training.classification import classify, load_trained
 from htf.training.classify_result import ClassifyResult, Epoch
@@ -10,8 +11,10 @@ from htf.training.group_rmsprop import GroupRMSprop
 from htf.training.history import History
 from htf.training.loop import Fit, FitSettings
 from htf.training.losses import Loss
-from htf.training.optimizer import RelativeAdam, center_outputs
-from htf.training.stopping import LossBelow, NoProgress, TimeLimit
+from htf.training.optimizer import center_outputs
+from htf.training.relative_adam import RelativeAdam
+from htf.training.run import Training
+from htf.training.stopping import LossBelow, NoProgress, TimeLimit, early_stopping
 from htf.training.tracking import Moment, Tracker
 
 __all__ = [
@@ -30,9 +33,12 @@ __all__ = [
     "RelativeAdam",
     "TimeLimit",
     "Tracker",
+    "Training",
     "center_outputs",
     "classify",
+    "early_stopping",
     "fit",
     "gradient_flow",
     "load_trained",
+    "objectives",
 ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from htf._modes import evaluated
-from htf.datasets.long_range import Split
+from htf.training._samples import Samples
 
 
 def class_loss(out: Tensor, y: Tensor) -> Tensor:
@@ -21,8 +19,18 @@ def class_loss(out: Tensor, y: Tensor) -> Tensor:
 
 def hits(out: Tensor, y: Tensor) -> Tensor:
     """How many labels the outputs say, a scalar tensor."""
+    return _right(out, y).sum()
+
+
+def _right(out: Tensor, y: Tensor) -> Tensor:
     said = out.reshape(-1) > 0 if _single(out) else out.argmax(1)
-    return (said == y).sum()
+    return said == y
+
+
+def _right_and_unusual(out: Tensor, y: Tensor) -> Tensor:
+    """How many labels finite outputs say, and how many samples have others, (2,)."""
+    finite = out.reshape(len(out), -1).isfinite().all(1)
+    return torch.stack([(_right(out, y) & finite).sum(), (~finite).sum()])
 
 
 def _single(out: Tensor) -> bool:
@@ -43,45 +51,12 @@ def check_outputs(out: Tensor, samples: int, classes: int) -> None:
         raise ValueError(f"model tells {outputs} classes apart; the labels are 0 to {classes - 1}")
 
 
-class Images:
-    """A split on a device, read batch by batch as a model takes it.
-
-    Parameters
-    ----------
-    split : Split
-    device : torch.device
-    dtype : torch.dtype
-        Of the batches.
-    channels_last : bool
-        Memory format of the batches: convolutions on a CPU run about twice as fast with it.
-    """
-
-    def __init__(self, split: Split, device: torch.device, dtype: torch.dtype, channels_last: bool) -> None:
-        # A quarter of the memory that floats would take.
-        self._images, self._labels = split.images.to(device), split.labels.to(device)
-        self._maximum, self._dtype = split.maximum, dtype
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
-
-    def __len__(self) -> int:
-        return len(self._labels)
-
-    def batch(self, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Images in [0, 1] and labels."""
-        x = self._images[indices].to(self._dtype).div_(self._maximum)
-        return x.contiguous(memory_format=self._format), self._labels[indices]
-
-    def batches(self, size: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches in order; of several processes, number `share[0]` of `share[1]` takes its own."""
-        for start in range(share[0] * size, len(self), share[1] * size):
-            yield self.batch(slice(start, start + size))
-
-
 @torch.no_grad()
-def count_hits(model: nn.Module, images: Images, size: int, share: tuple[int, int] = (0, 1)) -> Tensor:
-    """How many labels a model says in evaluation mode, a scalar tensor."""
+def count_hits(model: nn.Module, samples: Samples, size: int, share: tuple[int, int], device: torch.device) -> Tensor:
+    """How many labels a model says in evaluation mode, and for how many samples its outputs are not finite, (2,)."""
     with evaluated(model):
-        found = [hits(model(x), y) for x, y in images.batches(size, share)]
-    return torch.stack(found).sum() if found else torch.zeros((), dtype=torch.int64, device=images._labels.device)
+        found = [_right_and_unusual(model(x), y) for x, y in samples.batches(size, share)]
+    return torch.stack(found).sum(0) if found else torch.zeros(2, dtype=torch.int64, device=device)
 
 
 def use_channels_last(model: nn.Module) -> bool:

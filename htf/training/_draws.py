@@ -29,6 +29,11 @@ def random_of_step(seed: int, step: int, process: int, device: torch.device) -> 
         yield
 
 
-def _mixed(*numbers: int) -> int:
+def seed_of_step(seed: int, step: int) -> int:
+    """A seed for what is drawn in a step, apart from those of the global generators."""
+    return _mixed(seed, step, "drawn")
+
+
+def _mixed(*numbers: int | str) -> int:
     """A seed from several, without simple relations between those of neighbours."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         tensor.copy_(weights[name])
 
 
-def part_of(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors whose names begin with a prefix, without it."""
+T = TypeVar("T")
+
+
+def part_of(prefix: str, tensors: Mapping[str, T]) -> dict[str, T]:
+    """Tensors, or other values, whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,31 +1,34 @@
-"""Training of classifiers on long-range tasks, with a regularizer or without."""
+"""Training of classifiers, with a regularizer or without."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from htf._files import read_tensors, saved_before
-from htf.datasets.long_range import LongRangeData
-from htf.training._classification import Classification
+from htf.training._classification import Classification, DataLike
 from htf.training._weights import load_weights, part_of
 from htf.training.classify_result import ClassifyResult
 from htf.training.classify_settings import ClassifySettings, Regularizer
-from htf.training.fitting import CHECKPOINT
+from htf.training.optimizers import OptimizerLike
 from htf.training.resumable import CHECKPOINT_KIND
+from htf.training.run import CHECKPOINT
+from htf.training.schedules import ScheduleLike
 
 
 def classify(
     model: nn.Module,
-    data: LongRangeData,
+    data: DataLike,
     *,
     regularizer: Regularizer | None = None,
     settings: ClassifySettings | None = None,
-    out: str | Path | None = None,
+    optimizer: OptimizerLike | None = None,
+    schedule: ScheduleLike = "constant",
+    out: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     fabric: Any = None,
     save_every: float = 20.0,
@@ -38,11 +41,17 @@ def classify(
     model : nn.Module
         From images (n, channels, height, width) to one logit, (n, 1), or one per class, (n, classes).  Trained in
         place; it ends with the parameters of the last epoch.
-    data : LongRangeData
+    data : LongRangeData, ImageData, mapping or sequence of data sets
+        Training samples and, if there are any, those for validation and test: a mapping with the keys "train",
+        "validation" and "test", or a sequence in that order.  A data set is a pair of tensors, inputs (n, ...) and
+        integer labels (n,), or a torch Dataset of known length of such pairs; see `objectives.classification`.
     regularizer : callable, optional
         Of model, images, labels and outputs; what it returns is added to the loss.  One with ``state()`` and
         ``load_state()`` goes on, after an interrupt, where it was.
     settings : ClassifySettings, optional
+    optimizer, schedule : str or callable
+        As for `Training`, in place of gradient descent with momentum at a constant rate; the settings' `lr` is passed
+        on, their `momentum` and `weight_decay` are not.
     out : str or Path, optional
         Folder of the run: checkpoint.safetensors and, at the end, result.json.  A run that was stopped goes on, to bit
         for bit the same parameters on the same CPU; a finished one is loaded, or continued if more epochs are asked
@@ -80,6 +89,11 @@ def classify(
     KeyboardInterrupt
         After the step in which it came, with a checkpoint saved.
 
+    Warns
+    -----
+    RuntimeWarning
+        Once, if outputs for validation or test images are not finite; such images count as wrong.
+
     Notes
     -----
     Modules that are in evaluation mode within a model in training mode, as frozen batch normalization is, stay so.
@@ -106,19 +120,17 @@ def classify(
     (2, True)
     """
     training = Classification(
-        model, data, settings or ClassifySettings(), regularizer=regularizer, out=out, device=device, fabric=fabric
+        model,
+        data,
+        settings or ClassifySettings(),
+        regularizer=regularizer,
+        optimizer=optimizer,
+        schedule=schedule,
+        out=out,
+        device=device,
+        fabric=fabric,
     )
-    hidden = not progress or training.processes.rank > 0
-    with tqdm(disable=hidden, total=training.steps, initial=training.step, unit="step", mininterval=0.5) as bar:
-
-        def show() -> None:
-            bar.update(training.step - bar.n)
-            if training.history and training.batch == 0:
-                last = training.history[-1]
-                of = "train" if last.validation_accuracy is None else "validation"
-                bar.set_postfix_str(f"{of} accuracy {getattr(last, f'{of}_accuracy'):.3f}", refresh=False)
-
-        training.run_to_end(show if progress else None, save_every)
+    training.run_to_end(save_every=save_every, progress=progress)
     return training.result()
 
 
@@ -146,8 +158,9 @@ def load_trained(model: nn.Module, folder: str | Path, which: str = "best") -> N
     path = Path(folder) / CHECKPOINT
     if not saved_before(path):
         raise FileNotFoundError(f"folder {folder} has no {CHECKPOINT}; expected the folder of a training")
-    tensors, _ = read_tensors(path, CHECKPOINT_KIND, previous=True)
-    weights = part_of("best/" if which == "best" else "model/", tensors)
+    weights = part_of(
+        "recording/best/" if which == "best" else "model/", read_tensors(path, CHECKPOINT_KIND, previous=True)[0]
+    )
     try:
         load_weights(getattr(model, "_orig_mod", model), weights)
     except (KeyError, RuntimeError) as error:

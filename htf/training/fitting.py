@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import os
-import time
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from htf._checks import positive
-from htf._folders import check_kind, claim_folder
-from htf._machine import describe_machine
 from htf.datasets.problems import CompletionProblem, SensingProblem
-from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
-from htf.training._digest import digest
-from htf.training._weights import part_of
-from htf.training.history import History, Recorder
+from htf.training._moments import settings_of
+from htf.training.history import History
 from htf.training.losses import Loss
-from htf.training.observations import Observations, observe
-from htf.training.optimizers import (
-    OptimizerLike,
-    describe_optimizer,
-    flow_rates,
-    make_optimizer,
-    optimizer_state,
-    restore_optimizer,
-)
-from htf.training.resumable import Resumable
+from htf.training.objectives.entries import entries
+from htf.training.optimizers import OptimizerLike
+from htf.training.run import Training
 from htf.training.stopping import StoppingRule
-from htf.training.tracking import Factorization, Moment, Tracker
-
-CHECKPOINT = "checkpoint.safetensors"
+from htf.training.tracking import Factorization, Tracker
 
 
 def fit(
@@ -94,15 +75,16 @@ def fit(
     -------
     History
         If a loss is not finite at a recorded moment, the fit stops there with a RuntimeWarning; the network has the
-        parameters of the last recorded moment at which all were, and ``history.stopped`` says so.
+        parameters of the last recorded moment at which all were, and ``history.stopped`` says so.  A test error that is
+        not finite is recorded, with a RuntimeWarning at the first.
 
     Raises
     ------
     ValueError, TypeError
         Where an argument does not fit; for a network and a problem of different shapes, or a network with frozen
-        parameters; for a start at which the gradient of a run vanishes, or its loss is not finite; for a checkpoint of
-        another model, start, problem, version or setting, which is kept, or one that is damaged, as is the one before
-        it; for a folder that holds another run.  The message names what differs.
+        parameters; for a start at which the gradient of a run vanishes, or its loss is not finite; for a folder with a
+        run of another kind, model, start, problem, version or setting, which is kept, or with a damaged checkpoint and
+        no good one before it.  The message names what differs.
     OSError
         If the folder cannot be written, before the fit; if it becomes so later, what was saved before is kept.
     BlockingIOError
@@ -124,256 +106,24 @@ def fit(
     >>> history.loss.shape, bool((history.loss[-1] < 1e-4).all())
     (torch.Size([41, 3]), True)
     """
-    descent = _Descent(
+    training = Fitting(
         network,
-        observe(network, problem),
-        loss if isinstance(loss, Loss) else Loss(loss),
-        make_optimizer(optimizer, network, lr),
-        steps=positive("steps", steps),
-        trackers=tracker_names(track),
-        every=positive("every", every),
-        rules=[stop] if callable(stop) else list(stop),
-        folder=None if out is None else Path(out),
+        entries(problem, loss=loss),
+        optimizer=optimizer,
+        lr=lr,
+        rules=stop,
+        track=track,
+        every=every,
+        out=out,
     )
-    if out is not None:
-        check_kind(out, "fit")
-    descent.resume()
-    if out is not None:
-        descent.claim = claim_folder(out, "fit", descent.described())
-    with tqdm(disable=not progress, total=steps, initial=descent.step, unit="step", mininterval=0.5) as bar:
-
-        def show() -> None:
-            if bar.update(descent.step - bar.n):
-                bar.set_postfix_str(f"loss {descent.last_loss:.2e}", refresh=False)
-
-        descent.run_to_end(show if progress else None, save_every)
-    history = descent.recorder.history()
-    # One that was finished before is there, in a folder that may be read-only.
-    if descent.claim is not None and not history.is_saved(descent.claim.path):
-        with descent.writing():
-            descent.save()
-            history.save(descent.claim.path)
-    return history
+    return training.run(steps=steps, save_every=save_every, progress=progress)
 
 
-class _Descent(Resumable):
-    """The fit, one step a unit."""
+class Fitting(Training):
+    """The training of `fit`."""
 
-    def __init__(
-        self,
-        network: Factorization,
-        observations: Observations,
-        loss: Loss,
-        optimizer: torch.optim.Optimizer,
-        *,
-        steps: int,
-        trackers: dict[str, Tracker],
-        every: int,
-        rules: list[StoppingRule],
-        folder: Path | None,
-    ) -> None:
-        self.network, self.observations, self.loss, self.optimizer = network, observations, loss, optimizer
-        self.steps, self.trackers, self.every, self.rules = steps, trackers, every, rules
-        self.checkpoint = None if folder is None else folder / CHECKPOINT
-        self._parameters = list(network.parameters())
-        for name, parameter in network.named_parameters():
-            if not parameter.requires_grad:
-                raise ValueError(f"network has a frozen parameter, {name}; a fit trains all of them")
-        self._twice = every > 1 and any(tracker.consecutive for tracker in trackers.values())
-        self.about = {
-            "network": describe_network(network),
-            "problem": observations.about,
-            "fit": {
-                "loss": loss.describe(),
-                "optimizer": describe_optimizer(optimizer),
-                "every": every,
-                "trackers": {name: tracker.describe(network) for name, tracker in trackers.items()},
-            },
-        }
-        parts = {"network": self.about["network"], "problem": self.about["problem"], **self.about["fit"]}
-        own = {"steps": steps, "stop": [repr(rule) for rule in rules], "made_by": describe_machine(network.device)}
-        self.recorder = Recorder({**parts, **own})
-        self.step = 0
-        self.last_loss = float("nan")
-        self.time = torch.zeros(network.runs, dtype=torch.float64, device=network.device)
-        self.rate = torch.zeros_like(self.time)  # of the last step
-        self._start = digest(*self._parameters)
-        self._good = (0, self._copies())
+    kind = "fit"
 
-    def described(self) -> dict[str, Any]:
-        """All that makes the fit, for the claim of its folder."""
-        return {**self.about, "parameters at the start": self._start}
-
-    @property
-    def finished(self) -> bool:
-        return bool(self.recorder.stopped)
-
-    def advance(self) -> None:
-        began = time.perf_counter()
-        losses = self.loss(self.network(self.observations.inputs), self.observations.targets)
-        for parameter in self._parameters:
-            parameter.grad = None
-        losses.backward(torch.ones_like(losses))
-        if self._due(self.step) or self.step >= self.steps:
-            self._record(losses.detach())
-        if not self.recorder.stopped:
-            self.optimizer.step()
-            self.step += 1
-            rates = flow_rates(self.optimizer, self.network)
-            self.rate = torch.full_like(self.time, torch.nan) if rates is None else rates
-            self.time += self.rate
-        self.recorder.seconds += time.perf_counter() - began
-
-    def _due(self, step: int) -> bool:
-        return step % self.every == 0 or (self._twice and step % self.every == 1)
-
-    def _record(self, losses: Tensor) -> None:
-        if not bool(losses.isfinite().all()):
-            self._step_back(losses)
-            return
-        if self.step == 0:
-            self._check_gradients(losses)
-        self._good = (self.step, self._copies())
-        self.last_loss = float(losses.max())
-        row = {
-            "time": self.time,
-            "rate": self.rate,
-            "loss": losses.double(),
-            "test_error": test_error(self.network, self.observations).double(),
-        }
-        moment = Moment(self.network, self.step, losses, end_gradient(self.network, self.observations, self.loss))
-        for name, tracker in self.trackers.items():
-            row |= {f"tracked/{name}/{key}": value for key, value in tracker.measure(moment).items()}
-        self.recorder.add(self.step, row)
-        if self.step >= self.steps:
-            self.recorder.stopped = "steps"
-        if self.step % self.every == 0:
-            self.recorder.judge(self.rules)
-
-    def _check_gradients(self, losses: Tensor) -> None:
-        # A run without a loss has nothing to learn, and no gradient by right.
-        norms = self.network.run_norms([p.grad for p in self._parameters if p.grad is not None])
-        stuck = ((norms == 0) & (losses > 0)).nonzero().flatten().tolist()
-        if stuck:
-            raise ValueError(
-                f"init: the gradient of run {stuck[0]} vanishes at the start (so it does in {len(stuck)} of "
-                f"{self.network.runs} runs): its products of parameters are all zero in {self.network.dtype}; "
-                "expected a start of larger entries"
-            )
-
-    @torch.no_grad()
-    def _step_back(self, losses: Tensor) -> None:
-        run = int((~losses.isfinite()).nonzero()[0])
-        found = self.step
-        if found == 0:
-            raise ValueError(
-                f"the loss of run {run} is {float(losses[run])} at the start; expected a network and targets whose "
-                f"squares are in the range of {self.network.dtype}"
-            )
-        self.step, values = self._good
-        for parameter, value in zip(self._parameters, values, strict=True):
-            parameter.copy_(value)
-        self.recorder.stopped = (
-            f"diverged: the loss of run {run} was {float(losses[run])} at step {found}; "
-            f"the parameters are those of step {self.step}"
-        )
-        warnings.warn(self.recorder.stopped, RuntimeWarning, stacklevel=2)
-
-    def _copies(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self._parameters]
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        optimizer, numbers = optimizer_state(self.optimizer, self._parameters)
-        tensors: dict[str, Tensor] = {f"network/{name}": p for name, p in self.network.named_parameters()}
-        tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.items()}
-        tensors |= {f"history/{name}": tensor for name, tensor in self.recorder.history().tensors().items()}
-        step, good = self._good
-        tensors |= {f"good/{k}": value for k, value in enumerate(good)}
-        tensors |= {"time": self.time, "rate": self.rate}
-        return tensors, {
-            "start": self._start,
-            "now": digest(*self._parameters),
-            "step": self.step,
-            "good": step,
-            "settings": self.recorder.settings,
-            "seconds": self.recorder.seconds,
-            "stopped": self.recorder.stopped,
-            "optimizer": numbers,
-        }
-
-    @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        # The network as it was built, or, in the same session, as the interrupted fit left it.
-        if self._start not in (state["start"], state["now"]):
-            raise ValueError(
-                f"{self.checkpoint} was written by a fit that began at other parameters: another seed or initialization"
-            )
-        self._start = state["start"]
-        for name, parameter in self.network.named_parameters():
-            parameter.copy_(tensors[f"network/{name}"])
-        restore_optimizer(self.optimizer, self._parameters, part_of("optimizer/", tensors), state["optimizer"])
-        self.time.copy_(tensors["time"])
-        self.rate = tensors["rate"].to(self.time.device)
-        self.step = state["step"]
-        good = part_of("good/", tensors)
-        self._good = (state["good"], [good[str(k)].to(p.device) for k, p in enumerate(self._parameters)])
-        mine, self.recorder.settings = self.recorder.settings, state["settings"]
-        self.recorder.restore(part_of("history/", tensors), state["seconds"], state["stopped"], self.every)
-        stopped = self.recorder.stopped
-        if stopped.startswith("diverged") or (stopped and self.step >= self.steps):
-            return
-        # A longer fit, or one with other rules, goes on; the same rules stop it again where it is.  There the step is
-        # recorded again if it is due, and is not part of this fit if not.
-        if stopped:
-            self.recorder.stopped = ""
-            self.recorder.drop_last()
-        self.recorder.settings |= {"steps": self.steps, "stop": mine["stop"]}
-        if mine["made_by"] != self.recorder.settings["made_by"]:
-            self.recorder.settings["continued_by"] = mine["made_by"]
-
-
-@torch.no_grad()
-def test_error(network: Factorization, observations: Observations) -> Tensor:
-    """Relative error of each run at the test entries, (runs,); NaN if there are none."""
-    if observations.test_inputs is None:
-        return torch.full((network.runs,), torch.nan, dtype=torch.float64, device=network.device)
-    outputs = network(observations.test_inputs)
-    return (outputs - observations.test_targets).norm(dim=0) / observations.test_targets.norm(dim=0)
-
-
-def end_gradient(network: Factorization, observations: Observations, loss: Loss) -> Callable[[], Tensor]:
-    """What a `Moment` computes the gradient at the end matrices by."""
-
-    def gradient() -> Tensor:
-        if not isinstance(network, MatrixFactorization):
-            raise TypeError(f"the network is a {type(network).__name__}; only a MatrixFactorization has end matrices")
-        return network.end_gradient(lambda ends: loss(observations.read_matrices(ends), observations.targets))
-
-    return gradient
-
-
-def describe_network(network: Factorization) -> dict[str, Any]:
-    """What a checkpoint has to agree with, as JSON can hold it."""
-    shapes = {name: list(parameter.shape) for name, parameter in network.named_parameters()}
-    about = {"network": type(network).__name__, "dims": list(network.dims), "runs": network.runs, **shapes}
-    if isinstance(network, MatrixFactorization):
-        return {**about, "dtype": str(network.dtype)}
-    if isinstance(network, CPNetwork):
-        about["ranks"] = list(network.ranks)
-    if isinstance(network, HTNetwork):
-        about |= {"widths": [list(widths.values()) for widths in network.widths], "shared": network.shared}
-    children = [list(network.tree.children(node)) for node in network.tree.inner_nodes]
-    return {**about, "children": children, "dtype": str(network.dtype)}
-
-
-def tracker_names(track: Tracker | Sequence[Tracker]) -> dict[str, Tracker]:
-    """Trackers by name."""
-    given = list(track) if isinstance(track, Sequence) else [track]
-    trackers: dict[str, Tracker] = {}
-    for tracker in given:
-        if not isinstance(tracker, Tracker):
-            raise TypeError(f"track holds {tracker!r}; expected trackers, such as htf.dynamics.norms()")
-        if tracker.name in trackers:
-            raise ValueError(f"track holds {tracker.name} twice")
-        trackers[tracker.name] = tracker
-    return trackers
+    def _describe(self) -> dict[str, dict[str, Any]]:
+        about = settings_of(self)
+        return {"network": about.pop("network"), "problem": about.pop("problem"), "fit": about}

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from htf._machine import describe_machine
 from htf.datasets.problems import CompletionProblem, SensingProblem
-from htf.training.fitting import describe_network, end_gradient, test_error, tracker_names
+from htf.training._moments import check_start, moment_of, warn_of_test_error
 from htf.training.history import History, Recorder
 from htf.training.losses import Loss
-from htf.training.observations import observe
-from htf.training.tracking import Factorization, Moment, Tracker
+from htf.training.objectives.entries import Entries
+from htf.training.tracking import Factorization, Tracker, describe_network, tracker_names
 
 
 def gradient_flow(
@@ -53,9 +53,10 @@ def gradient_flow(
     Raises
     ------
     ValueError, TypeError
-        As `fit`, and for a network that is not in float64 or times that do not rise.
+        As `fit`, for a network that is not in float64 or times that do not rise, and for a loss that is not finite at
+        the start.
     RuntimeError
-        If the integration fails.
+        If the integration fails, or a loss is not finite at one of the times.
 
     Notes
     -----
@@ -78,8 +79,8 @@ def gradient_flow(
         raise ValueError(f"network is in {network.dtype}; the flow takes torch.float64")
     if not 0 < tolerance < 1:
         raise ValueError(f"tolerance is {tolerance}; expected between 0 and 1")
-    observations, trackers = observe(network, problem), tracker_names(track)
-    criterion = loss if isinstance(loss, Loss) else Loss(loss)
+    objective, trackers = Entries(problem, loss), tracker_names(track)
+    objective.bind(network)
     parameters = list(network.parameters())
 
     def place(state: NDArray[np.float64]) -> Tensor:
@@ -90,7 +91,7 @@ def gradient_flow(
                 parameter.copy_(part.view_as(parameter))
         for parameter in parameters:
             parameter.grad = None
-        losses = criterion(network(observations.inputs), observations.targets)
+        losses = objective.find(network, 0, 0).losses
         losses.backward(torch.ones_like(losses))
         return losses.detach()
 
@@ -98,6 +99,7 @@ def gradient_flow(
         place(state)
         return -_flat([p.grad for p in parameters if p.grad is not None])
 
+    check_start(place(_flat(parameters)), network)
     began = perf_counter()
     found = solve_ivp(
         velocity,
@@ -112,19 +114,24 @@ def gradient_flow(
         raise RuntimeError(f"the flow could not be followed to time {at[-1]}: {found.message}")
     settings = {
         "network": describe_network(network),
-        "problem": observations.about,
-        "loss": criterion.describe(),
+        "problem": objective.observations.about,
+        "loss": objective.loss.describe(),
         "optimizer": {"name": "gradient flow", "tolerance": tolerance, "evaluations": int(found.nfev)},
         "trackers": {name: tracker.describe(network) for name, tracker in trackers.items()},
         "made_by": describe_machine(network.device),
     }
+    warned = False
     recorder = Recorder(settings, seconds=perf_counter() - began, stopped="steps")
     nothing = torch.full((network.runs,), torch.nan, dtype=torch.float64)
     for step, (time, state) in enumerate(zip(at, found.y.T, strict=True)):
         losses = place(np.ascontiguousarray(state))
+        if not bool(losses.isfinite().all()):
+            raise RuntimeError(f"the losses are {losses.tolist()} at time {time}; expected finite ones")
         row = {"time": torch.full_like(nothing, float(time)), "rate": nothing, "loss": losses}
-        row["test_error"] = test_error(network, observations).double()
-        moment = Moment(network, step, losses, end_gradient(network, observations, criterion))
+        row["test_error"] = objective.test_error(network).double()
+        if not warned and objective.observations.test_inputs is not None:
+            warned = warn_of_test_error(row["test_error"], f"time {time}")
+        moment = moment_of(network, step, losses, objective)
         for name, tracker in trackers.items():
             row |= {f"tracked/{name}/{key}": value for key, value in tracker.measure(moment).items()}
         recorder.add(step, row)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from htf._files import read_json, read_tensors, write_json, write_tensors, write_text
 from htf._folders import claim_for_saving
 from htf.training._digest import digest
+from htf.training.stopping import StoppingRule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,7 +106,14 @@ class History:
         """
         folder = Path(folder)
         made_by = {part: self.settings[part] for part in ("network", "problem") if part in self.settings}
-        claim_for_saving(folder, "history", {}, {"fit": made_by | {"fit": self.settings}, "study": {}})
+        parts = ("model", "data", "training")
+        of_training: dict[str, Any] = {part: self.settings[part] for part in parts if part in self.settings}
+        runs: dict[str, dict[str, Any]] = {
+            "fit": made_by | {"fit": self.settings},
+            "study": {},
+            "training of one's own": of_training,
+        }
+        claim_for_saving(folder, "history", {}, runs)
         about = self._about()
         # All of the record is in one file, and the others are for reading elsewhere.
         write_tensors(folder / RECORD, self.tensors(), about, _KIND)
@@ -211,13 +219,50 @@ class Recorder:
             # A copy: a few entries of a large tensor would keep all of it.
             self.rows.setdefault(name, []).append(value.detach().cpu().clone(memory_format=torch.contiguous_format))
 
-    def judge(self, rules: Iterable[Callable[[Tensor, Tensor, float], str]]) -> None:
-        """Ask stopping rules, of the moment just added and those at which they were asked before."""
-        self._keep(self.steps[-1], self.rows["loss"][-1])
+    def judge(self, rules: Iterable[StoppingRule], watched: str = "", *, again: bool = False) -> str:
+        """Ask stopping rules, of the moment just added and those at which they were asked before.
+
+        Parameters
+        ----------
+        rules : iterable of callable
+            One with an attribute ``on`` is given that column in place of the losses.
+        watched : str
+            The column for rules whose ``on`` is None; "" for the losses.
+        again : bool
+            Whether they have been asked of the last moment before.
+
+        Returns
+        -------
+        str
+            The reason to stop, or ""; also kept as `stopped`.
+        """
+        if not again:
+            self._keep(self.steps[-1], self.rows["loss"][-1])
         assert self._losses is not None
         count = len(self._asked)
+        reason = ""
         for rule in rules:
-            self.stopped = self.stopped or rule(torch.tensor(self._asked), self._losses[:count], self.seconds)
+            on = getattr(rule, "on", "loss")
+            column = watched if on is None else on
+            values = self._losses[:count] if column in ("", "loss") else self._column(column)
+            found = reason or rule(torch.tensor(self._asked), values, self.seconds)
+            if not isinstance(found, str):
+                raise TypeError(f"rule {rule!r} returned a {type(found).__name__}; expected a reason to stop, or ''")
+            reason = found
+        self.stopped = self.stopped or reason
+        return reason
+
+    def _column(self, name: str) -> Tensor:
+        """A tracked quantity at the moments at which rules are asked, (T, runs), as a loss: 1 - accuracy."""
+        key = f"tracked/{name}"
+        if key not in self.rows:
+            known = sorted(key.removeprefix("tracked/") for key in self.rows if key.startswith("tracked/"))
+            raise ValueError(
+                f"a rule is on {name!r}, which is not recorded; recorded are {', '.join(['loss', *known])}"
+            )
+        asked = set(self._asked)
+        values = torch.stack([row for step, row in zip(self.steps, self.rows[key], strict=True) if step in asked])
+        return 1 - values if name.endswith("accuracy") else values
 
     def _keep(self, step: int, loss: Tensor) -> None:
         count = len(self._asked)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import math
-import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
+from htf._files import saved_before
 from htf.engine import Plan
 from htf.nn._network import TreeNetwork
-from htf.training.optimizer import RelativeAdam, center_outputs
-from htf.training.resumable import Resumable
+from htf.training._digest import digest
+from htf.training._moments import check_start
+from htf.training._recording import Recording
+from htf.training._weights import part_of
+from htf.training.history import History
+from htf.training.objectives._base import Found
+from htf.training.objectives.least_squares import LeastSquares
+from htf.training.optimizer import center_outputs
+from htf.training.relative_adam import RelativeAdam
+from htf.training.run import Training
+from htf.training.tracking import describe_network
 
 Batch = tuple[Plan, Tensor]
 
@@ -79,7 +90,7 @@ class FitSettings:
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
 
 
-class Fit(Resumable):
+class Fit(Training):
     """Least-squares fits of all runs of a network to its targets, batch by batch, resumable at any epoch.
 
     Parameters
@@ -95,7 +106,8 @@ class Fit(Resumable):
     checkpoint : Path, optional
         File to save the state to, and to resume from if it is there.
     about : dict
-        What the fit is; a checkpoint with another description is refused.
+        What the fit is.  A checkpoint with another description is refused, and so is one of another network, start,
+        data or setting.
 
     Attributes
     ----------
@@ -103,6 +115,17 @@ class Fit(Resumable):
         Mean squared error per epoch and run; train errors are means over the epoch's batches, before each step.
     returns : list of (int, int)
         (epoch, run) of each return to an earlier epoch.
+
+    Raises
+    ------
+    ValueError
+        For no training batches, for a checkpoint of something else, which is kept and the difference named, or, on the
+        first step, for a loss that is not finite at the start.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, if a run's loss is not finite later; the run goes back to where its best epoch began.
     """
 
     def __init__(
@@ -118,30 +141,41 @@ class Fit(Resumable):
         about: dict[str, Any] | None = None,
     ) -> None:
         self.network, self.train, self.test, self.settings = network, train, test, settings
-        self.seed, self.clip, self.checkpoint = seed, clip, checkpoint
-        shapes = {f"shape of {name}": list(p.shape) for name, p in network.named_parameters()}
-        self.about = {
-            "fit": {**(about or {}), "seed": seed, "clip": clip, "batches": len(train), **shapes},
-            "settings": asdict(settings),
-        }
-        self.epoch = 0
-        self.seconds = 0.0
-        self.train_errors: list[list[float]] = []
-        self.test_errors: list[list[float]] = []
-        self.returns: list[tuple[int, int]] = []
-        targets = torch.cat([y for _, y in train])
-        self._allowance = settings.tolerance * targets.var(0, correction=0)
-        self._best_error = torch.full_like(self._allowance, math.inf)
-        resumed = checkpoint is not None and checkpoint.exists()
-        if not resumed:
+        self.clip = clip
+        self._given, self._keeps = about or {}, checkpoint is not None
+        squares, start = LeastSquares(train, test, clip), digest(*network.state_dict().values())
+        if checkpoint is None or not saved_before(checkpoint):
             center_outputs(network, *train[0])
-        self.optimizer = RelativeAdam(network, settings.step, settings.betas)
-        self._start = [p.detach().clone() for p in network.parameters()]  # of the present epoch
-        self._best = [p.clone() for p in self._start]  # of the best one
-        if resumed:
-            self.resume()
+        super().__init__(
+            network,
+            squares,
+            optimizer=partial(RelativeAdam, betas=settings.betas),
+            lr=settings.step,
+            schedule=settings.share,
+            seed=seed,
+        )
+        # As it was given, before the outputs were centred.
+        self._start, self.checkpoint, self._squares = start, checkpoint, squares
+        self.begin(epochs=settings.epochs)
 
-    def run(self, on_epoch: Callable[[Fit], None] | None = None, save_every: float = 20.0) -> None:
+    def _describe(self) -> dict[str, dict[str, Any]]:
+        about = {"clip": self.clip, "seed": self.seed, "batches": len(self.train), **self._given}
+        # Only where there is something to compare with: it reads all data.
+        data = self.objective.describe() if self._keeps else {}
+        return {
+            "fit": about,
+            "network": describe_network(self.network),
+            "data": data,
+            "settings": asdict(self.settings),
+        }
+
+    def _record(self) -> Recording:
+        self._returns = Returns(self, self.network, self.settings.tolerance)
+        return self._returns
+
+    def run(  # type: ignore[override] # with arguments of its own, as the settings say how long
+        self, on_epoch: Callable[[Fit], None] | None = None, save_every: float = 20.0
+    ) -> None:
         """Train to the last epoch.
 
         Parameters
@@ -153,48 +187,80 @@ class Fit(Resumable):
         """
         self.run_to_end(None if on_epoch is None else lambda: on_epoch(self), save_every)
 
+    def advance(self) -> None:
+        """Train one epoch."""
+        super().advance()
+        while self.batch:
+            super().advance()
+
     @property
-    def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return self.epoch >= self.settings.epochs
+    def train_errors(self) -> list[list[float]]:
+        return self._returns.train_errors
+
+    @property
+    def test_errors(self) -> list[list[float]]:
+        return self._returns.test_errors
+
+    @property
+    def returns(self) -> list[tuple[int, int]]:
+        return self._returns.returns
 
     def errors(self, batches: Sequence[Batch], clip: float | None = None) -> list[float]:
         """Mean squared error of every run on some batches, each sample's clipped at `clip`."""
-        total, samples = torch.zeros_like(self._allowance), 0
-        with torch.no_grad():
-            for plan, y in batches:
-                squares = (self.network(plan) - y).square()
-                if clip is not None:
-                    # An overflow is an error like any other beyond the bound.
-                    squares = squares.nan_to_num(nan=clip, posinf=clip).clamp(max=clip)
-                total += squares.sum(0)
-                samples += len(y)
-        return (total / samples).tolist()
+        found: list[float] = self._squares.errors(self.network, batches, clip).tolist()
+        return found
 
-    def advance(self) -> None:
-        """Train one epoch."""
-        began = time.perf_counter()
-        for start, parameter in zip(self._start, self.network.parameters(), strict=True):
-            start.copy_(parameter.detach())
-        generator = Generator().manual_seed((self.seed << 20) + self.epoch)
-        order = torch.randperm(len(self.train), generator=generator).tolist()
-        total, samples = torch.zeros_like(self._allowance), 0
-        steps = self.settings.epochs * len(order)
-        for k, number in enumerate(order):
-            plan, y = self.train[number]
-            self.optimizer.set_share(self.settings.share(self.epoch * len(order) + k, steps))
-            errors = (self.network(plan) - y).square().mean(0)
-            self.optimizer.zero_grad()
-            errors.sum().backward()
-            self.optimizer.step()
-            total += errors.detach() * len(y)
-            samples += len(y)
-        error = total / samples
+
+class Returns(Recording):
+    """Errors of each epoch; a run that has become worse goes back to where its best epoch began.
+
+    Parameters
+    ----------
+    training : Fit
+    network : TreeNetwork
+    tolerance : float
+        See `FitSettings`.
+    """
+
+    def __init__(self, training: Fit, network: TreeNetwork, tolerance: float) -> None:
+        super().__init__(training)
+        self.network = network
+        self.train_errors: list[list[float]] = []
+        self.test_errors: list[list[float]] = []
+        self.returns: list[tuple[int, int]] = []
+        targets = torch.cat([y for _, y in training.train])
+        self._samples = len(targets)
+        self._allowance = tolerance * targets.var(0, correction=0)
+        self._best_error = torch.full_like(self._allowance, math.inf)
+        self._total = torch.zeros_like(self._allowance)
+        self._start = [p.detach().clone() for p in network.parameters()]  # of the present epoch
+        self._best = [p.clone() for p in self._start]  # of the best one
+        self._warned = False
+
+    @property
+    def stopped(self) -> str:
+        return "epochs" if self.training.step >= self.training.steps else ""
+
+    def before_step(self, found: Found, penalty: Tensor | None) -> None:
+        if self.training.step == 0:
+            check_start(found.losses.detach(), self.network)
+        if self.training.batch == 0:
+            self._total.zero_()
+            for start, parameter in zip(self._start, self.network.parameters(), strict=True):
+                start.copy_(parameter.detach())
+
+    def sums(self, found: Found, penalty: Tensor | None) -> list[Tensor]:
+        return [found.losses.detach() * found.samples]
+
+    def after_step(self, sums: list[Tensor]) -> None:
+        self._total += sums[0]
+
+    def after_epoch(self) -> None:
+        error = self._total / self._samples
         self._step_back_or_keep(error)
-        self.epoch += 1
         self.train_errors.append(error.tolist())
-        self.test_errors.append(self.errors(self.test, self.clip))
-        self.seconds += time.perf_counter() - began
+        measured = self.training.objective.measure(self.network, len(self.train_errors))
+        self.test_errors.append(measured.get("test/loss", torch.full_like(error, math.nan)).tolist())
 
     @torch.no_grad()
     def _step_back_or_keep(self, error: Tensor) -> None:
@@ -208,36 +274,52 @@ class Fit(Resumable):
             best.copy_(torch.where(k, start, best))
             parameter.copy_(torch.where(b, best, parameter))
         if bool(lost.any()):
-            self.optimizer.slow_down(lost)
-            self.returns += [(self.epoch, run) for run in lost.nonzero().squeeze(1).tolist()]
+            self._warn_once(error)
+            assert isinstance(self.training.optimizer, RelativeAdam)
+            self.training.optimizer.slow_down(lost)
+            epoch = len(self.train_errors)
+            self.returns += [(epoch, run) for run in lost.nonzero().squeeze(1).tolist()]
+
+    def _warn_once(self, error: Tensor) -> None:
+        if self._warned or bool(error.isfinite().all()):
+            return
+        self._warned = True
+        run = int((~error.isfinite()).nonzero()[0])
+        warnings.warn(
+            f"the loss of run {run} was {float(error[run])} in epoch {len(self.train_errors) + 1}; it goes back to "
+            "where its best epoch began, and on with half the step, as will others that are not finite",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def history(self) -> History:
+        """The errors as a history."""
+        epochs, runs = len(self.train_errors), self.network.runs
+        nothing = torch.full((epochs, runs), torch.nan, dtype=torch.float64)
+        return History(
+            steps=torch.arange(1, epochs + 1) * self.training.objective.batches,
+            time=nothing,
+            rate=nothing,
+            loss=torch.tensor(self.train_errors, dtype=torch.float64).reshape(epochs, runs),
+            test_error=nothing,
+            tracked={"test": {"loss": torch.tensor(self.test_errors, dtype=torch.float64).reshape(epochs, runs)}},
+            settings={**self.training.about, "trackers": {"test": {}}},
+            seconds=self.training.seconds,
+            stopped=self.training.stopped,
+        )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Parameters, the best ones, the optimizer's memory and the errors so far."""
-        tensors: dict[str, Tensor] = {f"network/{name}": p for name, p in self.network.named_parameters()}
-        tensors |= {f"best/{k}": best for k, best in enumerate(self._best)}
-        tensors |= {f"optimizer/{name}": t for name, t in self.optimizer.tensors().items()}
-        tensors["best_error"] = self._best_error
-        state = {
-            "epoch": self.epoch,
-            "seconds": self.seconds,
+        tensors = {f"best/{k}": best for k, best in enumerate(self._best)} | {"best_error": self._best_error}
+        return tensors, {
             "train_errors": self.train_errors,
             "test_errors": self.test_errors,
             "returns": self.returns,
-            "rates": self.optimizer.rates,
         }
-        return tensors, state
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        for name, parameter in self.network.named_parameters():
-            parameter.copy_(tensors[f"network/{name}"])
         for k, best in enumerate(self._best):
-            best.copy_(tensors[f"best/{k}"])
+            best.copy_(part_of("best/", tensors)[str(k)])
         self._best_error.copy_(tensors["best_error"])
-        prefix = "optimizer/"
-        optimizer = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        self.optimizer.load_tensors(optimizer, state["rates"])
-        self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.train_errors, self.test_errors = state["train_errors"], state["test_errors"]
         self.returns = [(epoch, run) for epoch, run in state["returns"]]

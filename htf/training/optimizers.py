@@ -8,33 +8,41 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from htf._checks import above_zero
+from htf.training._weights import part_of
 from htf.training.group_rmsprop import GroupRMSprop
+from htf.training.relative_adam import RelativeAdam
 from htf.training.tracking import Factorization
 
 OptimizerLike = str | Callable[..., Optimizer]
 # Those of torch that treat every entry by itself, so that runs stay independent of each other.
 _TORCH = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+# Those whose steps are per run, for which they have to know the network.
+_OF_NETWORKS: dict[str, Callable[..., Optimizer]] = {"group_rmsprop": GroupRMSprop, "relative_adam": RelativeAdam}
 
 
-def make_optimizer(optimizer: OptimizerLike, network: Factorization, lr: float) -> Optimizer:
+def make_optimizer(optimizer: OptimizerLike, model: nn.Module, lr: float) -> Optimizer:
     """The optimizer of a name, or what a callable of (parameters, lr=lr) returns."""
-    if not lr > 0:
-        raise ValueError(f"lr is {lr}; expected above 0")
-    if optimizer == "group_rmsprop":
-        return GroupRMSprop(network, lr)
-    if optimizer is GroupRMSprop or (isinstance(optimizer, partial) and optimizer.func is GroupRMSprop):
-        # Its steps are per run, for which it has to know the network.
-        return optimizer(network, lr=lr)
+    lr = above_zero("lr", lr)
+    made_from = optimizer.func if isinstance(optimizer, partial) else optimizer
+    of_network = _OF_NETWORKS.get(made_from) if isinstance(made_from, str) else None
+    if of_network is not None or made_from in _OF_NETWORKS.values():
+        if not isinstance(model, Factorization):
+            name = made_from if isinstance(made_from, str) else made_from.__name__
+            raise TypeError(f"optimizer is {name}, which takes a factorization; model is a {type(model).__name__}")
+        make: Any = of_network or optimizer
+        return make(model, **{"step" if RelativeAdam in (make, made_from) else "lr": lr})
     if isinstance(optimizer, str):
         if optimizer not in _TORCH:
-            raise ValueError(f"optimizer is {optimizer!r}; known are group_rmsprop, {', '.join(_TORCH)}, or a callable")
-        return _TORCH[optimizer](network.parameters(), lr=lr)
+            known = "group_rmsprop, sgd, adam, adamw, rmsprop, relative_adam"
+            raise ValueError(f"optimizer is {optimizer!r}; known are {known}, or a callable")
+        return _TORCH[optimizer](_trained(model), lr=lr)
     if not callable(optimizer):
         raise TypeError(f"optimizer is a {type(optimizer).__name__}; expected a name or a callable (parameters, lr=lr)")
-    made = optimizer(network.parameters(), lr=lr)
+    made = optimizer(_trained(model), lr=lr)
     if not isinstance(made, Optimizer):
         raise TypeError(f"optimizer returned a {type(made).__name__}; expected a torch.optim.Optimizer")
     closure = inspect.signature(type(made).step).parameters.get("closure")
@@ -43,6 +51,10 @@ def make_optimizer(optimizer: OptimizerLike, network: Factorization, lr: float) 
             f"optimizer is {type(made).__name__}, which evaluates the loss itself; expected one that does not"
         )
     return made
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def flow_rates(optimizer: Optimizer, network: Factorization) -> Tensor | None:
@@ -59,6 +71,9 @@ def flow_rates(optimizer: Optimizer, network: Factorization) -> Tensor | None:
 
 def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
     """Name and settings, as JSON can hold them."""
+    if isinstance(optimizer, RelativeAdam):
+        # Its rates depend on the network's entries.
+        return {"name": "RelativeAdam", "step": optimizer.full_step, "betas": optimizer.defaults["betas"]}
     groups = [
         {key: value for key, value in group.items() if isinstance(value, int | float | str | tuple | None)}
         for group in optimizer.param_groups
@@ -67,12 +82,21 @@ def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def optimizer_state(optimizer: Optimizer, parameters: Iterable[Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All that an optimizer remembers: tensors, and plain numbers, both by "parameter number/name"."""
+    """All that an optimizer remembers: tensors, and plain numbers, both by "parameter number/name".
+
+    Values of its groups, which schedules change, are there by "group number/name".
+    """
+    memories = [(str(k), optimizer.state.get(parameter, {})) for k, parameter in enumerate(parameters)]
+    for k, group in enumerate(optimizer.param_groups):
+        memories.append((f"group {k}", {name: value for name, value in group.items() if name != "params"}))
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for k, parameter in enumerate(parameters):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            (tensors if isinstance(value, Tensor) else numbers)[f"{k}/{name}"] = value
+    for where, memory in memories:
+        for name, value in memory.items():
+            if isinstance(value, Tensor):
+                tensors[f"{where}/{name}"] = value
+            elif isinstance(value, bool | int | float | str | tuple | list | None):
+                numbers[f"{where}/{name}"] = value
     return tensors, numbers
 
 
@@ -80,11 +104,16 @@ def restore_optimizer(
     optimizer: Optimizer, parameters: Iterable[Tensor], tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
 ) -> None:
     """The inverse of `optimizer_state`; unlike torch's own way it keeps the dtype of everything."""
-    # A step count stays on the CPU even where parameters are not, as torch keeps it.
     for k, parameter in enumerate(parameters):
-        prefix = f"{k}/"
-        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        moved = {n: t if n == "step" else t.to(parameter.device) for n, t in own.items()}
-        state = moved | {n.removeprefix(prefix): v for n, v in numbers.items() if n.startswith(prefix)}
+        # A step count stays on the CPU even where parameters are not, as torch keeps it.
+        own = part_of(f"{k}/", tensors)
+        moved = {name: t if name == "step" else t.to(parameter.device) for name, t in own.items()}
+        state = moved | part_of(f"{k}/", numbers)
         if state:
             optimizer.state[parameter] = state
+    for k, group in enumerate(optimizer.param_groups):
+        for name, value in part_of(f"group {k}/", numbers).items():
+            # Tuples come back from JSON as lists.
+            group[name] = tuple(value) if isinstance(group.get(name), tuple) else value
+        for name, tensor in part_of(f"group {k}/", tensors).items():
+            group[name] = tensor.to(group[name].device)

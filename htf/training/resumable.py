@@ -59,6 +59,29 @@ class Resumable(ABC):
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """The inverse of `state`."""
 
+    def begun_alike(self, start: str, state: dict[str, Any]) -> str:
+        """The digest of the parameters that the checkpoint's computation began at, if this one begins there too.
+
+        Parameters
+        ----------
+        start : str
+            Digest of this one's parameters: as they were built, or, in the same session, as an interrupt left them.
+        state : dict
+            Of the checkpoint, with the digests "start" and "now" of its parameters.
+
+        Raises
+        ------
+        ValueError
+            If it began at others.
+        """
+        if start not in (state["start"], state["now"]):
+            raise ValueError(
+                f"{self.checkpoint} was written by a training that began at other parameters: another seed or "
+                "initialization"
+            )
+        begun: str = state["start"]
+        return begun
+
     def run_to_end(self, on_advance: Callable[[], None] | None = None, save_every: float = 20.0) -> None:
         """Advance to the end, saving a checkpoint now and then.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -108,3 +108,72 @@ class TimeLimit:
     def __call__(self, steps: Tensor, losses: Tensor, seconds: float) -> str:
         """Reason to stop, or ""."""
         return f"{self.seconds:g} seconds have passed" if seconds >= self.seconds else ""
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when no run has become better for some moments in a row; made by `early_stopping`."""
+
+    patience: int = 5
+    on: str | None = None
+    least: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive("patience", self.patience)
+        if not self.least >= 0:
+            raise ValueError(f"least is {self.least}; expected at least 0")
+        if self.on is not None and not isinstance(self.on, str):
+            raise TypeError(f"on is a {type(self.on).__name__}; expected the name of a recorded quantity")
+
+    def __call__(self, steps: Tensor, losses: Tensor, seconds: float) -> str:
+        """Reason to stop, or ""."""
+        if len(losses) <= self.patience:
+            return ""
+        earlier, later = losses[: -self.patience].amin(0), losses[-self.patience :].amin(0)
+        if bool((later < earlier - self.least).any()):
+            return ""
+        return f"no better {self.on or 'value'} at {self.patience} recorded moments in a row"
+
+
+def early_stopping(patience: int = 5, *, on: str | None = None, least: float = 0.0) -> EarlyStopping:
+    """Stop a training when what judges it has not become better for some epochs.
+
+    Parameters
+    ----------
+    patience : int
+        Recorded moments in a row without a better value; epochs, for a training in batches.
+    on : str, optional
+        "loss", or a measured quantity such as "validation/accuracy", of which the higher is the better; any other is
+        the better the lower.  By default that which chooses the objective's best epoch, or the loss.
+    least : float
+        What counts as better: a change by more than this.
+
+    Returns
+    -------
+    callable
+        A rule for `Training`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `patience` is no integer of at least 1, or `least` below 0; in training, if `on` is not recorded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rule = early_stopping(patience=2)
+    >>> rule(torch.tensor([1, 2, 3]), torch.tensor([[0.5], [0.6], [0.5]]), 0.0)
+    'no better value at 2 recorded moments in a row'
+    """
+    return EarlyStopping(patience, on, least)
+
+
+def as_rules(rules: StoppingRule | Iterable[StoppingRule]) -> list[StoppingRule]:
+    """One rule or several as a list."""
+    if not callable(rules) and not isinstance(rules, Iterable):
+        raise TypeError(f"rules is a {type(rules).__name__}; expected stopping rules")
+    found = [rules] if callable(rules) else list(rules)
+    for rule in found:
+        if not callable(rule):
+            raise TypeError(f"rules holds {rule!r}; expected callables of (steps, losses, seconds)")
+    return found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from htf.nn import MatrixFactorization
+from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
 from htf.nn._network import TreeNetwork
 
 Factorization = TreeNetwork | MatrixFactorization
@@ -65,3 +65,30 @@ class Tracker(ABC):
     @abstractmethod
     def measure(self, moment: Moment) -> dict[str, Tensor]:
         """Tensors whose first axis is the runs; names and shapes are the same at every moment of a fit."""
+
+
+def describe_network(network: Factorization) -> dict[str, Any]:
+    """What a checkpoint has to agree with, as JSON can hold it."""
+    shapes = {name: list(parameter.shape) for name, parameter in network.named_parameters()}
+    about = {"network": type(network).__name__, "dims": list(network.dims), "runs": network.runs, **shapes}
+    if isinstance(network, MatrixFactorization):
+        return {**about, "dtype": str(network.dtype)}
+    if isinstance(network, CPNetwork):
+        about["ranks"] = list(network.ranks)
+    if isinstance(network, HTNetwork):
+        about |= {"widths": [list(widths.values()) for widths in network.widths], "shared": network.shared}
+    children = [list(network.tree.children(node)) for node in network.tree.inner_nodes]
+    return {**about, "children": children, "dtype": str(network.dtype)}
+
+
+def tracker_names(track: Tracker | Sequence[Tracker]) -> dict[str, Tracker]:
+    """Trackers by name."""
+    given = list(track) if isinstance(track, Sequence) else [track]
+    trackers: dict[str, Tracker] = {}
+    for tracker in given:
+        if not isinstance(tracker, Tracker):
+            raise TypeError(f"track holds {tracker!r}; expected trackers, such as htf.dynamics.norms()")
+        if tracker.name in trackers:
+            raise ValueError(f"track holds {tracker.name} twice")
+        trackers[tracker.name] = tracker
+    return trackers

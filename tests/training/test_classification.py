@@ -238,6 +238,28 @@ def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_kept(value, said,
     assert (len(training.history), training.batch) == (1, 1)
 
 
+class Breaking(nn.Module):
+    """Gives outputs that are not finite when it is evaluated on more than a check's two images."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.inner, self.value = net(), value
+
+    def forward(self, x):
+        out = self.inner(x)
+        return out if self.training or len(x) == 2 else out.index_fill(0, torch.tensor([0, 3]), self.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_outputs_that_are_not_finite_count_as_wrong_and_are_named_once(value):
+    data = task(validation=8, test=8)
+    everywhere = Split(data.validation.images[:1].expand(8, -1, -1, -1), torch.zeros(8, dtype=torch.int64))
+    with pytest.warns(RuntimeWarning, match="not finite for 2 of 8 validation images after epoch 1") as warned:
+        result = classify(Breaking(value), replace(data, validation=everywhere), settings=SHORT)
+    assert len(warned) == 1
+    assert {epoch.validation_accuracy for epoch in result.history} <= {0.0, 0.75}
+
+
 class Pair(nn.Module):
     def forward(self, x):
         return x, x
@@ -386,12 +408,12 @@ def test_a_result_is_saved_and_loaded(tmp_path):
     assert ClassifyResult.load(tmp_path / "result.json") == result
     with pytest.raises(FileNotFoundError):
         ClassifyResult.load(tmp_path / "none.json")
-    for content, message in (([], "does not describe"), ({"history": []}, "and 0 epochs")):
-        write_json(tmp_path / "result.json", content, "the result of a training")
+    for text, message in (("{", "is not valid JSON"), ("[]", "carries no checksum"), ("", "not valid")):
+        (tmp_path / "result.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             ClassifyResult.load(tmp_path / "result.json")
-    for text, message in (("{", "is not valid JSON"), ("[]", "carries no checksum")):
-        (tmp_path / "result.json").write_text(text)
+    for content, message in (({"history": []}, "and 0 epochs"), ({"history": 3}, "does not describe")):
+        write_json(tmp_path / "result.json", content, "the result of a training")
         with pytest.raises(ValueError, match=message):
             ClassifyResult.load(tmp_path / "result.json")
 

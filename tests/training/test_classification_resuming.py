@@ -177,7 +177,7 @@ class Both(nn.Module):
     [
         ({"model": net(width=6)}, r"was written with module conv1 = 'Conv2d\(1, 4.*; here it is 'Conv2d\(1, 6"),
         ({"model": net(dropout=0.5)}, r"'Dropout\(p=0.3.*; here it is 'Dropout\(p=0.5"),
-        ({"model": net(seed=1)}, "began at other parameters: another seed or initialization of the model"),
+        ({"model": net(seed=1)}, "began at other parameters: another seed or initialization"),
         ({"model": other_frozen()}, "began at other parameters"),
         ({"data": brighter()}, "was written with data_sha256"),
         ({"regularizer": igc()}, "was written with regularizer = None; here it is 'InputGradientChange"),

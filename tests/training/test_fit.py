@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,8 +174,7 @@ def test_trackers_see_parameters_and_gradients_before_the_step():
 def test_a_run_folder_holds_plain_files(tmp_path):
     out = tmp_path / "run"
     history = fit(matrix_net(), problem(), steps=20, every=10, out=out, track=FirstParameter())
-    assert sorted(path.name for path in out.iterdir()) == [
-        ".lock",
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == [
         "checkpoint.safetensors",
         "claim.json",
         "history.csv",
@@ -265,6 +265,14 @@ def test_a_fit_that_a_rule_stopped_goes_on_with_another(tmp_path):
 def test_a_loss_beyond_the_range_at_the_start_is_refused():
     with pytest.raises(ValueError, match="the loss of run 0 is inf at the start"):
         fit(matrix_net(), (torch.tensor([[0, 0]]), torch.tensor([1e30])), steps=5)
+
+
+def test_a_test_error_that_is_not_finite_is_named_once():
+    data = problem()
+    far = replace(data, test_values=0 * data.test_values)
+    with pytest.warns(RuntimeWarning, match="the test error of run 0 is inf at step 0") as warned:
+        fit(matrix_net(), far, steps=5, every=1)
+    assert len(warned) == 1
 
 
 # -- bad input ------------------------------------------------------------------------------------------------------

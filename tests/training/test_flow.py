@@ -75,3 +75,8 @@ def test_bad_arguments_are_named(changes, message):
     arguments = {"network": network(), "problem": problem(), "times": [0.0, 1.0]} | changes
     with pytest.raises(ValueError, match=message):
         gradient_flow(**arguments)
+
+
+def test_losses_that_are_not_finite_are_named():
+    with pytest.raises(ValueError, match="the loss of run 0 is inf at the start"):
+        gradient_flow(network(), (torch.tensor([[0, 0]]), torch.tensor([1e300], dtype=torch.float64)), times=[1.0])

@@ -1,0 +1,115 @@
+"""Mean squared errors over fixed batches: the objective of the probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from htf.engine import Plan
+from htf.training._digest import digest
+from htf.training.objectives._base import Found, Objective, Place
+
+Batch = tuple[Tensor | Plan, Tensor]
+
+
+class LeastSquares(Objective):
+    """The mean squared error of every run, batch by batch; made by `least_squares`.
+
+    Attributes
+    ----------
+    train, test : list of (inputs, targets)
+    """
+
+    def __init__(self, train: Sequence[Batch], test: Sequence[Batch] = (), clip: float | None = None) -> None:
+        if not len(train):
+            raise ValueError("train has no batches; expected at least one")
+        self.train, self.test, self.clip, self.batches = train, test, clip, len(train)
+        self._latest: tuple[int, list[int]] = (-1, [])
+
+    def prepare(self, model: nn.Module, place: Place) -> None:
+        super().prepare(model, place)
+        runs = getattr(model, "runs", 1)
+        for _, y in (*self.train, *self.test):
+            if y.ndim != 2 or y.shape[1] != runs:
+                raise ValueError(f"targets of a batch have shape {tuple(y.shape)}; expected (batch, {runs})")
+
+    def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
+        x, y = self.train[self._order(epoch)[batch]]
+        return Found((model(x) - y).square().mean(0), samples=len(y))
+
+    def _order(self, epoch: int) -> list[int]:
+        if self._latest[0] != epoch:
+            generator = Generator().manual_seed((self.place.seed << 20) + epoch)
+            self._latest = epoch, torch.randperm(len(self.train), generator=generator).tolist()
+        return self._latest[1]
+
+    def measure(self, model: nn.Module, epoch: int) -> dict[str, Tensor]:
+        return {"test/loss": self.errors(model, self.test, self.clip)} if len(self.test) else {}
+
+    @torch.no_grad()
+    def errors(self, model: nn.Module, batches: Sequence[Batch], clip: float | None = None) -> Tensor:
+        """Mean squared error of every run on some batches, (runs,), each sample's clipped at `clip`."""
+        total, samples = torch.zeros_like(self.train[0][1][0]), 0
+        for x, y in batches:
+            squares = (model(x) - y).square()
+            if clip is not None:
+                # An overflow is an error like any other beyond the bound.
+                squares = squares.nan_to_num(nan=clip, posinf=clip).clamp(max=clip)
+            total += squares.sum(0)
+            samples += len(y)
+        return total / samples
+
+    def describe(self) -> dict[str, Any]:
+        """Reads all data."""
+        about = {"batches": self.batches, "train": digest(self.train), "test": digest(self.test)}
+        return {"objective": "least squares", "clip": self.clip, **about}
+
+
+def least_squares(
+    inputs: Sequence[Tensor | Plan],
+    targets: Sequence[Tensor],
+    *,
+    test: tuple[Sequence[Tensor | Plan], Sequence[Tensor]] = ((), ()),
+    clip: float | None = None,
+) -> LeastSquares:
+    """Fit outputs to targets by their mean squared error, batch by batch.
+
+    Parameters
+    ----------
+    inputs : sequence of Tensor or Plan
+        The batches, as the model takes them.  They are fixed; their order is drawn anew each epoch.
+    targets : sequence of Tensor
+        (batch, runs) each; (batch, 1) for a model that is no factorization.
+    test : (inputs, targets), optional
+        Likewise; measured after each epoch as "test/loss".
+    clip : float, optional
+        Bound on a test sample's squared error.
+
+    Returns
+    -------
+    Objective
+
+    Raises
+    ------
+    ValueError
+        For no batches, or other numbers of inputs than of targets; when a training is made of it, for other shapes.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = torch.randint(0, 2, (100, 8), generator=Generator().manual_seed(0))
+    >>> objective = least_squares(x.split(50), (x[:, :1] * x[:, 3:4]).float().split(50))
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(8), 2, 3, seed=0)
+    >>> history = htf.training.Training(net, objective, optimizer="relative_adam", lr=0.3).run(epochs=20)
+    >>> history.loss.shape
+    torch.Size([20, 1])
+    """
+    parts = [(list(x), list(y)) for x, y in ((inputs, targets), test)]
+    for x, y in parts:
+        if len(x) != len(y):
+            raise ValueError(f"there are {len(x)} batches of inputs and {len(y)} of targets; expected equally many")
+    train, tested = (list(zip(*part, strict=True)) for part in parts)
+    return LeastSquares(train, tested, clip)

@@ -1,0 +1,537 @@
+"""The training core: one loop for every objective, which goes on after an interrupt as if nothing had happened."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from htf._checks import check_seed, positive
+from htf._folders import check_kind, claim_folder
+from htf._machine import usable_device
+from htf.regularizers import InputGradientChange
+from htf.training._digest import digest
+from htf.training._draws import random_of_step
+from htf.training._epochs import Epochs
+from htf.training._moments import Moments
+from htf.training._recording import Recording
+from htf.training._shares import Alone, Several
+from htf.training._weights import load_weights, part_of
+from htf.training.classify_settings import Regularizer, Stateful, describe_regularizer
+from htf.training.history import History
+from htf.training.objectives._base import Found, Function, Objective, Place, as_objective
+from htf.training.objectives.entries import Entries
+from htf.training.optimizers import (
+    OptimizerLike,
+    describe_optimizer,
+    make_optimizer,
+    optimizer_state,
+    restore_optimizer,
+)
+from htf.training.resumable import Resumable
+from htf.training.schedules import ScheduleLike, make_schedule
+from htf.training.stopping import StoppingRule, as_rules
+from htf.training.tracking import Factorization, Tracker, describe_network, tracker_names
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class Training(Resumable):
+    """The training of a model on an objective, step by step, resumable bit for bit.
+
+    `htf.training.fit`, `htf.training.classify` and the probes are made of it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any module, or a factorization with several runs, which are trained at once and independently of each other.
+        Trained in place.
+    objective : Objective or callable
+        See `htf.training.objectives`; a callable of model and generator becomes one by `objectives.function`.
+    optimizer : str or callable
+        "adamw", "adam", "sgd", "rmsprop", for factorizations also "group_rmsprop" (`GroupRMSprop`) and "relative_adam"
+        (`RelativeAdam`); or an optimizer class of torch, or a function of ``(parameters, lr=lr)`` that returns one, as
+        a ``functools.partial``.
+    lr : float
+        Learning rate.
+    schedule : str or callable
+        "constant", "cosine", "linear" or "one_cycle"; a function of step and steps in all to the share of `lr`; or a
+        scheduler class of torch, or a ``functools.partial`` of one, which is given the optimizer and stepped after
+        each step.
+    regularizer : callable, optional
+        Of model, inputs, targets and outputs; what it returns is added to the loss.  One with ``state()`` and
+        ``load_state()`` goes on, after an interrupt, where it was.
+    rules : callable or sequence of them
+        Rules that end the training early: `early_stopping`, `LossBelow`, `NoProgress`, `TimeLimit`, or a function of
+        the recorded steps, the losses there and the seconds of training that returns a reason or "".
+    track : Tracker or sequence of Tracker
+        For factorizations; what to record besides the losses, see `htf.dynamics`.
+    every : int
+        For `objectives.entries`, of which every step sees all: steps between recorded moments.  Others are recorded
+        after each epoch.
+    out : str or Path, optional
+        Folder of the run.  If it holds the checkpoint of an interrupted training, this one goes on from there; that of
+        another model, start, objective, data or setting is refused.
+    device : str or torch.device, optional
+        "auto" takes a GPU if there is one; by default where the model is.
+    fabric : lightning_fabric.Fabric, optional
+        Launched, for several devices or nodes, and for mixed precision; it decides the device.
+    seed : int
+        Of the order of samples, of dropout, and of what an objective draws.
+
+    Attributes
+    ----------
+    step : int
+        Steps done.
+    seconds : float
+        Time spent training.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Where an argument does not fit; the message names it, what came and what was expected.
+
+    Examples
+    --------
+    >>> import htf
+    >>> from htf.training import Training, early_stopping, objectives
+    >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    >>> y = x[:, :3].argmax(1)
+    >>> objective = objectives.classification((x[:40], y[:40]), validation=(x[40:], y[40:]), batch_size=10)
+    >>> model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
+    >>> training = Training(model, objective, optimizer="adamw", lr=0.01, rules=early_stopping(patience=5))
+    >>> history = training.run(epochs=40)
+    >>> bool(history["validation"]["accuracy"].max() > 0.7)
+    True
+    """
+
+    kind = "training of one's own"  # of its folder's claim
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective | Function,
+        *,
+        optimizer: OptimizerLike = "adamw",
+        lr: float = 1e-3,
+        schedule: ScheduleLike = "constant",
+        regularizer: Regularizer | None = None,
+        rules: StoppingRule | Iterable[StoppingRule] = (),
+        track: Tracker | Sequence[Tracker] = (),
+        every: int = 25,
+        out: str | os.PathLike[str] | None = None,
+        device: str | torch.device | None = None,
+        fabric: Any = None,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        self.model, self.objective, self.regularizer = model, as_objective(objective), regularizer
+        self.seed, self.every, self.rules = check_seed(seed), positive("every", every), as_rules(rules)
+        # A compiled model has other names for the same parameters.
+        self.bare: nn.Module = getattr(model, "_orig_mod", model)
+        # In a model that is to be trained, modules in evaluation mode, as frozen batch normalization is, stay so.
+        self._kept_evaluated = [module for module in self.bare.modules() if not module.training] * model.training
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        if isinstance(model, Factorization):
+            for name, parameter in model.named_parameters():
+                if not parameter.requires_grad:
+                    raise ValueError(f"network has a frozen parameter, {name}; a fit trains all of them")
+        if not self.trained:
+            raise ValueError("model has no parameter that requires a gradient; expected one to train")
+        given: object = regularizer
+        self._stateful = given if isinstance(given, Stateful) else None
+        self.processes = Alone() if fabric is None else Several(fabric)
+        self.device = _device(self.trained[0], device, fabric)
+        model.to(self.device)
+        self.runs = model.runs if isinstance(model, Factorization) else 1
+        # Factorizations have neither modes nor dropout.
+        self._plain = isinstance(model, Factorization)
+        self.optimizer = make_optimizer(optimizer, model, lr)
+        self.described_optimizer = describe_optimizer(self.optimizer)
+        self.schedule = make_schedule(schedule, self.optimizer)
+        self._scheduled = self.schedule.describe() != "constant"
+        self._call, self._stepping = self.processes.set_up(model, self.optimizer)
+        # In the precision that a Fabric gives to the model.
+        self.objective.prepare(model, self._place())
+        self.trackers = tracker_names(track)
+        if isinstance(model, Factorization):
+            self.described_model = describe_network(model)
+            self.described_trackers = {name: tracker.describe(model) for name, tracker in self.trackers.items()}
+        elif self.trackers:
+            raise TypeError(f"track holds trackers and model is a {type(model).__name__}; they read factorizations")
+        else:
+            self.described_model, self.described_trackers = architecture(self.bare), {}
+        self.step, self.steps, self.seconds = 0, 0, 0.0
+        self._began = 0.0
+        self._start = digest(*self.bare.state_dict().values())
+        self.about = self._describe()
+        self._out = out
+        self.folder = None if out is None else Path(out)
+        self.checkpoint = None if self.folder is None else self.folder / CHECKPOINT
+        self.recording = self._record()
+
+    # -- what subclasses change ---------------------------------------------------------------------------
+
+    def _describe(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint has to agree with."""
+        return {
+            "model": self.described_model,
+            "data": self.objective.describe(),
+            "training": {
+                "optimizer": self.described_optimizer,
+                "schedule": self.schedule.describe(),
+                "regularizer": describe_regularizer(self.regularizer),
+                "processes": self.processes.world,
+                "seed": self.seed,
+                "every": self.every,
+                "trackers": self.described_trackers,
+            },
+        }
+
+    def _record(self) -> Recording:
+        return Moments(self) if isinstance(self.objective, Entries) else Epochs(self)
+
+    def _place(self) -> Place:
+        regularizer = self.regularizer
+        all_twice = isinstance(regularizer, InputGradientChange) and regularizer.samples is None
+        return Place(self.device, self.trained[0].dtype, self.seed, self.processes, all_twice)
+
+    # -- where it is --------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.step // self.objective.batches
+
+    @property
+    def batch(self) -> int:
+        """Batches done in the present epoch."""
+        return self.step % self.objective.batches
+
+    @property
+    def stopped(self) -> str:
+        """Why nothing is left to do; "" while something is."""
+        return self.recording.stopped
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.stopped)
+
+    def restart_clock(self, seconds: float) -> None:
+        """Take another's word for the seconds so far."""
+        self.seconds, self._began = seconds, time.perf_counter()
+
+    def elapsed(self) -> float:
+        """Seconds of training, those of the present step included."""
+        return self.seconds + time.perf_counter() - self._began
+
+    # -- running ------------------------------------------------------------------------------------------
+
+    def begin(self, *, epochs: int | None = None, steps: int | None = None) -> None:
+        """Set how long to train, and go on from the checkpoint if there is one; `run` does so.
+
+        Raises
+        ------
+        ValueError
+            For a checkpoint of another model, start, objective, data or setting, which is kept; the message names what
+            differs.
+        """
+        if (epochs is None) == (steps is None):
+            raise TypeError(f"epochs is {epochs} and steps is {steps}; expected one of them")
+        self.steps = positive("epochs", epochs) * self.objective.batches if steps is None else positive("steps", steps)
+        if self.schedule.needs_steps:
+            # Another number would have had other rates from the first step on.
+            self.about["schedule"] = {"steps": self.steps}
+        self.schedule.begin(self.steps)
+        self.recording.begin()
+        if self._out is not None:
+            check_kind(self._out, self.kind)
+        self.resume()
+        if self._out is not None:
+            # By all processes, so that none waits for one that was refused; the first one locks it.
+            self.claim = claim_folder(self._out, self.kind, {**self.about, "parameters at the start": self._start})
+        self.processes.together()
+        if self.processes.rank > 0:
+            self.checkpoint = self.claim = None
+
+    def run(
+        self,
+        epochs: int | None = None,
+        *,
+        steps: int | None = None,
+        save_every: float = 20.0,
+        progress: bool = False,
+    ) -> History:
+        """Train to the end, or go on from where a checkpoint is.
+
+        Parameters
+        ----------
+        epochs, steps : int
+            One of them; in all.  A finished training can be continued with more, unless its schedule depends on them.
+        save_every : float
+            Seconds between checkpoints.
+        progress : bool
+            Show a bar with the time left.
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        ValueError
+            As `begin`.
+        TypeError
+            If the objective or the regularizer returns something of another type or shape; the message says what.
+        FloatingPointError
+            If a loss is not finite; it names the epoch, and the last checkpoint is kept.  Where every step sees all
+            data, a loss that is not finite ends the training with a RuntimeWarning instead, and the model has the
+            parameters of the last recorded moment.
+        BlockingIOError
+            If another process is training in the folder.
+        KeyboardInterrupt
+            After the step in which it came, with a checkpoint saved.
+        """
+        self.begin(epochs=epochs, steps=steps)
+        self.run_to_end(None, save_every, progress)
+        history = self.recording.history()
+        # One that was finished before is there, in a folder that may be read-only.
+        if self.claim is not None and not history.is_saved(self.claim.path):
+            with self.writing():
+                self.save()
+                history.save(self.claim.path)
+        return history
+
+    def run_to_end(
+        self, on_advance: Callable[[], None] | None = None, save_every: float = 20.0, progress: bool = False
+    ) -> None:
+        """Advance to the end, saving a checkpoint now and then.
+
+        Parameters
+        ----------
+        on_advance : callable, optional
+            Called after each step.
+        save_every : float
+            Seconds between checkpoints.  One is also saved on an interrupt, before it is raised again.
+        progress : bool
+            Show a bar with the time left.
+
+        Raises
+        ------
+        OSError
+            Before the first step, if the folder cannot be written; it names it.
+        BlockingIOError
+            If another process is training in the folder.
+        KeyboardInterrupt
+            At the end of the step in which it came, or at once if it comes twice; then the last checkpoint stands.
+        """
+        if self.finished:
+            return
+        hidden = not progress or self.processes.rank > 0
+        bar = tqdm(disable=hidden, total=self.steps, initial=self.step, unit="step", mininterval=0.5)
+
+        def show() -> None:
+            if bar.update(self.step - bar.n):
+                bar.set_postfix_str(self.recording.summary(), refresh=False)
+            if on_advance is not None:
+                on_advance()
+
+        with bar:
+            super().run_to_end(on_advance if hidden else show, save_every)
+
+    def advance(self) -> None:
+        """Take one step; after the last of an epoch, measure."""
+        self._began = time.perf_counter()
+        found, penalty = self._differentiated()
+        self.recording.before_step(found, penalty)
+        if not self.recording.stopped:
+            self._take_step(found, penalty)
+            if self.step % self.objective.batches == 0:
+                self.recording.after_epoch()
+        self.seconds += time.perf_counter() - self._began
+
+    def _differentiated(self) -> tuple[Found, Tensor | None]:
+        """The losses on the present batch and what the regularizer adds, with gradients left at the parameters."""
+        said = ""
+        try:
+            if self._plain and self.regularizer is None and self.processes.world == 1:
+                found = self.objective.find(self._call, *divmod(self.step, self.objective.batches))
+                self._check(found.losses)
+                for parameter in self.trained:
+                    parameter.grad = None
+                found.losses.backward(torch.ones_like(found.losses))
+                return found, None
+            found, penalty = self._in_training_mode()
+        except torch.OutOfMemoryError as error:
+            # Not the error itself, which holds on to what the step had allocated.
+            said = str(error) or "out of memory"
+        except Exception:
+            self._failures(1)
+            raise
+        failures = self._failures(int(bool(said)))
+        if said:
+            raise torch.OutOfMemoryError(f"{self._advice()}\n{said}")
+        if failures:
+            raise RuntimeError(f"{failures} of {self.processes.world} processes failed at this step, and say why")
+        return found, penalty
+
+    def _in_training_mode(self) -> tuple[Found, Tensor | None]:
+        self.model.train()
+        for module in self._kept_evaluated:
+            module.training = False
+        self._stepping.zero_grad()
+        with (
+            random_of_step(self.seed, self.step, self.processes.rank, self.device),
+            self.processes.forward_and_backward(self._call),
+        ):
+            found = self.objective.find(self._call, self.epoch, self.batch)
+            self._check(found.losses)
+            penalty = None if self.regularizer is None else self._penalty(found)
+            # Elsewhere the sums of the epoch say so: to ask at every step would wait for the device.
+            if self.device.type == "cpu":
+                self._check_finite(found.losses.detach(), penalty)
+            self.processes.backward(_total(found.losses, penalty))
+        return found, None if penalty is None else penalty.detach()
+
+    def _check(self, losses: Tensor) -> None:
+        shape = losses.shape
+        if shape != (self.runs,) and not (self.runs == 1 and shape == ()):
+            raise ValueError(
+                f"objective gave losses of shape {tuple(shape)}; expected ({self.runs},), a loss for each run"
+                + " or a scalar" * (self.runs == 1)
+            )
+        if not losses.requires_grad:
+            raise ValueError("objective gave losses that do not depend on the model's parameters")
+
+    def _penalty(self, found: Found) -> Tensor:
+        if found.batch is None or self.regularizer is None:
+            raise ValueError("regularizer is given, and the objective has no inputs, targets and outputs to show to it")
+        penalty: object = self.regularizer(self._call, *found.batch)
+        if not isinstance(penalty, Tensor) or penalty.numel() != 1:
+            shape = f" of shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else ""
+            raise TypeError(f"regularizer returned a {type(penalty).__name__}{shape}; expected a tensor of one number")
+        return penalty.reshape(())
+
+    def _check_finite(self, losses: Tensor, penalty: Tensor | None) -> None:
+        added = 0.0 if penalty is None else float(penalty.detach())
+        if bool(losses.isfinite().all()) and math.isfinite(added):
+            return
+        worst = float(losses.reshape(-1)[int(losses.reshape(-1).isfinite().int().argmin())])
+        raise FloatingPointError(
+            f"the loss is {worst:g} and the regularizer adds {added:g} at step {self.batch + 1} of epoch "
+            f"{self.epoch + 1}; the last checkpoint is kept"
+        )
+
+    def _failures(self, own: int) -> int:
+        """How many processes failed; without knowing, they would wait for each other's gradients."""
+        return int(self.processes.total(torch.tensor(own, device=self.device))) if self.processes.world > 1 else own
+
+    def _advice(self) -> str:
+        def attempt(found: Found, regularized: bool) -> None:
+            self._stepping.zero_grad()
+            self.processes.backward(_total(found.losses, self._penalty(found) if regularized else None))
+
+        where = self.epoch, self.batch
+        with self.processes.forward_and_backward(self._call):
+            advice = self.objective.advise(attempt, self._call, where, self.regularizer is not None)
+        self._stepping.zero_grad()
+        return advice
+
+    def _take_step(self, found: Found, penalty: Tensor | None) -> None:
+        sums = self.recording.sums(found, penalty)
+        if self.processes.world > 1:
+            gradients = [p.grad for p in self.trained if p.grad is not None]
+            statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+            self.processes.average([*gradients, *statistics, *sums])
+        if self._scheduled:
+            self.schedule.before_step(self.step)
+        self._stepping.step()
+        if self._scheduled:
+            self.schedule.after_step()
+        self.step += 1
+        self.recording.after_step(sums)
+
+    # -- the checkpoint -----------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the checkpoint, unless a loss was not finite since the last one."""
+        self.recording.check()
+        super().save()
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights, the optimizer's and the regularizer's memory, and the record so far."""
+        optimizer, numbers = optimizer_state(self.optimizer, self.trained)
+        memory: dict[str, Any] = {} if self._stateful is None else self._stateful.state()
+        kept, record = self.recording.state()
+        parts = {
+            "model": self.bare.state_dict(),
+            "optimizer": optimizer,
+            "regularizer": {name: value for name, value in memory.items() if isinstance(value, Tensor)},
+            "recording": kept,
+        }
+        tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+        return tensors, {
+            "start": self._start,
+            "now": digest(*self.bare.state_dict().values()),
+            "step": self.step,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "optimizer": numbers,
+            "schedule": self.schedule.state(),
+            "regularizer": {name: value for name, value in memory.items() if not isinstance(value, Tensor)},
+            "recording": record,
+        }
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        # The model as it was built, or, in the same session, as the interrupted training left it.
+        self._start = self.begun_alike(self._start, state)
+        load_weights(self.bare, part_of("model/", tensors))
+        restore_optimizer(self.optimizer, self.trained, part_of("optimizer/", tensors), state["optimizer"])
+        self.schedule.restore(state["schedule"])
+        if self._stateful is not None:
+            self._stateful.load_state({**state["regularizer"], **part_of("regularizer/", tensors)})
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.recording.restore(part_of("recording/", tensors), state["recording"])
+
+
+def _total(losses: Tensor, penalty: Tensor | None) -> Tensor:
+    total = losses.sum() if losses.ndim else losses
+    return total if penalty is None else total + penalty
+
+
+def architecture(model: nn.Module) -> dict[str, Any]:
+    """What a model is made of, as far as its modules tell, and the shapes of its parameters."""
+    modules = {f"module {name}".strip(): _telling(module) for name, module in model.named_modules()}
+    return modules | {f"shape of {name}": list(p.shape) for name, p in model.named_parameters()}
+
+
+def _telling(module: nn.Module) -> str:
+    name = type(module).__name__
+    # These say where their parameters are.
+    if isinstance(module, nn.ParameterList | nn.ParameterDict):
+        return name
+    # An address in memory would differ in the next process.
+    return re.sub(r" at 0x\w+", "", f"{name}({module.extra_repr()})")
+
+
+def _device(parameter: Tensor, device: str | torch.device | None, fabric: Any) -> torch.device:
+    if fabric is None:
+        if device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return parameter.device if device is None else usable_device(device)
+    if device is not None:
+        raise ValueError(f"device is {str(device)!r} and there is a fabric, which decides it; expected one of them")
+    found: torch.device = fabric.device
+    return found
