@@ -304,8 +304,8 @@ def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:
 
     Notes
     -----
-    The root of `ht_inner` of the tensor with itself, as costly and as differentiable; at zero the derivative is zero, as
-    that of `torch.linalg.vector_norm`.  Right to rounding at every scale, as the square itself is not formed.
+    The root of `ht_inner` of the tensor with itself, as costly and as differentiable; at zero the derivative is zero,
+    as that of `torch.linalg.vector_norm`.  Right to rounding at every scale, as the square itself is not formed.
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])

@@ -60,7 +60,7 @@ def orthogonalized(x: HTTensor) -> tuple[HTTensor, Array]:
 
 
 def representable(B: Backend, array: Array, exponent: Array) -> Array:
-    """The array times two to the power of a whole number, or an OverflowError if that is beyond all numbers of its dtype.
+    """The array times a power of two, or an OverflowError if that is beyond all numbers of its dtype.
 
     So it is below: a zero must not stand for what is none.
     """
