@@ -181,6 +181,24 @@ class Format(ABC):
             return [tensor.new_zeros(first.shape), *(factor.to(tensor) for factor in others)]
         return self._balanced(self._decomposed(tensor / norm, rank), norm)
 
+    def filled(self, factors: Sequence[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
+        """The same tensor with factors of the shapes of `own`, of ranks that are no lower.
+
+        Beyond the ranks, the first factor of each bond is zero, and others are those of `own`: were both zero, no
+        gradient would ever wake them.
+        """
+        ranks = dict(enumerate(self.rank_of(factors), self.order))
+        first = {label: k for k, labels in reversed(list(enumerate(self.labels))) for label in labels}
+        filled = []
+        for k, (labels, factor, whole) in enumerate(zip(self.labels, factors, own, strict=True)):
+            new = whole.detach().to(factor, copy=True)
+            for axis, label in enumerate(labels):
+                if first[label] == k and label in ranks:
+                    new.narrow(axis, ranks[label], new.shape[axis] - ranks[label]).zero_()
+            new[tuple(slice(n) for n in factor.shape)] = factor
+            filled.append(new)
+        return filled
+
     def _balanced(self, factors: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
         """`norm` times a tensor, the scale spread over the factors so that their root mean squares are equal."""
         means = torch.stack([f.square().mean().sqrt() for f in factors])
