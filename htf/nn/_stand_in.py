@@ -21,7 +21,9 @@ class StandIn(nn.Module):
     def weight(self) -> Tensor:
         """The weight of the plain layer with the same outputs, of its shape; gradients pass to the factors.
 
-        Computed anew at every access, so writing to it is refused: see `set_weight`.
+        Computed anew at every access, so writing to it is refused: see `set_weight`.  With batch normalization inside
+        of the layer it holds its running statistics: the weight of evaluation mode.  Only that of an over-parameterized
+        layer of depth 1, without residual connections and batch normalization, is a parameter, its only factor.
         """
         weight = self._computed_weight()
         if isinstance(weight, nn.Parameter) or torch.compiler.is_compiling():

@@ -61,6 +61,9 @@ class Report:
         Multiplications of matrix products and convolutions in one evaluation of the whole model on the example, in
         evaluation mode, those that make weights included; None without an example.  What recurrent layers (LSTM) do in
         one step of torch's own does not count.
+    in_use_before, in_use_after : int or None
+        Of `truncate`: parameters as its `budget` counts them, those of over-parameterized layers as `collapse` makes
+        them; None from other functions.
     """
 
     rows: tuple[Change, ...]
@@ -69,6 +72,8 @@ class Report:
     parameters_after: int
     operations_before: int | None = None
     operations_after: int | None = None
+    in_use_before: int | None = None
+    in_use_after: int | None = None
 
     def __str__(self) -> str:
         errors = any(row.error is not None for row in self.rows)
@@ -77,6 +82,11 @@ class Report:
         total = [_step(self.parameters_before, self.parameters_after)]
         total.append(_step(self.operations_before, self.operations_after))
         cells.append(["whole model", "", "", *total, ""])
+        if (self.in_use_before, self.in_use_after) not in (
+            (None, None),
+            (self.parameters_before, self.parameters_after),
+        ):
+            cells.append(["in use", "", "", _step(*in_use), "", ""])
         kept = [0, 1, 2, 3, *([4] if self.operations_before is not None else []), *([5] if errors else [])]
         lines = _align([[line[k] for k in kept] for line in cells], right={3, 4, 5} & set(kept))
         if self.left_alone:

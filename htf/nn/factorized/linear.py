@@ -64,7 +64,8 @@ class FactorizedLinear(Factorized):
     -----
     A forward pass either contracts the factors to the weight, or the input with factor after factor, in the order that
     opt_einsum finds; whichever takes fewer operations for the batch at hand.  The backward pass takes about twice as
-    many either way; the memory of what lies between is not counted.  Under torch.compile and torch.export it is always the weight.
+    many either way; the memory of what lies between is not counted.  Under torch.compile and torch.export it is always
+    the weight.
 
     Factors are Gaussian, of a variance that gives the weight's entries that of nn.Linear in expectation.
 

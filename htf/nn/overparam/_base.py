@@ -78,17 +78,8 @@ class Overparam(StandIn):
         """What computes outputs in training mode: "effective weight", or "chain", which batch normalization needs."""
         return "effective weight" if self.norms is None else "chain"
 
-    @property
-    def weight(self) -> Tensor:
-        """The weight of the plain layer with the same outputs, of its shape; gradients pass to the factors.
-
-        With batch normalization it holds its running statistics: the weight of evaluation mode.  Computed anew at
-        every access, in the dtype of the factors also under autocast, so writing to it is refused: see `set_weight`.
-        At depth 1 without residual connections and batch normalization it is the only factor itself.
-        """
-        return super().weight
-
     def _computed_weight(self) -> Tensor:
+        """In the dtype of the factors also under autocast."""
         with own_precision(self.factors[0].device.type):
             return compose(self._program, self._folded())
 
