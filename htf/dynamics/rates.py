@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from htf._repr import brief
 from htf.dynamics._trajectories import Trajectories, trajectories
 from htf.dynamics.components import flow_rate
 from htf.training.history import History
@@ -55,6 +56,8 @@ class RateRecords:
     start: Tensor
     end: Tensor
     largest: Tensor
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.step)
@@ -127,6 +130,8 @@ class RateComparison:
 
     tracker: str
     groups: dict[str, RateRecords]
+
+    __repr__ = brief
 
     def exponents(self, share: float = 0.05, above: float = 3.0, below: float = 0.5, points: int = 5) -> list[Exponent]:
         r"""Fit :math:`\log(\dot\sigma / \gamma) = \log c + a \log\sigma` to each component that rises, on its way up.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from htf._repr import brief
 from htf.dynamics._trajectories import Trajectories, trajectories
 from htf.training.history import History
 
@@ -40,6 +41,8 @@ class Phases:
     sizes: Tensor
     steps: Tensor
     rest: float
+
+    __repr__ = brief
 
     @property
     def count(self) -> int:

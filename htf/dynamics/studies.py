@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from htf._version import __version__
 from htf._files import read_json, write_json
 from htf._machine import usable_device
+from htf._repr import brief
+from htf._version import __version__
 from htf.dynamics.rising import phases
 from htf.dynamics.settings import SETTINGS_OF, StudySettings
 from htf.training.fitting import fit
@@ -75,6 +76,8 @@ class Study:
 
     settings: StudySettings
     history: History
+
+    __repr__ = brief
 
     @property
     def runs(self) -> list[tuple[float, int]]:

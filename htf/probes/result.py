@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from htf._files import read_json, write_json
+from htf._repr import brief
 from htf._tables import write_table
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class FitRecord:
     returns: list[int]
     collapsed: bool
 
+    __repr__ = brief
+
 
 @dataclass
 class RankFit:
@@ -78,6 +81,8 @@ class RankFit:
     variance: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
     complete: bool = True
+
+    __repr__ = brief
 
     def select(self, **keys: Any) -> list[FitRecord]:
         """The records whose fields have these values, for example ``format="cp", rank=3``."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from htf._files import read_json, read_tensors, write_json, write_tensors, write_text
+from htf._repr import brief
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +65,8 @@ class History:
     settings: dict[str, Any]
     seconds: float = 0.0
     stopped: str = ""
+
+    __repr__ = brief
 
     @property
     def runs(self) -> int:
