@@ -33,7 +33,7 @@ def _summary(value: Any) -> str:
     if isinstance(value, (list, tuple)) and not _is_short(value):
         kinds = sorted({type(each).__name__ for each in value})
         return f"{type(value).__name__} of {len(value)} {' and '.join(kinds[:3])}"
-    if type(value).__repr__ is brief:
+    if vars(type(value)).get("__repr__") is brief:
         return f"{type(value).__name__}(...)"
     return _cut(" ".join(repr(value).split()))
 
