@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -12,9 +14,9 @@ from htf.nn.overparam import OverparamConv1d, OverparamConv2d, OverparamConv3d, 
 FORMATS = ("ht", "tt", "tucker", "cp", "matrix")
 PADDED = {"padding": 1, "padding_mode": "reflect", "stride": 2}
 CASES = {
-    **{f"linear {name}": (lambda name=name: FactorizedLinear(12, 8, format=name, rank=2, seed=0), (12,)) for name in FORMATS},
+    **{f"linear {name}": (partial(FactorizedLinear, 12, 8, format=name, rank=2, seed=0), (12,)) for name in FORMATS},
     **{
-        f"convolution {name}": (lambda name=name: FactorizedConv2d(3, 4, 3, format=name, rank=2, seed=0, **PADDED), (3, 9, 9))
+        f"convolution {name}": (partial(FactorizedConv2d, 3, 4, 3, format=name, rank=2, seed=0, **PADDED), (3, 9, 9))
         for name in FORMATS
     },
     "linear, by its weight": (lambda: FactorizedLinear(12, 8, rank=0.9, seed=0), (12,)),
@@ -52,7 +54,7 @@ def test_exports_the_chain_of_training_mode():
     torch.testing.assert_close(exported(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["linear ht", "convolution cp", "deep convolution"])
+@pytest.mark.parametrize("case", ["linear ht", "deep convolution"])
 def test_compiles_for_sizes_that_change(case):
     make, shape = CASES[case]
     layer = make()
@@ -87,7 +89,7 @@ class Tied(nn.Module):
         self.layer = FactorizedLinear(12, 8, rank=2, seed=0)
 
     def forward(self, x):
-        return self.layer(x) @ self.layer.weight
+        return (self.layer(x) @ self.layer.weight).square()
 
 
 def test_a_weight_that_is_read_passes_through_transforms():
@@ -103,9 +105,4 @@ def test_a_weight_that_is_read_passes_through_transforms():
     found = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
     model(x).sum().backward()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(
-            found[name].sum(0),
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad,
-            atol=1e-5,
-            rtol=1e-4,
-        )
+        torch.testing.assert_close(found[name].sum(0), parameter.grad, atol=1e-5, rtol=1e-4)
