@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from htf._repr import brief
 from htf.datasets.idx import parse_idx, read_content
 
 # MD5 of the uncompressed content, as published with the data sets: a file that was gzipped again still matches.
@@ -65,6 +66,8 @@ class ImageData:
     test_images: Tensor
     test_labels: Tensor
     maximum: int = 255
+
+    __repr__ = brief
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from htf._checks import natural, positive
 from htf._files import read_tensors, write_tensors
+from htf._repr import brief
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +45,8 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
     images: Tensor = field(repr=False)
     labels: Tensor = field(repr=False)
     maximum: int = 255
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
@@ -84,6 +87,8 @@ class LongRangeData:
     validation: Split
     test: Split
     settings: Mapping[str, Any]
+
+    __repr__ = brief
 
     @property
     def image_size(self) -> tuple[int, int, int]:

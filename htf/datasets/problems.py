@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from htf._repr import brief
 from htf.datasets._archives import write_arrays
 from htf.datasets._arguments import children_of
 from htf.datasets._planting import dense_tensor, in_torch
@@ -96,6 +97,8 @@ class CompletionProblem(_Problem):
     indices: Tensor = field(repr=False)
     test_indices: Tensor = field(repr=False)
     test_values: Tensor = field(repr=False)
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         observed, test = (self.indices, self.values), (self.test_indices, self.test_values)
@@ -186,3 +189,5 @@ class SensingProblem(_Problem):
     """
 
     vectors: Tensor = field(repr=False)
+
+    __repr__ = brief

@@ -13,6 +13,7 @@ from tensorly.decomposition._base_decomposition import DecompositionMixin
 from tqdm import tqdm
 
 from htf._checks import check_dims, positive
+from htf._repr import brief
 from htf.decomposition._least_squares import Observed, Options
 from htf.decomposition._rank_search import completed
 from htf.tensors._backend import Array, Backend, backend_of, constant, zeros
@@ -44,6 +45,8 @@ class CompletionInfo:
     validation_error: float | None
     rank: tuple[int, ...]
     converged: bool
+
+    __repr__ = brief
 
 
 def ht_completion(

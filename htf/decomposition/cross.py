@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from htf._checks import check_dims, positive
+from htf._repr import brief
 from htf.decomposition._pivots import BlackBox, IndexFunction, LimitReachedError, Search
 from htf.tensors._backend import Array, asarray, backend_of, check_alike
 from htf.tensors._linalg import prod
@@ -43,6 +44,8 @@ class CrossInfo:
     error: float
     sweeps: int
     converged: bool
+
+    __repr__ = brief
 
 
 def cross_approximation(

@@ -129,7 +129,7 @@ def times_unit(x: HTTensor, unit: float) -> HTTensor:
     if unit == 1:
         return x
     root = x.factors[-1]
-    if in_range(backend_of(root), root, math.log(unit)):
+    if in_range(backend_of(root), root, math.log2(unit)):
         return x * unit
     part = unit ** (1 / x.order)
     return HTTensor._of(x.tree, [f * part if node < x.order else f for node, f in enumerate(x.factors)])

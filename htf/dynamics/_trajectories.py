@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from htf._repr import brief
 from htf.training.history import History
 
 
@@ -32,6 +33,8 @@ class Trajectories:
     components: Tensor
     values: Tensor
     alignments: Tensor
+
+    __repr__ = brief
 
     @property
     def first(self) -> Tensor:

@@ -8,6 +8,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from htf._repr import brief
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
 from htf.training.tracking import Factorization
 
@@ -35,6 +36,8 @@ class ComponentRates:
     alignments: Tensor
     order: int
     counts: Tensor
+
+    __repr__ = brief
 
     @property
     def predicted(self) -> Tensor:

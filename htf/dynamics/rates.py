@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from htf._repr import brief
 from htf.dynamics._trajectories import Trajectories, trajectories
 from htf.dynamics.components import flow_rate
 from htf.training.history import History
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+SELDOM = "no component was recorded often enough on its way up"
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +56,8 @@ class RateRecords:
     start: Tensor
     end: Tensor
     largest: Tensor
+
+    __repr__ = brief
 
     def __len__(self) -> int:
         return len(self.step)
@@ -125,6 +131,8 @@ class RateComparison:
     tracker: str
     groups: dict[str, RateRecords]
 
+    __repr__ = brief
+
     def exponents(self, share: float = 0.05, above: float = 3.0, below: float = 0.5, points: int = 5) -> list[Exponent]:
         r"""Fit :math:`\log(\dot\sigma / \gamma) = \log c + a \log\sigma` to each component that rises, on its way up.
 
@@ -159,6 +167,26 @@ class RateComparison:
                 found.append(Exponent(group, pair[0], pair[1], records.order, slope, float(intercept.exp()), count))
         return found
 
+    def reasons(self, share: float = 0.05, above: float = 3.0, below: float = 0.5, points: int = 5) -> dict[str, str]:
+        """Why `exponents` fitted no component of a group.
+
+        Parameters
+        ----------
+        share, above, below, points
+            As there.
+
+        Returns
+        -------
+        dict
+            From each group without a fit to a sentence.
+        """
+        fitted = {each.group for each in self.exponents(share, above, below, points)}
+        return {
+            group: _reason(records, share, above, below, points)
+            for group, records in self.groups.items()
+            if group not in fitted
+        }
+
     def deviation(
         self,
         quantiles: Sequence[float] = (0.5, 0.9, 1.0),
@@ -191,7 +219,7 @@ class RateComparison:
 
     def table(self) -> str:
         """One line per group: fitted exponents and constants against theory, and deviations of rates."""
-        exponents, deviations = self.exponents(), self.deviation((0.5, 0.9))
+        exponents, deviations, reasons = self.exponents(), self.deviation((0.5, 0.9)), self.reasons()
         lines = [
             f"{'group':<12} {'order':>5} {'fitted':>6} {'slope (least, most)':>22} {'theory':>7} "
             f"{'constant':>8} {'theory':>6} {'deviation 50 %':>14} {'90 %':>8}"
@@ -200,7 +228,7 @@ class RateComparison:
             own = [each for each in exponents if each.group == group]
             lead = f"{group:<12} {records.order:>5} {len(own):>6}"
             if not own:
-                lines.append(f"{lead} no component was recorded often enough on its way up")
+                lines.append(f"{lead} {reasons[group]}")
                 continue
             slopes = torch.tensor([each.slope for each in own])
             spread = f"{slopes.median():.3f} ({slopes.min():.3f}, {slopes.max():.3f})"
@@ -217,6 +245,28 @@ class RateComparison:
         from htf.plotting import plot_rates
 
         return plot_rates(self)
+
+
+def _reason(records: RateRecords, share: float, above: float, below: float, points: int) -> str:
+    if not len(records):
+        return f"{SELDOM}: there are no two consecutive steps with a time between them at which one was recorded"
+    growths = (records.end / records.start)[(records.end > share * records.largest) & (records.start > 0)].tolist()
+    grown = max(growths, default=0.0)
+    rising = records.rising(share, above, below)
+    if not bool(rising.any()):
+        if grown <= above:
+            return (
+                f"{SELDOM}: none rose, as the one that grew most ended at {grown:.3g} times its first value and a fit "
+                f"takes values above {above:g} times the first"
+            )
+        return (
+            f"{SELDOM}: no two consecutive steps lie between {above:g} times its first value and {below:g} of its last"
+        )
+    usable = rising & (records.alignment > 0) & (records.measured > 0)
+    if not bool(usable.any()):
+        return f"{SELDOM} with both a rate and an alignment above zero, of which a fit takes logarithms"
+    pairs = torch.stack([records.run[usable], records.component[usable]], 1).unique(dim=0, return_counts=True)[1]
+    return f"{SELDOM}: at {int(pairs.max())} pairs of steps at most, and a fit takes {max(points, 2)}"
 
 
 def compare_rates(history: History, tracker: str | None = None) -> RateComparison:
@@ -243,6 +293,8 @@ def compare_rates(history: History, tracker: str | None = None) -> RateCompariso
     -----
     A record comes from each pair of consecutive steps at which a component was recorded both times, matched by its
     index; singular values are matched by position.
+
+    Where no component can be fitted, `RateComparison.reasons` and its table say why.
 
     The theory is that of `component_rates`, for a flow; a step of gradient descent follows the gradient at its start.
     Over a step the K vectors of a component grow by :math:`\gamma_0 \sigma_0^{1 - 1/K}` a unit of time, and their

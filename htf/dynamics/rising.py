@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from htf._repr import brief
 from htf.dynamics._trajectories import Trajectories, trajectories
 from htf.training.history import History
 
 LEVELS = (0.1, 0.5, 0.9)
+GROWTH = 2.0  # of a component that rises, at least: it began below its half
+LEAST_FALL = 1e-3  # of the loss of a run that has left its start, relative to the first
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,14 +25,14 @@ class Phases:
     group : str
     run : int
     components : tuple of int
-        Those that rose, by size at the end, falling.
+        Those that rose, by size at the end, falling; see `phases`.
     sizes : Tensor
         (n,) float64, their values at the end.
     steps : Tensor
         (n, 3) float64, when they reached 10 %, 50 % and 90 % of their size, between recorded steps by interpolation.
     rest : float
-        The largest of the others at the end, relative to the largest of all; 0 if there are no others, and NaN if none
-        of them was recorded.
+        The largest of those that did not rise at the end, relative to the largest of all; 0 if there are none, and NaN
+        if none of them was recorded.
     """
 
     group: str
@@ -38,6 +41,8 @@ class Phases:
     sizes: Tensor
     steps: Tensor
     rest: float
+
+    __repr__ = brief
 
     @property
     def count(self) -> int:
@@ -71,7 +76,8 @@ def phases(history: History, tracker: str | None = None, share: float = 0.05) ->
     tracker : str, optional
         The tracker's name, if there are several.
     share : float
-        A component rises if it ends above this share of its run's largest; between 0 and 1.
+        A component rises if it ends above this share of its run's largest, and at twice its first value at least;
+        between 0 and 1.
 
     Returns
     -------
@@ -87,7 +93,7 @@ def phases(history: History, tracker: str | None = None, share: float = 0.05) ->
     -----
     Trackers record the largest components of each moment; a component is followed by its index, and singular values by
     position.  Where a component was not recorded, it is taken to be below every level that it has not reached yet.
-    Sizes are compared with the largest only: in a fit that has not left its start all components count.
+    Nothing has risen in a run that has not left its start: one whose loss has fallen by less than a thousandth.
 
     Examples
     --------
@@ -103,15 +109,19 @@ def phases(history: History, tracker: str | None = None, share: float = 0.05) ->
         raise ValueError(f"share is {share}; expected between 0 and 1")
     _, groups = trajectories(history, tracker)
     steps = history.steps.double()
-    return [_phases(own, run, steps, share) for own in groups for run in range(history.runs)]
+    # A loss that is not known, NaN, does not count against a run.
+    stayed = history.loss[-1] > (1 - LEAST_FALL) * history.loss[0]
+    return [_phases(own, run, steps, share, bool(stayed[run])) for own in groups for run in range(history.runs)]
 
 
-def _phases(own: Trajectories, run: int, steps: Tensor, share: float) -> Phases:
+def _phases(own: Trajectories, run: int, steps: Tensor, share: float, stayed: bool) -> Phases:
     values, end = own.values[:, run], own.last[run].nan_to_num(-1.0)
     largest = end.max().clamp(min=0)
     order = end.argsort(descending=True, stable=True)
-    rose = order[end[order] > share * largest]
-    others = end[order[len(rose) :]]
+    # What was not recorded at first was below what was.
+    grew = ~(end < GROWTH * values[0]) & (not stayed)
+    risen = (end > share * largest) & grew
+    rose, others = order[risen[order]], end[order[~risen[order]]]
     if len(others) and others[0] >= 0:
         rest = float(others[0] / largest) if largest > 0 else 0.0
     else:

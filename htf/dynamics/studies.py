@@ -15,6 +15,7 @@ from torch import Tensor
 from htf._files import read_json, write_json
 from htf._folders import CLAIM, Folder, claim_folder, claim_for_saving, read_claim
 from htf._machine import usable_device
+from htf._repr import brief
 from htf._version import __version__
 from htf.dynamics.rising import phases
 from htf.dynamics.settings import SETTINGS_OF, StudySettings
@@ -78,6 +79,8 @@ class Study:
 
     settings: StudySettings
     history: History
+
+    __repr__ = brief
 
     @property
     def runs(self) -> list[tuple[float, int]]:

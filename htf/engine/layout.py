@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from htf._checks import check_dims, positive
+from htf._repr import brief
 from htf.tree import DimensionTree
 
 
@@ -28,6 +29,8 @@ class Block:
     level: int
     rows: int
     columns: int
+
+    __repr__ = brief
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Layout:
     widths: tuple[int, ...]
     outputs: int = 1
     root_adds: bool = False
+
+    __repr__ = brief
 
     @classmethod
     def build(

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import positive
+from htf._repr import brief
 from htf.engine.meeting import GATHERED
 from htf.nn._chain import chain_product, chain_sizes, cheapest_orders, meeting_point
 from htf.nn._inputs import check_encoded, check_indices, outputs_of_none
@@ -38,6 +39,8 @@ class MatrixPlan:
     columns: Tensor
     row_of: Tensor
     column_of: Tensor
+
+    __repr__ = brief
 
     @property
     def batch(self) -> int:

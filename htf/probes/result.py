@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from htf._files import read_json, write_json
 from htf._folders import claim_for_saving
+from htf._repr import brief
 from htf._tables import write_table
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class FitRecord:
         """What tells it from other fits of a probe."""
         return self.format, self.rank, self.positive, self.twin, self.seed
 
+    __repr__ = brief
+
 
 @dataclass
 class RankFit:
@@ -86,6 +89,8 @@ class RankFit:
     variance: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
     complete: bool = True
+
+    __repr__ = brief
 
     def select(self, **keys: Any) -> list[FitRecord]:
         """The records whose fields have these values, for example ``format="cp", rank=3``."""

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from htf._checks import check_seed, natural, positive
 from htf._files import read_json, write_json
 from htf._modes import evaluated
+from htf._repr import brief
 from htf.regularizers._base import seeded
 from htf.regularizers._grids import DrawnGrids, centred, doubly_centred, draw_grids, grid_images
 from htf.regularizers._outputs import check_outputs
@@ -55,6 +56,8 @@ class SeparationProfile:
     strengths: tuple[float, ...]
     strength_errors: tuple[float, ...]
     settings: dict[str, Any]
+
+    __repr__ = brief
 
     def table(self) -> str:
         """As text, a row per distance."""

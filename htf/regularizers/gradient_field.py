@@ -60,8 +60,9 @@ class GradientFieldChange(ImageRegularizer):
 
     Notes
     -----
-    Takes second derivatives, so neither the model nor the step can be wrapped in `torch.compile`.  The model's first
-    operation must not change its input in place.
+    Takes second derivatives, so neither the model nor the step can be wrapped in `torch.compile`; its pass takes the
+    math kernel of torch for scaled-dot-product attention, as others have none.  The model's first operation must not
+    change its input in place.
 
     B is drawn where it leaves room for some A.  In small images a tiling may have none that is far enough for some of
     the samples, which then do not count.

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from htf._checks import above_zero, positive
 from htf.regularizers._base import (
@@ -16,6 +17,7 @@ from htf.regularizers._base import (
     warn_of_no_effect,
 )
 from htf.regularizers._outputs import precise, scores
+from htf.regularizers._second import first_derivatives, refusal, without_second_derivative
 from htf.regularizers.patches import Patch, PatchSampler
 
 
@@ -58,7 +60,9 @@ class InputGradientChange(PatchRegularizer):
 
     Notes
     -----
-    Takes second derivatives, so neither the model nor the step can be wrapped in `torch.compile`.
+    Takes second derivatives, so neither the model nor the step can be wrapped in `torch.compile`.  The passes of the
+    regularizer take torch's math kernel for scaled-dot-product attention, as others have no second derivatives; an
+    `out` that another kernel computed is not used.
 
     One call costs two more passes forward, two backward, and their derivatives.  If `x` requires a gradient and `out`
     was computed from it, `out` serves as f(x), which saves a pass where all samples are used.  Under autocast the
@@ -114,6 +118,8 @@ class InputGradientChange(PatchRegularizer):
             x, y = x[chosen.to(x.device)], None if y is None else y[chosen.to(y.device)]
         elif out is not None and x.requires_grad:
             gradient = _gradient(scores(out, y, len(x)), x)
+            if gradient is not None and without_second_derivative(gradient):
+                gradient = None
         with running_statistics_kept(model):
             if gradient is None:
                 gradient = gradients_of_own(model, x.detach(), y)
@@ -135,17 +141,30 @@ def _exchanged(x: Tensor, patch: Patch) -> Tensor:
 
 
 def gradients_of_own(model: Model, x: Tensor, y: Tensor | None) -> Tensor:
-    """Gradients of the model's scores at each image, zero where they do not depend on it, with a graph."""
+    """Gradients of the model's scores at each image, zero where they do not depend on it, with a graph.
+
+    Raises
+    ------
+    RuntimeError
+        If they cannot be differentiated again; the message names the remedy.
+    """
     x = x.requires_grad_()
-    gradient = _gradient(learnable_scores(model, x, y), x)
-    return torch.zeros_like(x) if gradient is None else gradient
+    # Of torch's kernels for attention, this one has second derivatives.
+    with sdpa_kernel(SDPBackend.MATH):
+        gradient = _gradient(learnable_scores(model, x, y), x)
+    if gradient is None:
+        return torch.zeros_like(x)
+    if reason := without_second_derivative(gradient):
+        raise refusal(reason)
+    return gradient
 
 
 def _gradient(values: Tensor, x: Tensor) -> Tensor | None:
     """Gradients of all samples' values, with a graph of their own; None if they do not depend on `x`."""
     if not values.requires_grad:
         return None
-    return torch.autograd.grad(values.sum(), x, create_graph=True, allow_unused=True)[0]
+    with first_derivatives():
+        return torch.autograd.grad(values.sum(), x, create_graph=True, allow_unused=True)[0]
 
 
 def _unit(vectors: Tensor, eps: float) -> Tensor:

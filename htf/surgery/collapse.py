@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn.utils import skip_init
 
 from htf.nn._stand_in import StandIn
+from htf.nn.overparam._base import Overparam
 from htf.surgery._carry import factors, share, take_over
 from htf.surgery._walk import Place, check_model, copy_with, places
-from htf.surgery.report import Example, Report, Snapshot
+from htf.surgery.report import Example, Report, Snapshot, count_parameters
 
 
 @overload
@@ -70,12 +71,13 @@ def collapse(
     layers = [place for place in found if isinstance(place.module, StandIn)]
     if not layers:
         raise ValueError("model has no over-parameterized or factorized layers; perhaps it was collapsed before")
-    read = _read_by_parents(found)
+    read = read_by_parents(found)
     new: dict[int, nn.Module] = {}
     first: dict[tuple[int, ...], nn.Module] = {}
     for place in layers:
         whole = id(place.module) in read
-        new[id(place.module)] = plain = _plain(place, whole)
+        assert isinstance(place.module, StandIn)
+        new[id(place.module)] = plain = _plain(place.module, whole)
         twin = first.setdefault((whole, *map(id, factors(place.module).values())), plain)
         if twin is not plain:
             share(plain, twin)
@@ -86,12 +88,20 @@ def collapse(
     return (changed, before.report(changed, new, (), example, {})) if with_report else changed
 
 
-def _plain(place: Place, whole: bool) -> nn.Module:
-    assert isinstance(place.module, StandIn)
-    plain = place.module.plain()
+def size_in_use(layer: StandIn, whole: bool) -> int:
+    """Numbers in the parameters of what stands for a layer when the model is used.
+
+    That is what `collapse` makes of it; a factorized layer stays as it is where it is smaller.
+    """
+    collapsed = count_parameters(_plain(layer, whole))
+    return collapsed if isinstance(layer, Overparam) else min(collapsed, count_parameters(layer))
+
+
+def _plain(layer: StandIn, whole: bool) -> nn.Module:
+    plain = layer.plain()
     if not (whole and isinstance(plain, nn.Sequential)):
         return plain
-    weight, bias = place.module.weight, place.module.bias
+    weight, bias = layer.weight, layer.bias
     out_features, in_features = weight.shape
     options = {"device": weight.device, "dtype": weight.dtype}
     linear = skip_init(nn.Linear, in_features, out_features, bias is not None, **options)
@@ -101,7 +111,7 @@ def _plain(place: Place, whole: bool) -> nn.Module:
     return linear
 
 
-def _read_by_parents(found: list[Place]) -> set[int]:
+def read_by_parents(found: list[Place]) -> set[int]:
     """Layers that have to be one, as torch's transformer layers read their weights in evaluation mode."""
     transformers = [p.module for p in found if isinstance(p.module, nn.TransformerEncoderLayer)]
     return {id(layer) for module in transformers for layer in (module.linear1, module.linear2)}

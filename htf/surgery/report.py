@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from htf._modes import evaluated
+from htf._repr import brief
 from htf.nn._stand_in import StandIn
 from htf.surgery._eligible import CONVOLUTIONS, LeftAlone
 from htf.surgery._walk import Place
@@ -61,6 +62,9 @@ class Report:
         Multiplications of matrix products and convolutions in one evaluation of the whole model on the example, in
         evaluation mode, those that make weights included; None without an example.  What recurrent layers (LSTM) do in
         one step of torch's own does not count.
+    in_use_before, in_use_after : int or None
+        Of `truncate`: parameters as its `budget` counts them, those of over-parameterized layers as `collapse` makes
+        them; None from other functions.
     """
 
     rows: tuple[Change, ...]
@@ -69,6 +73,10 @@ class Report:
     parameters_after: int
     operations_before: int | None = None
     operations_after: int | None = None
+    in_use_before: int | None = None
+    in_use_after: int | None = None
+
+    __repr__ = brief
 
     def __str__(self) -> str:
         errors = any(row.error is not None for row in self.rows)
@@ -77,6 +85,9 @@ class Report:
         total = [_step(self.parameters_before, self.parameters_after)]
         total.append(_step(self.operations_before, self.operations_after))
         cells.append(["whole model", "", "", *total, ""])
+        in_use = (self.in_use_before, self.in_use_after)
+        if None not in in_use and in_use != (self.parameters_before, self.parameters_after):
+            cells.append(["in use", "", "", _step(*in_use), "", ""])
         kept = [0, 1, 2, 3, *([4] if self.operations_before is not None else []), *([5] if errors else [])]
         lines = _align([[line[k] for k in kept] for line in cells], right={3, 4, 5} & set(kept))
         if self.left_alone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from htf.surgery._budget import check_budget, fit_into
 from htf.surgery._carry import become, factors, relative_error, share
 from htf.surgery._eligible import SUPPORTED, LeftAlone, check_values, has_weights, reason_against
 from htf.surgery._walk import Place, as_patterns, check_model, choose, places
+from htf.surgery.collapse import read_by_parents, size_in_use
 from htf.surgery.report import Example, Report, Snapshot, count_parameters
 
 _Layers = dict[int, StandIn]
@@ -41,8 +43,10 @@ def truncate(
     rank : int or float, optional
         Every rank at most, or the share of each plain layer's weights that is kept.
     budget : float or int, optional
-        Share or number of the parameters of the whole model that it has afterwards at most, reached with one relative
-        error for all layers, as small as possible.  Exactly one of `tol`, `rank` and `budget` is given.
+        Share or number of parameters that the whole model has afterwards at most, reached with one relative error for
+        all layers, as small as possible.  Before and after, parameters are those of the model in use: of what
+        `collapse` makes of over-parameterized layers, and of factorized layers as they are, or as it makes them where
+        that is smaller.  Exactly one of `tol`, `rank` and `budget` is given.
     modules : iterable of str, optional
         Names or patterns, as in `overparameterize`.
     example : Tensor or tuple of Tensor, optional
@@ -81,10 +85,13 @@ def truncate(
     found = places(model)
     groups, reasons = _select(found, modules)
     check_values(place for group in groups for place in group)
+    in_use = _InUse(model, found)
+    before_use = in_use.total()
     if budget is None:
         new = _cut_each(groups, {asked[0]: given[asked[0]]}, reasons)
     else:
-        new = _fit(model, groups, check_budget(budget, count_parameters(model)), reasons)
+        new = _fit(in_use, groups, check_budget(budget, before_use), reasons)
+    after_use = in_use.total(new)
     changing = [place for place in found if id(place.module) in new]
     before = Snapshot.of(model, changing, example)
     errors = {id(place.module): relative_error(new[id(place.module)], place.module.weight) for place in changing}
@@ -92,7 +99,8 @@ def truncate(
         assert isinstance(place.module, StandIn)
         become(place.module, new[id(place.module)])
     left = [LeftAlone(p.name, type(p.module).__name__, r) for p in found if (r := reasons.get(id(p.module)))]
-    return before.report(model, {id(p.module): p.module for p in changing}, left, example, errors)
+    report = before.report(model, {id(p.module): p.module for p in changing}, left, example, errors)
+    return replace(report, in_use_before=before_use, in_use_after=after_use)
 
 
 def _check_measure(tol: float | None, rank: int | float | None) -> None:
@@ -163,18 +171,50 @@ def _cut(group: list[Place], options: dict[str, Any]) -> _Layers:
     return {id(layer): other for layer, other in zip(layers, new, strict=True)}
 
 
-def _fit(model: nn.Module, groups: list[list[Place]], limit: int, reasons: dict[int, str]) -> _Layers:
+class _InUse:
+    """Parameters of a model in use, see `size_in_use`, with its layers or with others in their places."""
+
+    def __init__(self, model: nn.Module, found: list[Place]) -> None:
+        self._read = read_by_parents(found)
+        # Layers that share their factors count once.
+        firsts: dict[tuple[int, ...], StandIn] = {}
+        for place in found:
+            if isinstance(place.module, StandIn):
+                firsts.setdefault(tuple(map(id, factors(place.module).values())), place.module)
+        self._sizes = {id(layer): size_in_use(layer, id(layer) in self._read) for layer in firsts.values()}
+        self._plain = count_parameters(model) - sum(count_parameters(layer) for layer in firsts.values())
+
+    def of(self, layer: StandIn, old: int) -> int:
+        """A new layer's, given the ``id`` of the one whose place it takes."""
+        return size_in_use(layer, old in self._read)
+
+    def total(self, new: _Layers | None = None) -> int:
+        """The whole model's."""
+        new = new or {}
+        sizes = (self.of(new[key], key) if key in new else size for key, size in self._sizes.items())
+        return self._plain + sum(sizes)
+
+    def saves(self, group: list[Place], new: _Layers) -> bool:
+        """Whether the new layer of a group has fewer than the old one."""
+        key = next(id(place.module) for place in group if id(place.module) in self._sizes)
+        return self.of(new[key], key) < self._sizes[key]
+
+
+def _fit(in_use: _InUse, groups: list[list[Place]], limit: int, reasons: dict[int, str]) -> _Layers:
     """New layers of least error with which the model is within the limit."""
-    total = count_parameters(model)
-    if total <= limit:
+    if in_use.total() <= limit:
         return _cut_each(groups, {"tol": 0.0}, reasons)
-    firsts = [group[0].module for group in groups]
 
     def attempt(options: dict[str, Any]) -> tuple[int, tuple[_Layers, dict[int, str]]]:
         against: dict[int, str] = {}
         new = _cut_each(groups, options, against)
-        saved = sum(count_parameters(layer) - count_parameters(new[id(layer)]) for layer in firsts if id(layer) in new)
-        return total - saved, (new, against)
+        for group in groups:
+            # An error that saves nothing is none to make.
+            if id(group[0].module) in new and not in_use.saves(group, new):
+                for place in group:
+                    del new[id(place.module)]
+                    against[id(place.module)] = "nothing to cut"
+        return in_use.total(new), (new, against)
 
     new, against = fit_into(limit, lambda error: attempt({"tol": error}), lambda: attempt({"rank": 1}))
     reasons |= against

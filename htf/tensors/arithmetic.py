@@ -5,8 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Sequence
 
-from htf.tensors._backend import Array, Backend, backend_of, check_alike, eye, real_number, zeros
-from htf.tensors._linalg import PLAIN_ORDER, frobenius, mode_product, safe_scale, tall, with_scale
+from htf.tensors._backend import (
+    Array,
+    Backend,
+    backend_of,
+    check_alike,
+    constant,
+    eye,
+    needs_gradient,
+    real_number,
+    zeros,
+)
+from htf.tensors._linalg import all_divided, divided, exponents, frobenius, mode_product, root, tall, with_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tree import DimensionTree
 
@@ -245,39 +255,32 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
 
     Notes
     -----
-    O(N n r² + N r⁴) multiplications: overlaps of the two tensors' frames, from the leaves to the root.  For orders
-    above 32 a scale is divided out at every node, so that only the result itself can leave the range of its dtype.
+    O(N n r² + N r⁴) multiplications: overlaps of the two tensors' frames, from the leaves to the root.  A power of two
+    is divided out at every node, so that only the result itself can leave the range of its dtype: it is ±inf beyond it
+    and 0 below.
 
     A difference of two nearly equal tensors loses half of the digits here; `ht_distance` does not.
     """
     x, y = pair(first, second)
-    B = backend_of(x.factors[0])
-    rescaled = x.order > PLAIN_ORDER
-    total, logarithm = _inner(B, x, y, rescaled)
-    return with_scale(B, total, logarithm) if rescaled else total
+    return with_scale(backend_of(x.factors[0]), *_inner(x, y))
 
 
-def _inner(B: Backend, x: HTTensor, y: HTTensor, rescaled: bool) -> tuple[Array, Array]:
-    """Inner product without the scales that are divided out, and their logarithm: 0 where none is."""
-    tree = x.tree
-    logarithm: Array = 0.0
+def _inner(x: HTTensor, y: HTTensor) -> tuple[Array, Array]:
+    """Inner product without the powers of two that are divided out, and the sum of their exponents."""
+    B, tree = backend_of(x.factors[0]), x.tree
+    factors, powers = all_divided(B, x.factors if x is y else [*x.factors, *y.factors])
+    exponent = B.sum(exponents(B, powers)) * (2 if x is y else 1)
+    pairs = list(zip(factors[: tree.n_nodes], factors[-tree.n_nodes :], strict=True))
     overlaps: list[Array] = []
-
-    def divided(array: Array) -> Array:
-        nonlocal logarithm
-        if not rescaled:
-            return array
-        scale = safe_scale(B, array)
-        logarithm = logarithm + B.log(scale)
-        return array / scale
-
+    scales: list[Array] = []
     for node in range(tree.root):
-        a, b = divided(x.factors[node]), divided(y.factors[node])
-        overlaps.append(divided(frame_overlap(B, tree, node, a, b, overlaps)))
-    a, b = divided(x.factors[-1]), divided(y.factors[-1])
+        overlap, scale = divided(B, frame_overlap(B, tree, node, *pairs[node], overlaps))
+        overlaps.append(overlap)
+        scales.append(scale)
+    a, b = pairs[-1]
     for axis, child in enumerate(tree.children(tree.root)):
         b = mode_product(B, b, overlaps[child], axis)
-    return B.sum(a * b), logarithm
+    return B.sum(a * b), exponent + (B.sum(exponents(B, B.stack(scales))) if scales else 0)
 
 
 def frame_overlap(B: Backend, tree: DimensionTree, node: int, a: Array, b: Array, overlaps: Sequence[Array]) -> Array:
@@ -301,20 +304,20 @@ def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:
 
     Notes
     -----
-    The root of `ht_inner` of the tensor with itself, as costly and as differentiable (not at zero); squares that would
-    leave the range of the dtype are not formed.
+    The root of `ht_inner` of the tensor with itself, as costly and as differentiable; at zero the derivative is zero,
+    as that of `torch.linalg.vector_norm`.  Right to rounding at every scale, as the square itself is not formed.
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
-    square, logarithm = _inner(B, x, x, rescaled=True)
-    return with_scale(B, B.sqrt(B.maximum(square, B.zeros_like(square))), logarithm / 2)
+    square, exponent = _inner(x, x)
+    half = exponent // 2
+    return with_scale(B, root(B, square * B.where(exponent > 2 * half, half * 0 + 2, half * 0 + 1)), half)
 
 
 def log_norm(x: HTTensor) -> float:
     """Logarithm of the Frobenius norm, which may be beyond the range of any dtype; -inf for zero."""
-    B = backend_of(x.factors[0])
-    square, logarithm = _inner(B, x, x, rescaled=True)
-    return (math.log(float(square)) + float(logarithm)) / 2 if float(square) > 0 else -math.inf
+    square, exponent = _inner(x, x)
+    return (math.log(float(square)) + float(exponent) * math.log(2)) / 2 if float(square) > 0 else -math.inf
 
 
 def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
@@ -337,12 +340,21 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     Notes
     -----
     The difference is orthogonalized, so that its norm is that of the root: nothing is subtracted that is nearly equal
-    but entries.  The norm by inner products would be off by the square root of the rounding error.  Differentiable
-    where the frames of the two together have full column rank and the difference is not zero.
+    but entries.  The norm by inner products would be off by the square root of the rounding error.
+
+    Derivatives are those of inner products, ⟨x - y, dx - dy⟩ over the distance: with an error of some ε ‖x‖ / ‖x - y‖,
+    and zero where the distance is.
     """
     from htf.tensors.orthogonal import orthogonal_sum
 
     x, y = pair(first, second)
     B = backend_of(x.factors[0])
-    factors, _, logarithm = orthogonal_sum([x, ht_scale(y, -1)])
-    return with_scale(B, frobenius(B, factors[-1]), logarithm)
+    factors, _, exponent = orthogonal_sum([x.detach(), ht_scale(y.detach(), -1)])
+    value = with_scale(B, frobenius(B, factors[-1]), exponent)
+    if not any(map(needs_gradient, [*x.factors, *y.factors])):
+        return value
+    # Derivatives of the decomposition would not exist where frames of the two together lack full column rank.
+    unit = B.where(value > 0, value, B.zeros_like(value) + 1)
+    x, y = x / unit, y / unit
+    square = ht_inner(x, x) - 2 * ht_inner(x, y) + ht_inner(y, y)
+    return value * B.sqrt(1 + square - constant(square))

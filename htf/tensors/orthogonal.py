@@ -6,11 +6,12 @@ import itertools
 import math
 from collections.abc import Container, Sequence
 
-from htf.tensors._backend import Array, Backend, all_finite, backend_of
+from htf.tensors._backend import Array, Backend, all_finite, backend_of, constant
 from htf.tensors._linalg import (
-    PLAIN_ORDER,
+    divided,
+    exponents,
     left_singular,
-    log_largest,
+    log2_largest,
     matricize,
     mode_product,
     orthonormal_parts,
@@ -45,30 +46,30 @@ def ht_orthogonalize(ht_tensor: HTTensor | RawHT) -> HTTensor:
     A QR decomposition per node, its R passed to the parent: O(N n r² + N r⁴) multiplications (Grasedyck 2010, algorithm
     3). Differentiable where the frames have full column rank.
     """
-    x, logarithm = orthogonalized(as_ht(ht_tensor))
+    x, exponent = orthogonalized(as_ht(ht_tensor))
     B = backend_of(x.factors[0])
-    return HTTensor._of(x.tree, [*x.factors[:-1], representable(B, x.factors[-1], logarithm)])
+    return HTTensor._of(x.tree, [*x.factors[:-1], representable(B, x.factors[-1], exponent)])
 
 
 def orthogonalized(x: HTTensor) -> tuple[HTTensor, Array]:
-    """A tensor with orthonormal frames that x is a multiple of, and the logarithm of the factor."""
+    """A tensor with orthonormal frames that x is a multiple of, by two to the power of the second."""
     B = backend_of(x.factors[0])
-    factors, corrections, logarithm = orthogonal_sum([x])
+    factors, corrections, exponent = orthogonal_sum([x])
     factors = [f if P is None else B.matmul(f, P) for f, P in zip(factors, corrections, strict=True)]
-    return HTTensor._of(x.tree, factors), logarithm
+    return HTTensor._of(x.tree, factors), exponent
 
 
-def representable(B: Backend, array: Array, logarithm: Array) -> Array:
-    """The array times the exponential of a logarithm, or an OverflowError if that is beyond all numbers of its dtype.
+def representable(B: Backend, array: Array, exponent: Array) -> Array:
+    """The array times a power of two, or an OverflowError if that is beyond all numbers of its dtype.
 
     So it is below: a zero must not stand for what is none.
     """
-    size, limits = log_largest(B, array, logarithm), B.finfo(array.dtype)
-    if size > math.log(float(limits.max)):
+    size, limits = log2_largest(B, array, exponent), B.finfo(array.dtype)
+    if size > math.log2(float(limits.max)):
         raise OverflowError(f"the norm of the tensor is beyond the range of {array.dtype}")
-    if -math.inf < size < math.log(float(limits.tiny)) + math.log(float(limits.eps)):
+    if -math.inf < size < math.log2(float(limits.tiny)) + math.log2(float(limits.eps)):
         raise OverflowError(f"the norm of the tensor is below the smallest number of {array.dtype}")
-    return with_scale(B, array, logarithm)
+    return with_scale(B, array, exponent)
 
 
 Orthogonal = tuple[list[Array], list[Array | None], Array]
@@ -78,8 +79,8 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
     """Factors of the orthogonalized sum of HT tensors of one tree, without forming the sum.
 
     The orthonormal frames are those of the factors times small corrections (None for the identity), which are left to
-    the caller to apply where it is cheapest.  The root's factor has entries of 1 at most; the logarithm of what it is
-    to be multiplied by comes third, so that only who needs the norm of the tensor has to be able to write it.
+    the caller to apply where it is cheapest.  The root's factor has entries below 2; the exponent of the power of
+    two that it is to be multiplied by comes third, so that only who needs the norm has to be able to write it.
 
     The transfer tensors of a sum are block diagonal; they are multiplied by the blocks of the children's R factors one
     by one, so that of R = Σ r columns only r enter each product.
@@ -105,14 +106,13 @@ def _orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
     triangles: list[list[Array]] = []  # per node, the blocks of R that belong to each summand
     factors: list[Array] = []
     corrections: list[Array | None] = []
-    logarithm: Array = 0.0
+    powers: list[Array] = []  # divided out
     for node in range(tree.root):
-        parts = _times_triangles(B, tree, node, summands, triangles)
+        parts = _times_triangles(B, tree, node, summands, triangles, powers)
         whole = parts[0] if len(parts) == 1 else B.concatenate(parts, len(parts[0].shape) - 1)
         Q, P, R = orthonormal_parts(B, tall(B, whole))
-        if tree.order > PLAIN_ORDER:
-            scale = safe_scale(B, R)
-            R, logarithm = R / scale, logarithm + B.log(scale)
+        R, power = divided(B, R)
+        powers.append(power)
         corrections.append(P)
         factors.append(Q if node < tree.order else B.reshape(Q, (*whole.shape[:-1], Q.shape[1])))
         if len(parts) == 1:
@@ -122,16 +122,29 @@ def _orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
         for p in parts:
             ends.append(ends[-1] + p.shape[-1])
         triangles.append([R[:, a:b] for a, b in itertools.pairwise(ends)])
-    parts = _times_triangles(B, tree, tree.root, summands, triangles)
+    parts = _times_triangles(B, tree, tree.root, summands, triangles, powers)
     root = sum(parts[1:], parts[0])
-    scale = safe_scale(B, root)
-    return [*factors, root / scale], [*corrections, None], logarithm + B.log(scale)
+    powers.append(safe_scale(B, root))
+    return [*factors, root / powers[-1]], [*corrections, None], B.sum(exponents(B, B.stack(powers)))
 
 
 def _times_triangles(
-    B: Backend, tree: DimensionTree, node: int, summands: Sequence[HTTensor], triangles: Sequence[Sequence[Array]]
+    B: Backend,
+    tree: DimensionTree,
+    node: int,
+    summands: Sequence[HTTensor],
+    triangles: Sequence[Sequence[Array]],
+    powers: list[Array],
 ) -> list[Array]:
+    """The summands' factors of a node, over one power of two (added to `powers`), times their children's R."""
     parts = [x.factors[node] for x in summands]
+    if len(parts) == 1:
+        part, power = divided(B, parts[0])
+        parts = [part]
+    else:
+        power = safe_scale(B, B.stack([B.max(B.abs(constant(p))) for p in parts]))
+        parts = [p / power for p in parts]
+    powers.append(power)
     for axis, child in enumerate(tree.children(node)):
         parts = [mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
     return parts
@@ -169,9 +182,9 @@ def ht_singular_values(ht_tensor: HTTensor | RawHT) -> dict[int, Array]:
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
-    factors, corrections, logarithm = orthogonal_sum([x])
+    factors, corrections, exponent = orthogonal_sum([x])
     return {
-        node: representable(B, S, logarithm) for node, _, _, S in edge_decompositions(B, x.tree, factors, corrections)
+        node: representable(B, S, exponent) for node, _, _, S in edge_decompositions(B, x.tree, factors, corrections)
     }
 
 

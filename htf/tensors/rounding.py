@@ -152,14 +152,14 @@ def truncate(
     tree: DimensionTree,
     factors: list[Array],
     corrections: Sequence[Array | None],
-    logarithm: Array,
+    exponent: Array,
     bound: Sequence[int | None],
     tol: float | None,
 ) -> HTTensor:
     """Project a tensor, orthogonalized by `orthogonal_sum`, on its leading singular vectors at every node."""
     B = backend_of(factors[0])
     if tree.order == 1:
-        return HTTensor._of(tree, [with_scale(B, factors[0], logarithm)])
+        return HTTensor._of(tree, [with_scale(B, factors[0], exponent)])
     outputs = int(factors[-1].shape[-1])
     norm = float(constant(frobenius(B, factors[-1])))
     epsilon = float(B.eps(factors[0].dtype))
@@ -188,10 +188,10 @@ def truncate(
         elif node != tree.root:
             factor = mode_product(B, factor, inside[node], len(factor.shape) - 1)
         rounded.append(factor)
-    if in_range(B, rounded[-1], logarithm):
-        return HTTensor._of(tree, [*rounded[:-1], with_scale(B, rounded[-1], logarithm)])
+    if in_range(B, rounded[-1], exponent):
+        return HTTensor._of(tree, [*rounded[:-1], with_scale(B, rounded[-1], exponent)])
     # No normal number of this dtype is as large as the norm, or as small, so the scale is spread over the leaves.
-    part = B.exp(logarithm / tree.order)
+    part = B.exp(exponent * (math.log(2) / tree.order))
     return HTTensor._of(tree, [f * part if node < tree.order else f for node, f in enumerate(rounded)])
 
 

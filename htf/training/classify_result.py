@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from htf._files import read_json, write_json
+from htf._repr import brief
 
 _KIND = "the result of a training"
 
@@ -65,6 +66,8 @@ class ClassifyResult:
     stopped: str
     settings: dict[str, Any]
     machine: dict[str, Any]
+
+    __repr__ = brief
 
     @property
     def epochs(self) -> int:

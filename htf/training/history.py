@@ -16,6 +16,7 @@ from torch import Tensor
 
 from htf._files import read_json, read_tensors, write_json, write_tensors, write_text
 from htf._folders import claim_for_saving
+from htf._repr import brief
 from htf.training._digest import digest
 from htf.training.stopping import StoppingRule
 
@@ -69,6 +70,8 @@ class History:
     settings: dict[str, Any]
     seconds: float = 0.0
     stopped: str = ""
+
+    __repr__ = brief
 
     @property
     def runs(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from htf._repr import brief
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.engine import Plan
 from htf.nn.matrix import MatrixPlan
@@ -41,6 +42,8 @@ class Observations:
     test_targets: Tensor
     read_matrices: Callable[[Tensor], Tensor]
     about: dict[str, Any]
+
+    __repr__ = brief
 
 
 def observe(

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from htf._repr import brief
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
 from htf.nn._network import TreeNetwork
 
@@ -36,6 +37,8 @@ class Moment:
     step: int
     losses: Tensor
     end_gradient: Callable[[], Tensor]
+
+    __repr__ = brief
 
 
 class Tracker(ABC):

@@ -66,9 +66,10 @@ def test_components_may_enter_late_and_change_places():
     # The first record of component 2 among the two largest is above all levels: no step before is known.
     late = [lambda step: 1.0, lambda step: 0.5, lambda step: 0.0 if step < 500 else 3.0]
     (found,) = phases(history_of([late], top=2))
-    assert found.components == (2, 0)
-    assert found.steps.tolist() == [[500, 500, 500], [0, 0, 0]]
-    assert math.isnan(phases(history_of([late], top=2, counts=[5]))[0].rest)
+    # Component 0 is as large at first as it is at last.
+    assert found.components == (2,)
+    assert found.steps.tolist() == [[500, 500, 500]]
+    assert found.rest == pytest.approx(1 / 3)
 
 
 def test_together():
@@ -114,6 +115,27 @@ def test_nothing_rises_from_zero():
     (found,) = phases(history_of([[lambda step: 0.0, lambda step: 0.0]], top=2))
     assert (found.components, found.rest, found.overlap) == ((), 0, 0)
     assert found.steps.shape == (0, 3)
+
+
+@pytest.mark.parametrize("first", [1.0, 0.6])
+def test_what_did_not_rise_is_not_counted(first):
+    started_large = [lambda step: ramp(step, 100, 300, 1.0, first), lambda step: ramp(step, 100, 300, 0.5)]
+    (found,) = phases(history_of([started_large], top=2))
+    assert (found.components, found.rest) == ((1,), 1.0)
+
+
+def test_nothing_rises_in_a_fit_that_has_not_left_its_start():
+    problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=2, observed=50, seed=0)
+    network = htf.nn.MatrixFactorization((8, 8), depth=3, init=htf.nn.init.balanced(1e-4), seed=0)
+    history = htf.training.fit(network, problem, steps=40, lr=1e-6, track=singular_values())
+    assert float(history.loss[-1]) > 0.999 * float(history.loss[0])
+    (found,) = phases(history)
+    assert (found.count, found.steps.shape, found.rest) == (0, (0, 3), 1.0)
+    comparison = htf.dynamics.compare_rates(history)
+    assert comparison.exponents() == []
+    (reason,) = comparison.reasons().values()
+    assert "none rose, as the one that grew most ended at 1" in reason
+    assert reason in comparison.table()
 
 
 def test_of_a_descent():

@@ -61,20 +61,56 @@ def test_a_share_of_the_plain_weights():
         assert sum(f.numel() for f in layer.factors) <= 0.25 * layer.weight.numel()
 
 
+def in_use(model):
+    """Parameters where over-parameterized layers are collapsed, and factorized ones stay where they are smaller."""
+    deep = any(type(module).__name__.startswith("Overparam") for module in model.modules())
+    return size(collapse(model)) if deep else min(size(model), size(collapse(model)))
+
+
 @pytest.mark.parametrize("share", [0.7, 0.4])
 def test_a_budget_is_met_with_one_error(model, share):
-    limit = int(share * size(model))
+    limit = int(share * in_use(model))
     report = truncate(model, budget=share)
-    assert 0.8 * limit < size(model) <= limit
-    assert report.parameters_after == size(model)
+    assert 0.8 * limit < in_use(model) <= limit
+    assert (report.parameters_after, report.in_use_after) == (size(model), in_use(model))
 
 
 def test_a_budget_as_a_number_and_one_that_is_met_already(model):
-    total = size(model)
+    total = in_use(model)
     report = truncate(model, budget=total)
     assert not report.rows
     truncate(model, budget=total // 2)
-    assert 0.4 * total < size(model) <= total // 2
+    assert 0.4 * total < in_use(model) <= total // 2
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_a_budget_is_a_share_of_the_plain_model(depth):
+    plain = cnn()
+    deep = overparameterize(plain, depth=depth, seed=0)
+    report = truncate(deep, budget=0.5)
+    assert 0.45 * size(plain) < size(collapse(deep)) <= 0.5 * size(plain)
+    assert (report.in_use_before, report.in_use_after) == (size(plain), size(collapse(deep)))
+    assert f"in use {size(plain):,} → {size(collapse(deep)):,}" in " ".join(str(report).split())
+
+
+def test_a_budget_of_mixed_layers():
+    mixed = overparameterize(factorize(cnn(), "ht", rank=0.8, modules=["3"]), modules=["7"], seed=0)
+    before = size(mixed[3]) + size(collapse(mixed[7])) + size(mixed[0]) + size(mixed[9])
+    report = truncate(mixed, budget=0.5)
+    after = size(mixed[3]) + size(collapse(mixed[7])) + size(mixed[0]) + size(mixed[9])
+    assert (report.in_use_before, report.in_use_after) == (before, after)
+    assert 0.4 * before < after <= before // 2
+
+
+def test_no_error_is_made_that_saves_nothing():
+    # At rank 20 of 32 a pair of factors is no smaller than the matrix.
+    plain = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 320))
+    deep = overparameterize(plain, depth=2, width=32, seed=0)
+    truncate(deep, budget=0.97)
+    changed = [not torch.allclose(deep[k].weight, plain[k].weight, atol=1e-5) for k in (0, 2)]
+    sizes = [size(collapse(deep)[k]) < size(plain[k]) for k in (0, 2)]
+    assert changed == sizes
+    assert any(sizes)
 
 
 def test_a_budget_that_cannot_be_met_changes_nothing(model):

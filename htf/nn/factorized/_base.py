@@ -181,6 +181,28 @@ class Format(ABC):
             return [tensor.new_zeros(first.shape), *(factor.to(tensor) for factor in others)]
         return self._balanced(self._decomposed(tensor / norm, rank), norm)
 
+    def filled(self, factors: Sequence[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
+        """The same tensor with factors of the shapes of `own`, of ranks that are no lower.
+
+        Where a bond has a value that the tensor does not need, the first of its factors is zero there, and the others
+        are those of `own`: were all of them zero, no gradient would ever wake them.
+        """
+        kept = [whole.detach().to(factor, copy=True) for factor, whole in zip(factors, own, strict=True)]
+        filled = [whole.clone() for whole in kept]
+        for whole, factor in zip(filled, factors, strict=True):
+            whole[tuple(map(slice, factor.shape))] = factor
+        for bond in range(self.order, self.order + len(self.bounds)):
+            places = [(k, labels.index(bond)) for k, labels in enumerate(self.labels) if bond in labels]
+            needed = torch.zeros(filled[places[0][0]].shape[places[0][1]], dtype=torch.bool)
+            for k, axis in places:
+                used = factors[k].movedim(axis, 0).flatten(1).any(1)
+                needed[: len(used)] |= used.cpu()
+            for k, axis in places:
+                new = kept[k] if k != places[0][0] else torch.zeros_like(kept[k])
+                spare = (~needed).nonzero().flatten().to(new.device)
+                filled[k].index_copy_(axis, spare, new.index_select(axis, spare))
+        return filled
+
     def _balanced(self, factors: Sequence[Tensor], norm: Tensor) -> list[Tensor]:
         """`norm` times a tensor, the scale spread over the factors so that their root mean squares are equal."""
         means = torch.stack([f.square().mean().sqrt() for f in factors])

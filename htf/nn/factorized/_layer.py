@@ -63,9 +63,7 @@ class Factorized(StandIn):
             values = torch.rand(self.bias.shape, generator=generator, dtype=torch.float32)
             self.bias.copy_((2 * values - 1) / math.sqrt(fan_in))
 
-    @property
-    def weight(self) -> Tensor:
-        """The weight of the plain layer with the same outputs; gradients pass to the factors."""
+    def _computed_weight(self) -> Tensor:
         return self._layout.dense(list(self.factors)).reshape(self._plain_shape)
 
     @property
@@ -116,6 +114,25 @@ class Factorized(StandIn):
         new = self._another(self.rank if found is None else layout.rank_of(found))
         take(new, self.factors if found is None or new.rank == self.rank else found, self.bias, self)
         return new
+
+    def _set_weight(self, weight: Tensor) -> None:
+        layout = self._layout
+        found = layout.decompose(weight.double().reshape(layout.dims), self.rank)
+        for factor, values in zip(self.factors, layout.filled(found, list(self.factors)), strict=True):
+            factor.copy_(values)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Says what to do with the state of a plain layer, which these ranks may not be able to hold."""
+        if f"{prefix}weight" in state_dict and f"{prefix}factors.0" not in state_dict:
+            errors: list[str] = rest[-1]
+            kind = type(self).__name__
+            errors.append(
+                f"{prefix}weight is that of a plain layer, which a {kind} of rank {self.rank} holds in part at most; "
+                f"load it into a plain layer and decompose that by {kind}.from_plain or htf.surgery.factorize, or give "
+                "its closest approximation of these ranks to set_weight"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _decompose(self, layer: nn.Module, rank: object, energy: object, size: object) -> Self:
         """A layer with the weight of a plain one, decomposed to a rank, energy or size."""

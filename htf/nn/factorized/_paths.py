@@ -36,7 +36,7 @@ def _equation(inputs: tuple[Labels, ...], output: Labels) -> str:
 def contract(tensors: Sequence[Tensor], inputs: tuple[Labels, ...], output: Labels) -> Tensor:
     """The sum over all labels that are not in `output`, in the dtype of the tensors also under autocast."""
     with own_precision(tensors[0].device.type):
-        if torch.compiler.is_dynamo_compiling():
+        if torch.compiler.is_compiling() or not all(isinstance(n, int) for tensor in tensors for n in tensor.shape):
             # The search for an order cannot be compiled; torch has one of its own.
             return torch.einsum(_equation(inputs, output), *tensors)
         expression, _ = _planned(inputs, output, tuple(tuple(tensor.shape) for tensor in tensors))

@@ -51,7 +51,7 @@ class FactorizedConv2d(Factorized):
     A forward pass either contracts the factors to the kernel and convolves once, or convolves factor by factor: 1×1
     convolutions for the channels around small ones over rows and columns (in every channel by itself for "cp").  The
     sequence with the fewest operations for the images at hand is taken; how fast each kind of convolution runs, and
-    memory, are not counted.  Under torch.compile it is always the kernel.
+    memory, are not counted.  Under torch.compile and torch.export it is always the kernel.
 
     References
     ----------
@@ -144,11 +144,12 @@ class FactorizedConv2d(Factorized):
         batch = x.shape[0] if x.ndim == 4 else 1
         layout, geometry = self._layout, self._geometry
         number = None
-        if not torch.compiler.is_dynamo_compiling():
+        # Where torch compiles or exports, sizes are symbols, whose costs cannot be compared.
+        if not torch.compiler.is_compiling() and all(isinstance(size, int) for size in (batch, *x.shape[-2:])):
             number = conv_route(layout, self.rank, geometry, batch, (x.shape[-2], x.shape[-1]))
         if number is None:
             self.applies = RECONSTRUCTED
-            return geometry.convolve(x, self.weight, self.bias)
+            return geometry.convolve(x, self._computed_weight(), self.bias)
         self.applies = BY_FACTORS
         factors, sizes, chain = list(self.factors), layout.sizes(self.rank), layout.chains[number]
         for stage in chain:

@@ -64,7 +64,8 @@ class FactorizedLinear(Factorized):
     -----
     A forward pass either contracts the factors to the weight, or the input with factor after factor, in the order that
     opt_einsum finds; whichever takes fewer operations for the batch at hand.  The backward pass takes about twice as
-    many either way; the memory of what lies between is not counted.  Under torch.compile it is always the weight.
+    many either way; the memory of what lies between is not counted.  Under torch.compile and torch.export it is always
+    the weight.
 
     Factors are Gaussian, of a variance that gives the weight's entries that of nn.Linear in expectation.
 
@@ -177,11 +178,11 @@ class FactorizedLinear(Factorized):
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has {x.shape[-1]} features; expected {self.in_features}")
         batch, outs = math.prod(x.shape[:-1]), len(self.shape[0])
-        # Under torch.compile numbers of samples are symbols, whose costs cannot be compared.
-        compiling = torch.compiler.is_dynamo_compiling()
-        self.applies = RECONSTRUCTED if compiling else linear_route(self._layout, self.rank, outs, batch)
+        # Where torch compiles or exports, numbers of samples are symbols, whose costs cannot be compared.
+        traced = torch.compiler.is_compiling() or not isinstance(batch, int)
+        self.applies = RECONSTRUCTED if traced else linear_route(self._layout, self.rank, outs, batch)
         if self.applies == RECONSTRUCTED:
-            return linear(x, self.weight, self.bias)
+            return linear(x, self._computed_weight(), self.bias)
         given, wanted = linear_labels(self._layout, outs)
         tensors, lower = [x.reshape(batch, *self.shape[1]), *self.factors], autocast_dtype(x.device.type)
         if lower is not None:

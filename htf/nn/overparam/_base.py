@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import check_seed
+from htf.nn._computed import ComputedWeight, refusal
 from htf.nn._stand_in import StandIn, check_dtype, own_precision
 from htf.nn.overparam._composition import ConvChain, compose, program
 from htf.nn.overparam._splitting import split
@@ -77,20 +78,20 @@ class Overparam(StandIn):
         """What computes outputs in training mode: "effective weight", or "chain", which batch normalization needs."""
         return "effective weight" if self.norms is None else "chain"
 
-    @property
-    def weight(self) -> Tensor:
-        """The weight of the plain layer with the same outputs, of its shape; gradients pass to the factors.
-
-        With batch normalization it holds its running statistics: the weight of evaluation mode.  Computed anew at
-        every access, in the dtype of the factors also under autocast; at depth 1 without residual connections and
-        batch normalization it is the only factor itself.
-        """
+    def _computed_weight(self) -> Tensor:
+        """In the dtype of the factors also under autocast."""
         with own_precision(self.factors[0].device.type):
             return compose(self._program, self._folded())
 
     @property
     def effective_bias(self) -> Tensor | None:
         """The bias of the plain layer with the same outputs; of batch normalization too, whose shifts it holds."""
+        bias = self._computed_bias()
+        if bias is self.bias or bias is None or torch.compiler.is_compiling():
+            return bias
+        return ComputedWeight.of(bias, refusal(type(self).__name__, "effective bias"))
+
+    def _computed_bias(self) -> Tensor | None:
         if self.norms is None:
             return self.bias
         layout = self._layout
@@ -119,7 +120,7 @@ class Overparam(StandIn):
         """As the plain layer."""
         if self.norms is not None and self.training:
             return self.chain(x)
-        return self._apply_weight(x, self.weight, self.effective_bias)
+        return self._apply_weight(x, self._computed_weight(), self._computed_bias())
 
     def chain(self, x: Tensor) -> Tensor:
         """The outputs, computed factor by factor."""
@@ -182,7 +183,7 @@ class Overparam(StandIn):
             One plain layer; or, where a hidden width makes that smaller, a sequence of two, of which only the second
             has a bias.  Device, dtype, mode, and whether gradients are wanted are those of this layer.
         """
-        layout, factors, bias = self._layout, self._folded(), self.effective_bias
+        layout, factors, bias = self._layout, self._folded(), self._computed_bias()
 
         def layer(start: int, stop: int, bias: Tensor | None) -> nn.Module:
             weight = compose(program(layout.part(start, stop)), factors[start:stop])
@@ -229,7 +230,7 @@ class Overparam(StandIn):
         ValueError, TypeError
             Unless exactly one of the two is given, for values outside their range, and for a rank above the bound.
         """
-        weight = self.weight
+        weight = self._computed_weight()
         exact = weight.cpu().double()
         matrices = exact.reshape(self._layout.groups, -1, exact[0].numel())
         found = kept_rank(torch.linalg.svdvals(_finite(matrices).mT), matrices.shape[1:], tol, rank)
@@ -259,6 +260,19 @@ class Overparam(StandIn):
             self.bias.copy_(bias)
         for norm in self._norms:
             norm.weight.copy_(_neutral(norm)["weight"])
+
+    def _set_weight(self, weight: Tensor) -> None:
+        bias = self._computed_bias()
+        for factor, found in zip(self.factors, self._factors_of(weight), strict=True):
+            factor.copy_(found)
+        if not self._norms:
+            return
+        # As batch normalization is to change nothing but for a shift at the end, which keeps the effective bias.
+        for norm in self._norms:
+            for name, value in _neutral(norm).items():
+                getattr(norm, name).copy_(value)
+        assert bias is not None
+        self._norms[-1].bias.copy_(bias if self.bias is None else bias - self.bias)
 
     def _start_from(self, layer: nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d, start: str) -> Self:
         """Take weight, mode and wanted gradients of the layer that this one is made from."""
