@@ -35,13 +35,13 @@ def pairs(first: Tensor, second: Tensor) -> Tensor:
 F = TypeVar("F", bound=type[torch.autograd.Function])
 
 
-def _bound_once(function: F) -> F:
+def bound_once(function: F) -> F:
     """Keep the signature of `forward`: `apply` would work it out anew at every call, at a cost of several kernels."""
     function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[attr-defined]
     return function
 
 
-@_bound_once
+@bound_once
 class _Take(torch.autograd.Function):
     """Rows of a table; the gradient sums runs of sorted positions instead of scattering."""
 
@@ -64,7 +64,7 @@ class _Take(torch.autograd.Function):
         return sum_into(grad.contiguous(), index, order, starts), None, None, None
 
 
-@_bound_once
+@bound_once
 class _SumInto(torch.autograd.Function):
     """The transpose of `_Take`: row j of the result is the sum of the rows that were taken from row j."""
 
@@ -82,7 +82,7 @@ class _SumInto(torch.autograd.Function):
         return _Take.apply(grad.contiguous(), index, order, starts), None, None, None  # type: ignore[no-untyped-call]
 
 
-@_bound_once
+@bound_once
 class _Pairs(torch.autograd.Function):
     """Scalar products of pairs; both gradients are laid out like the rows, where that of a plain one is transposed."""
 
@@ -102,7 +102,7 @@ class _Pairs(torch.autograd.Function):
         return torch.bmm(grad, second), torch.bmm(grad.mT, first)
 
 
-@_bound_once
+@bound_once
 class _Product(torch.autograd.Function):
     """Product over axis 0 by halves; keeps the factors and no intermediate."""
 
