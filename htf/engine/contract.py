@@ -15,11 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from htf.engine.gather import pairs, product, take
+from htf.engine.gather import pairs, product, take, with_powers
 from htf.engine.log_domain import met_product
 from htf.engine.plan import Plan
 from htf.engine.steps import FACTORS_IN_RANGE, Gather, Meeting, Outer, Patterns, Step
+from htf.engine.tracing import values_at_hand
 
+# Where samples' scales are smaller, the gradients of values, which have this factor, could underflow.
+LEAST_SCALE = -80
+# They are raised by so many octaves at most, and to no more than so many.
+LARGEST_LIFT = 200
+MOST_RAISED = 60
 # Values of the last step may be as small as this, and 2^-126 of it: all outputs that are normal floats.
 LEAST_EXPONENT = -40.0
 
@@ -54,6 +60,19 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
     -----
     O(rows x runs x width (arity + width)) operations per node, `Plan.multiplications` in all.
     """
+    out = _contracted(plan, leaves, weights)
+    if not values_at_hand(out.log_scale) or not bool(out.log_scale.min() < LEAST_SCALE):
+        return _scaled(out)
+    # Gradients would come back too small for floats, even those of small entries, which are not small themselves: once
+    # more, with all gradients raised on their way.
+    highest, lowest = out.log_scale.amax(0), out.log_scale.amin(0)
+    lift = (-(highest + lowest) / 2).minimum(MOST_RAISED - highest).round_().clamp_(0, LARGEST_LIFT)
+    leaves = [with_powers(leaf, None, -lift.view(-1, 1)) for leaf in leaves]
+    weights = [None if w is None else with_powers(w, None, -lift.view(-1, 1, 1, 1)) for w in weights]
+    return _scaled(_contracted(plan, leaves, weights), lift)
+
+
+def _contracted(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | None]) -> _Activations:
     bare = [leaf.flatten(0, 1) for leaf in leaves]
     tables: dict[int, _Activations] = {}
     root = plan.layout.tree.root
@@ -79,6 +98,14 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
             break
         tables[number] = _normalize(mixed, joint.log_scale)
     assert out is not None
+    return out
+
+
+def _scaled(out: _Activations, lift: Tensor | None = None) -> Tensor:
+    """The values themselves; their gradients are raised by `lift` octaves, (runs,), on their way back."""
+    if lift is not None:
+        exponent = out.log_scale.unsqueeze(-1)
+        return with_powers(out.value, exponent, exponent + lift.unsqueeze(1))
     # In two steps, as the scale of a sample may be beyond all floats where one of its outputs is not.
     root_of_scale = (out.log_scale / 2).exp2().unsqueeze(-1)
     # Bounded where the value is an exact zero, which then stays one, with room for gradients on their way.
