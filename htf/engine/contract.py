@@ -1,31 +1,41 @@
 """Contraction along the tree, as a plan says: gather or multiply children, apply the matrices, carry scales.
 
-Activations are tables of shape (rows, runs, width).  Each row is divided by its magnitude after every
-level, per run, and the logarithm of what was divided out is carried beside it as a constant: the product
-of a thousand factors stays in range, and gradients are those of the plain product because the divisor and
-the carried logarithm cancel.
+Activations are tables of shape (rows, runs, width).  Each row is divided by a power of two near its magnitude after
+every level, per run, and the exponent is carried beside it as a constant: the product of a thousand factors stays in
+range, without rounding for it, and gradients are those of the plain product because the divisor and the carried power
+cancel.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from htf.engine.gather import pairs, product, take
-from htf.engine.log_domain import lookup_product, one_hot_product
+from htf.engine.gather import pairs, product, take, with_powers
+from htf.engine.log_domain import met_product
 from htf.engine.plan import Plan
-from htf.engine.steps import FACTORS_IN_RANGE, Gather, Lookup, Meeting, OneHot, Outer, Step
+from htf.engine.steps import FACTORS_IN_RANGE, Gather, Meeting, Outer, Patterns, Step
+from htf.engine.tracing import values_at_hand
+
+# Where samples' scales are smaller, the gradients of values, which have this factor, could underflow.
+LEAST_SCALE = -80
+# They are raised by so many octaves at most, and to no more than so many.
+LARGEST_LIFT = 200
+MOST_RAISED = 60
+# Values of the last step may be as small as this, and 2^-126 of it: all outputs that are normal floats.
+LEAST_EXPONENT = -40.0
 
 
 @dataclass(frozen=True)
 class _Activations:
-    """Rows of one or more nodes, (rows, runs, width), each to be multiplied by exp(log_scale)."""
+    """Rows of one or more nodes, (rows, runs, width), each to be multiplied by 2^log_scale."""
 
     value: Tensor
-    log_scale: Tensor  # (rows, runs), constant
+    log_scale: Tensor  # (rows, runs), constant whole numbers
 
 
 def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | None]) -> Tensor:
@@ -50,15 +60,28 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
     -----
     O(rows x runs x width (arity + width)) operations per node, `Plan.multiplications` in all.
     """
+    out = _contracted(plan, leaves, weights)
+    if not values_at_hand(out.log_scale) or not bool(out.log_scale.min() < LEAST_SCALE):
+        return _scaled(out)
+    # Gradients would come back too small for floats, even those of small entries, which are not small themselves: once
+    # more, with all gradients raised on their way.
+    highest, lowest = out.log_scale.amax(0), out.log_scale.amin(0)
+    lift = (-(highest + lowest) / 2).minimum(MOST_RAISED - highest).round_().clamp_(0, LARGEST_LIFT)
+    leaves = [with_powers(leaf, None, -lift.view(-1, 1)) for leaf in leaves]
+    weights = [None if w is None else with_powers(w, None, -lift.view(-1, 1, 1, 1)) for w in weights]
+    return _scaled(_contracted(plan, leaves, weights), lift)
+
+
+def _contracted(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | None]) -> _Activations:
     bare = [leaf.flatten(0, 1) for leaf in leaves]
     tables: dict[int, _Activations] = {}
     root = plan.layout.tree.root
     out = None
     for number, step in enumerate(plan.steps, len(leaves)):
-        weight = weights[step.block - len(leaves)]
-        if isinstance(step.inputs, OneHot | Lookup):
+        weight, last = weights[step.block - len(leaves)], step.nodes == (root,)
+        if isinstance(step.inputs, Patterns):
             # Logarithms need no scaling: these steps read the leaves as they are.
-            joint = _in_log_domain(step.inputs, [bare[s] for s in step.sources])
+            joint = _in_log_domain(step.inputs, [bare[s] for s in step.sources], last)
         else:
             for source in step.sources:
                 if source not in tables:
@@ -69,23 +92,35 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
             joint = _joint(step, tables)
         for source in step.release:
             tables.pop(source, None)
-        tables[number] = _normalize(_mix(joint.value, step, weight), joint.log_scale)
-        if step.nodes == (root,):
-            out = tables[number]
+        mixed = _mix(joint.value, step, weight)
+        if last:
+            out = _Activations(mixed, joint.log_scale)
+            break
+        tables[number] = _normalize(mixed, joint.log_scale)
     assert out is not None
+    return out
+
+
+def _scaled(out: _Activations, lift: Tensor | None = None) -> Tensor:
+    """The values themselves; their gradients are raised by `lift` octaves, (runs,), on their way back."""
+    if lift is not None:
+        exponent = out.log_scale.unsqueeze(-1)
+        return with_powers(out.value, exponent, exponent + lift.unsqueeze(1))
     # In two steps, as the scale of a sample may be beyond all floats where one of its outputs is not.
-    root_of_scale = (out.log_scale / 2).exp().unsqueeze(-1)
-    # Bounded where the value is an exact zero, which then stays one.
-    bounded = root_of_scale.clamp(max=torch.finfo(out.value.dtype).max ** 0.5)
+    root_of_scale = (out.log_scale / 2).exp2().unsqueeze(-1)
+    # Bounded where the value is an exact zero, which then stays one, with room for gradients on their way.
+    bounded = root_of_scale.clamp(max=torch.finfo(out.value.dtype).max ** 0.5 / 16)
     root_of_scale = torch.where(out.value == 0, bounded, root_of_scale)
     return out.value * root_of_scale * root_of_scale
 
 
-def _in_log_domain(inputs: OneHot | Lookup, leaves: list[Tensor]) -> _Activations:
-    """Multiply leaf rows as sums of logarithms."""
+def _in_log_domain(inputs: Patterns, leaves: list[Tensor], last: bool) -> _Activations:
+    """Multiply leaf rows as sums of logarithms.
+
+    In the last step, small products are left as they are: their scale would make the gradients that come back small.
+    """
     table = leaves[0] if len(leaves) == 1 else torch.cat(leaves)
-    product_of = one_hot_product if isinstance(inputs, OneHot) else lookup_product
-    return _Activations(*product_of(table, inputs))  # type: ignore[arg-type]
+    return _Activations(*met_product(table, inputs, LEAST_EXPONENT if last else -math.inf))
 
 
 def _joint(step: Step, tables: dict[int, _Activations]) -> _Activations:
@@ -177,7 +212,7 @@ def _meet(step: Step, inputs: Meeting, tables: dict[int, _Activations], weight: 
     # Runs lie outermost in what is read, as in the grid.
     mixed = grid.index_select(1, inputs.cell).T.unflatten(1, (-1, outputs))
     scales = left.log_scale.index_select(0, inputs.left_of) + right.log_scale.index_select(0, inputs.right_of)
-    return _normalize(mixed, scales)
+    return _Activations(mixed, scales)
 
 
 def _sides(step: Step, inputs: Meeting, tables: dict[int, _Activations]) -> list[_Activations]:
@@ -192,15 +227,18 @@ def _sides(step: Step, inputs: Meeting, tables: dict[int, _Activations]) -> list
 
 
 def _normalize(value: Tensor, log_scale: Tensor | None = None) -> _Activations:
-    """Divide each row by its mean magnitude, per run, and carry the logarithm on top of `log_scale`."""
+    """Divide each row by a power of two near its mean magnitude, per run, and add the exponent to `log_scale`."""
     with torch.no_grad():
         # A product with a constant vector sums short rows several times faster than a reduction does.
         width = value.shape[-1]
         size = value.abs() @ value.new_full((width,), 1 / width) if width > 1 else value.abs().squeeze(-1)
         # A row of zeros keeps its scale: its gradient may be all that matters of it.
-        size.masked_fill_(size.logical_not(), 1)
-        total = size.log() if log_scale is None else size.log() + log_scale
-    return _Activations(value / size.unsqueeze(-1), total)
+        exponent = size.masked_fill_(size.logical_not(), 1).log2_().round_()
+        # Of a power whose inverse is a normal number too.
+        exponent = exponent.clamp_(least := math.log2(torch.finfo(size.dtype).tiny), -least)
+        total = exponent if log_scale is None else exponent + log_scale
+        divisor = exponent.neg().exp2_()
+    return _Activations(value * divisor.unsqueeze(-1), total)
 
 
 def _joined(sources: tuple[int, ...], tables: dict[int, _Activations]) -> _Activations:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import TypeVar
 
 import torch
@@ -32,16 +33,43 @@ def pairs(first: Tensor, second: Tensor) -> Tensor:
     return _Pairs.apply(first, second)  # type: ignore[no-untyped-call]
 
 
+def with_powers(x: Tensor, there: Tensor | None, back: Tensor) -> Tensor:
+    """Values times 2^there (None for 1), whose gradients are multiplied by 2^back instead."""
+    return _WithPowers.apply(x, there, back)  # type: ignore[no-untyped-call,no-any-return]
+
+
 F = TypeVar("F", bound=type[torch.autograd.Function])
 
 
-def _bound_once(function: F) -> F:
+def bound_once(function: F) -> F:
     """Keep the signature of `forward`: `apply` would work it out anew at every call, at a cost of several kernels."""
     function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[attr-defined]
     return function
 
 
-@_bound_once
+@bound_once
+class _WithPowers(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, there: Tensor | None, back: Tensor | None) -> Tensor:
+        if there is None:
+            return x.view_as(x)
+        # In two steps, as the power may be beyond all floats where the result is not; bounded for zeros, which stay.
+        half = (there / 2).clamp(max=-math.log2(torch.finfo(x.dtype).tiny)).floor()
+        return x * half.exp2() * (there - half).exp2()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        there, back = ctx.saved_tensors
+        return _WithPowers.apply(grad, back, there), None, None  # type: ignore[no-untyped-call]
+
+
+@bound_once
 class _Take(torch.autograd.Function):
     """Rows of a table; the gradient sums runs of sorted positions instead of scattering."""
 
@@ -64,7 +92,7 @@ class _Take(torch.autograd.Function):
         return sum_into(grad.contiguous(), index, order, starts), None, None, None
 
 
-@_bound_once
+@bound_once
 class _SumInto(torch.autograd.Function):
     """The transpose of `_Take`: row j of the result is the sum of the rows that were taken from row j."""
 
@@ -82,7 +110,7 @@ class _SumInto(torch.autograd.Function):
         return _Take.apply(grad.contiguous(), index, order, starts), None, None, None  # type: ignore[no-untyped-call]
 
 
-@_bound_once
+@bound_once
 class _Pairs(torch.autograd.Function):
     """Scalar products of pairs; both gradients are laid out like the rows, where that of a plain one is transposed."""
 
@@ -102,7 +130,7 @@ class _Pairs(torch.autograd.Function):
         return torch.bmm(grad, second), torch.bmm(grad.mT, first)
 
 
-@_bound_once
+@bound_once
 class _Product(torch.autograd.Function):
     """Product over axis 0 by halves; keeps the factors and no intermediate."""
 

@@ -1,91 +1,244 @@
-"""Products of very many leaf factors, as sums of logarithms: one matrix product for all of them.
+"""Products of very many leaf factors, as sums of logarithms, right for factors of every size.
 
-Magnitudes and signs are carried apart.  A factor that is exactly zero has no logarithm: it is left out of the
-sum, and the result is zero where a sample meets one.  Where a sample meets exactly one, the gradient with respect
-to that factor is the product of all the others, as it must be.  (Second derivatives with respect to two factors that
-are both exactly zero come out as zero.)
+Logarithms, to base 2, are taken relative to that of each mode's most frequent value, whose sum is constant and computed
+in double precision: what is summed row by row is small, and so is its rounding error.  Of a factor that is far from the
+frequent one, whole multiples of some octaves are counted apart, in sums of integers, and so are signs and zeros.
+
+The gradient of a factor is the sum, over the rows that meet it, of upstream gradient times product, divided by the
+factor.  These rows alone are added, see `htf.engine.patterns`; and where products differ much, they are added at a
+scale at which they cannot underflow, as the product of the others may be of ordinary size where that of all is not.
+
+A factor that is exactly zero has no logarithm: it is left out of the sum, and the result is zero where a sample meets
+one.  Where a sample meets exactly one, the gradient with respect to that factor is the product of all the others, as it
+must be.  (Second derivatives with respect to two factors that are both exactly zero come out as zero.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-if TYPE_CHECKING:
-    from htf.engine.steps import Lookup, OneHot
+from htf.engine.gather import bound_once
+from htf.engine.steps import Patterns
+from htf.engine.tracing import values_at_hand
+
+# Logarithms that are summed lie within so many octaves of the frequent one; the rest is counted.
+OCTAVES = 8
+# Products of a row need no scale of their own unless they are smaller than the largest by more octaves than this.
+ALIKE = 40
+# Octaves between the largest term of a gradient's sums and the largest float: room for the sum.
+HEADROOM = 38
+# Octaves by which a product, without its factors of zero, may exceed the largest one of its row that has none.
+LARGEST_SHIFT = 120
 
 
-def one_hot_product(table: Tensor, inputs: OneHot) -> tuple[Tensor, Tensor]:
-    """Products of leaf rows by centred one-hot codes.
+def met_product(table: Tensor, inputs: Patterns, least: float = -math.inf) -> tuple[Tensor, Tensor]:
+    """Products of the leaf rows that each row of a step meets.
 
     Parameters
     ----------
     table : Tensor
         (table rows, runs, width), the leaf matrices end to end.
-    inputs : OneHot
-        Codes of shape (nodes, rows, columns).
+    inputs : Patterns
+        Which leaf rows are met.
+    least : float
+        The smallest exponent to take out of a row: values of rows that are smaller then stay small.
 
     Returns
     -------
-    value, log_scale : Tensor
-        (nodes * rows, runs, width) of the size of 1, and (nodes * rows, runs), constant.
+    value, exponent : Tensor
+        (nodes * rows, runs, width), the largest of each row and run of the size of 1, and (nodes * rows, runs),
+        constant whole numbers: the products are value * 2^exponent.
     """
-    code, mean = inputs.code.to(table.dtype), inputs.mean.to(table.dtype)
-
-    def total(x: Tensor) -> Tensor:
-        """Sum of per-row quantities over the factors that each sample meets."""
-        shared = (mean @ x).unsqueeze(1)
-        difference = x.index_select(0, inputs.values.flatten()) - x.index_select(0, inputs.bases.flatten())
-        return torch.baddbmm(shared, code, difference.unflatten(0, inputs.values.shape)).flatten(0, 1)
-
-    return _signed_exp(table, total)
-
-
-def lookup_product(table: Tensor, inputs: Lookup) -> tuple[Tensor, Tensor]:
-    """Products of leaf rows that are looked up and summed, for modes with many values.
-
-    Parameters and returns as in `one_hot_product`, with row numbers (nodes * rows, modes) for codes.
-    """
-
-    def total(x: Tensor) -> Tensor:
-        return embedding_bag(inputs.index, x, mode="sum")
-
-    return _signed_exp(table, total)
-
-
-def _signed_exp(table: Tensor, total: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Products as exponentials of summed logarithms, with signs and zeros put back."""
+    if table.dtype in (torch.float16, torch.bfloat16):
+        value, exponent = met_product(table.float(), inputs, least)
+        return value.to(table.dtype), exponent.to(table.dtype)
     flat, shape = table.flatten(1), table.shape[1:]
+    at_hand = values_at_hand(flat)
     # Most fits start positive and stay so; one reduction tells.
-    positive = bool(flat.detach().min() > 0)
-    zero = None if positive else flat == 0
-    magnitude = flat if positive else flat.abs().masked_fill(flat == 0, 1)
-    logs = total(magnitude.log()).unflatten(1, shape)
-    log_scale = logs.detach().squeeze(-1) if shape[-1] == 1 else logs.detach().amax(-1)
-    value = (logs - log_scale.unsqueeze(-1)).exp().flatten(1)
+    positive = at_hand and bool(flat.detach().min() > 0)
+    zero = None if positive else flat.detach() == 0
+    if zero is None or (at_hand and not bool(zero.any())):
+        value, _, _, _, exponent = _Met.apply(flat, None, inputs, shape[-1], least, positive)  # type: ignore[no-untyped-call]
+        return value.unflatten(1, shape), exponent
+    others, _, _, met, exponent = _Met.apply(  # type: ignore[no-untyped-call]
+        torch.where(zero, 1, flat), zero, inputs, shape[-1], least, False
+    )
+    # The zero factors themselves: their sum is zero, and carries the gradient where just one is met.
+    lone = _Sum.apply(torch.where(zero, flat, 0), inputs, False)  # type: ignore[no-untyped-call]
+    value = torch.where(met == 0, others, torch.where(met == 1, others * lone, 0))
+    return value.unflatten(1, shape), exponent
+
+
+@bound_once
+class _Sum(torch.autograd.Function):
+    """Sums over the leaf rows met, (table rows, columns) to (rows, columns), or the transpose of that."""
+
+    @staticmethod
+    def forward(x: Tensor, inputs: Patterns, transpose: bool) -> Tensor:
+        first, *last = [inputs.pieces, inputs.leaves] if transpose else [inputs.patterns, *inputs.rows]
+        x = embedding_bag(first.index, x.contiguous(), first.starts, mode="sum")
+        total, *parts = (embedding_bag(bags.index, x, bags.starts, mode="sum") for bags in last)
+        for part in parts:
+            total += part
+        return total
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        _, ctx.inputs, ctx.transpose = inputs
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return _Sum.apply(grad, ctx.inputs, not ctx.transpose), None, None  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def vmap(info, in_dims, x, inputs, transpose):  # type: ignore[no-untyped-def]
+        # Columns are summed apart: a batch is more of them.
+        columns = x.movedim(in_dims[0], 1).flatten(1)
+        return _Sum.apply(columns, inputs, transpose).unflatten(1, (info.batch_size, -1)), 1  # type: ignore[no-untyped-call]
+
+
+@bound_once
+class _Met(torch.autograd.Function):
+    """Products of factors that are not zero, (table rows, runs * width) to (rows, runs * width).
+
+    Returns the values, relative to 2^exponent; the products as signed numbers of the size of 1, and the octaves from
+    them to the values (None for both, where values differ little); how many of the factors marked by `zero` each
+    product has (None, where none is marked); and the exponents, (rows, runs).  Marked factors must be 1.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(  # type: ignore[no-untyped-def]
+        flat: Tensor, zero: Tensor | None, inputs: Patterns, width: int, least: float, positive: bool
+    ):
+        split = _split(flat, zero, inputs, positive)
+        shape = (inputs.nodes, -1, flat.shape[1] // width, width)  # nodes, rows, runs, width
+        summed = _Sum.apply(torch.cat(split.parts, 1), inputs, False)  # type: ignore[no-untyped-call]
+        sums, *counts = summed.split([part.shape[1] for part in split.parts], 1)
+        sums = sums.view(shape)
+        common = split.common.view(inputs.nodes, 1, *shape[2:])
+        whole = common.round()
+        rest = (common - whole).to(flat.dtype)
+        whole = whole.to(flat.dtype)
+        if not counts:
+            of_run = whole.amax(-1, keepdim=True)
+            octaves = sums + (rest + (whole - of_run))
+            largest = octaves.amax(-1, keepdim=True).round_() if width > 1 else octaves.round()
+            octaves -= largest
+            exponent = largest + of_run
+            if bool(octaves.min() > -ALIKE) and bool(exponent.min() >= least):
+                return octaves.exp2_().view(-1, flat.shape[1]), None, None, None, exponent.flatten(2).flatten(0, 1)
+        sums = sums + rest
+        octaves = sums.round()
+        unit = sums.sub_(octaves).exp2_()
+        octaves += whole
+        met = None
+        if counts:
+            far, marks = (
+                _all_columns(count, columns, flat.shape[1]).view(shape)
+                for count, columns in zip(counts, split.columns, strict=True)
+            )
+            octaves = octaves + OCTAVES * far
+            met = (marks / split.mark).floor()
+            unit = unit * (1 - 2 * (marks - split.mark * met).remainder(2))
+        exponent = _largest(octaves, met).clamp(min=least)
+        shift = (octaves - exponent).clamp_(max=LARGEST_SHIFT)
+        unit, shift = unit.view(-1, flat.shape[1]), shift.view(-1, flat.shape[1])
+        met = None if met is None else met.view(-1, flat.shape[1])
+        return unit * shift.exp2(), unit, shift, met, exponent.flatten(2).flatten(0, 1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        flat, zero, *ctx.options = inputs
+        value, unit, shift, met, exponent = output
+        ctx.mark_non_differentiable(*(t for t in (shift, met, exponent) if t is not None))
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(flat, zero, value if unit is None else unit, shift)
+
+    @staticmethod
+    def backward(ctx, of_value, of_unit, _shift, _met, _exponent):  # type: ignore[no-untyped-def]
+        flat, zero, unit, shift = ctx.saved_tensors
+        inputs = ctx.options[0]
+        if torch.is_grad_enabled():
+            # To be differentiated once more, as a function of the factors.
+            value, unit, *_ = _Met.apply(flat, zero, *ctx.options)  # type: ignore[no-untyped-call]
+            unit = value if unit is None else unit
+        grads = []
+        if of_value is not None:
+            terms = of_value * unit
+            grads.append(_of_alike(terms, flat, inputs) if shift is None else _of_factors(terms, shift, flat, inputs))
+        if of_unit is not None:
+            grads.append(_of_alike(of_unit * unit, flat, inputs))
+        return (sum(grads) if grads else None), *[None] * 5
+
+
+def _of_alike(terms: Tensor, flat: Tensor, inputs: Patterns) -> Tensor:
+    """Gradients of the factors: sums of terms over the rows that meet a factor, divided by it."""
+    return _Sum.apply(terms, inputs, True) / flat  # type: ignore[no-untyped-call]
+
+
+def _of_factors(terms: Tensor, shift: Tensor, flat: Tensor, inputs: Patterns) -> Tensor:
+    """The same for terms * 2^shift, which are added in each column at the scale of the largest."""
+    with torch.no_grad():
+        info = torch.finfo(flat.dtype)
+        largest = terms.abs().log2_().add_(shift).amax(0).round_().clamp_(min=math.log2(info.tiny))
+        lift = math.log2(info.max) - HEADROOM - largest
+        # Each power in two steps, as it may be beyond all floats where the result is not.
+        there = ((shift + lift) / 2).clamp_(max=-math.log2(info.tiny)).exp2_()
+        half = (lift / 2).floor_()
+        back, rest = (-half).exp2_(), (half - lift).exp2_()
+    return _Sum.apply(terms * there * there, inputs, True) * back / flat * rest  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Logarithms of factors in parts that are summed as columns of one table.
+
+    `parts` has the logarithms themselves, and, unless all are of ordinary size and sign, for some of the columns how
+    many times OCTAVES were left out of them, and the marks of negative factors, 1, and of zeros, `mark`.
+    """
+
+    parts: list[Tensor]
+    columns: tuple[Tensor | None, Tensor | None]  # of the second and third part; None for all
+    common: Tensor  # (nodes, columns) double: sums over the frequent values
+    mark: int
+
+
+def _split(flat: Tensor, zero: Tensor | None, inputs: Patterns, positive: bool) -> _Split:
+    logs = (flat if positive else flat.abs()).double().log2()
+    common = logs.index_select(0, inputs.common.flatten()).unflatten(0, inputs.common.shape).sum(1)
+    logs = logs - logs.index_select(0, inputs.base)
+    mark = 2 ** (inputs.arity + 1).bit_length()
+    at_hand = values_at_hand(flat)
+    if at_hand and positive and bool(logs.abs().max() <= OCTAVES):
+        return _Split([logs.to(flat.dtype)], (None, None), common, mark)
+    far = (logs / OCTAVES).round()
+    logs = logs - OCTAVES * far
+    marks = (flat < 0).to(flat.dtype)
     if zero is not None:
-        value = value * _signs(flat, total, value)
-        if bool(zero.any()):
-            with torch.no_grad():
-                met = total(zero.to(flat.dtype)).round()
-            # The zero factors themselves: their sum is zero, and carries the gradient where just one is met.
-            lone = total(torch.where(zero, flat, torch.zeros_like(flat)))
-            none = torch.zeros_like(value)
-            value = torch.where(met == 0, value, torch.where(met == 1, value * lone, none))
-    return value.unflatten(1, shape), log_scale
+        marks = marks + mark * zero
+    parts, columns = [logs.to(flat.dtype)], []
+    for part in (far.to(flat.dtype), marks):
+        # NaN is not zero either.
+        columns.append(part.bool().any(0).nonzero().squeeze(1) if at_hand else None)
+        parts.append(part[:, columns[-1]] if at_hand else part)
+    return _Split(parts, tuple(columns), common, mark)  # type: ignore[arg-type]
 
 
-@torch.no_grad()
-def _signs(flat: Tensor, total: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """Parity of the negative factors met, counted only for the columns that have any."""
-    negative = flat < 0
-    columns = negative.any(0).nonzero().squeeze(1)
-    signs = torch.ones_like(like)
-    if len(columns):
-        met = total(negative[:, columns].to(flat.dtype)).round()
-        signs[:, columns] = 1 - 2 * (met % 2)
-    return signs
+def _all_columns(counts: Tensor, columns: Tensor | None, n_columns: int) -> Tensor:
+    return counts if columns is None else counts.new_zeros(len(counts), n_columns).index_copy(1, columns, counts)
+
+
+def _largest(octaves: Tensor, met: Tensor | None) -> Tensor:
+    """The largest exponent of each row and run, (nodes, rows, runs, 1): of the products without zeros, if there are."""
+    largest = octaves.amax(-1, keepdim=True)
+    if met is None or octaves.shape[-1] == 1:
+        return largest
+    other = octaves.masked_fill(met > 0, -math.inf).amax(-1, keepdim=True)
+    return torch.where(other == -math.inf, largest, other)

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from htf.engine.layout import Layout
 from htf.engine.meeting import Group, meeting_groups
+from htf.engine.patterns import share_patterns
 from htf.engine.sharing import Distinct, buckets, distinct_tuples
-from htf.engine.steps import FACTORS_IN_RANGE, Aligned, Gather, Lookup, Meeting, OneHot, Outer, Step
+from htf.engine.steps import FACTORS_IN_RANGE, Aligned, Gather, Meeting, Outer, Patterns, Step
 
-# A node with this many leaves and no inner children is summed in the log domain by one matrix product.
+# A node with this many leaves and no inner children is summed in the log domain.
 LOG_DOMAIN_ARITY = 12
-# Past this many one-hot columns per mode, log factors are looked up and summed instead of multiplied.
-LOOKUP_COLUMNS = 16
 
 
 @dataclass
@@ -50,7 +49,7 @@ class Plan:
     runs : int
         Independent fits, for the printed costs.
     dtype : torch.dtype
-        Of the network, for one-hot codes and the printed costs.
+        Of the network, for the printed costs.
     device : torch.device, optional
         Of an encoded batch.
     components : (int, int), optional
@@ -150,7 +149,7 @@ class Plan:
     ) -> Step:
         children = [self.layout.tree.children(node) for node in nodes]
         samples = None if found is None else found.first[positions, :rows]
-        inputs: Gather | Outer | OneHot | Lookup | Aligned
+        inputs: Gather | Outer | Patterns | Aligned
         if (source := self._aligned(children, found)) is not None:
             inputs = Aligned(source)
         elif self._log_domain(children):
@@ -263,49 +262,18 @@ class Plan:
         rows: int,
         samples: Tensor | None,
         ids: dict[int, Tensor],
-    ) -> OneHot | Lookup:
+    ) -> Patterns:
         flat = [c for group in children for c in group]
         sources, first = self._row(flat)
         nodes, arity = len(children), len(children[0])
         value = torch.stack([ids[c] for c in flat])
         if samples is not None:
             value = value.gather(1, samples.repeat_interleave(arity, 0))
-        columns = sum(self.layout.dims[c] - 1 for c in flat)
-        if columns > LOOKUP_COLUMNS * len(flat):
-            index = (first[:, None] + value).view(nodes, arity, rows).transpose(1, 2)
-            return Lookup(index.reshape(nodes * rows, arity).int(), sources)
-        return self._one_hot(flat, value.view(nodes, arity, rows), first.view(nodes, arity), sources)
-
-    def _one_hot(self, flat: list[int], value: Tensor, first: Tensor, sources: tuple[int, ...]) -> OneHot:
-        """Centred codes: column (mode, k >= 1) holds [x = k] - 1/n, so log factors sum with little rounding.
-
-        Modes that take one value in the whole batch need no column; their logarithm joins the constant.
-        """
-        nodes, arity, rows = value.shape
-        dims = torch.tensor([self.layout.dims[c] for c in flat], device=self.device).view(nodes, arity)
-        varies = (value != value[:, :, :1]).any(2)
-        per_node = (varies * (dims - 1)).sum(1)
-        width = int(per_node.max())
-        code = torch.zeros(nodes, width, rows, dtype=self.dtype, device=self.device)
-        value_rows = torch.zeros(nodes, width, dtype=torch.int64, device=self.device)
-        base_rows = torch.zeros_like(value_rows)
-        for k in range(1, int(dims.max())):
-            use = varies & (dims > k)
-            before = (varies * (dims - 1).clamp(max=k - 1)).sum(1, keepdim=True)
-            column = before + use.cumsum(1) - 1
-            node, slot = use.nonzero(as_tuple=True)
-            at = column[node, slot]
-            code[node, at] = (value[node, slot] == k).to(self.dtype) - 1 / dims[node, slot, None].to(self.dtype)
-            value_rows[node, at] = first[node, slot] + k
-            base_rows[node, at] = first[node, slot]
         table_rows = sum(len(self._tables[s].nodes) * self._tables[s].rows for s in sources)
-        mean = torch.zeros(nodes, table_rows, dtype=self.dtype, device=self.device)
-        for k in range(int(dims.max())):
-            node, slot = (varies & (dims > k)).nonzero(as_tuple=True)
-            mean[node, first[node, slot] + k] = 1 / dims[node, slot].to(self.dtype)
-        node, slot = (~varies).nonzero(as_tuple=True)
-        mean[node, first[node, slot] + value[node, slot, 0]] = 1
-        return OneHot(code.transpose(1, 2), value_rows, base_rows, mean, sources)
+        block = self.layout.blocks[self.layout.place[flat[0]][0]]
+        row_bytes = self.runs * block.columns * self.dtype.itemsize
+        value, first = value.view(nodes, arity, rows), first.view(nodes, arity)
+        return share_patterns(value, first, table_rows, row_bytes, sources)
 
     def _with_releases(self, steps: list[Step]) -> tuple[Step, ...]:
         last: dict[int, int] = {}
@@ -359,10 +327,8 @@ class Plan:
             return self._cost_of_meeting(step.inputs)
         rows = len(step.nodes) * step.rows * self.runs
         mix = block.rows * block.columns
-        if isinstance(step.inputs, OneHot):
-            product, kept = rows * step.inputs.code.shape[2], 3 * rows
-        elif isinstance(step.inputs, Lookup):
-            product, kept = rows * step.arity, 3 * rows
+        if isinstance(step.inputs, Patterns):
+            product, kept = step.inputs.additions * self.runs, 3 * rows
         elif isinstance(step.inputs, Aligned):
             product, kept = rows * (step.arity - 1), rows
         else:

@@ -1,8 +1,8 @@
 """The steps of a plan: what is taken from which tables, and by what kind of product.
 
-Inputs of a step are one of six kinds: rows gathered slot by slot, all combinations of rows, codes for products in the
-log domain, row numbers to look up and sum there, a view of rows that already lie in order, or, at the root, two groups
-of rows whose products are all computed and read from.
+Inputs of a step are one of five kinds: rows gathered slot by slot, all combinations of rows, patterns of leaf rows for
+products in the log domain, a view of rows that already lie in order, or, at the root, two groups of rows whose products
+are all computed and read from.
 """
 
 from __future__ import annotations
@@ -39,35 +39,54 @@ class Gather:
 
 
 @dataclass(frozen=True)
-class OneHot:
-    """Leaves-only nodes over discrete inputs, by centred one-hot codes.
+class Bags:
+    """Rows to be summed: bag b holds the numbers `index` from `starts[b]` up to where the next bag starts."""
 
-    `code`, (nodes, rows, columns), multiplies the differences between the rows `values` and `bases`, (nodes, columns),
-    of the leaf tables; `mean`, (nodes, table rows), gives what all samples share: the average over each mode's values,
-    or the one value of a mode that does not vary.
-    """
-
-    code: Tensor
-    values: Tensor
-    bases: Tensor
-    mean: Tensor
-    sources: tuple[int, ...]
+    index: Tensor
+    starts: Tensor
 
     @property
     def n_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.code, self.values, self.bases, self.mean))
+        return sum(t.numel() * t.element_size() for t in (self.index, self.starts))
 
 
 @dataclass(frozen=True)
-class Lookup:
-    """Leaves-only nodes with many values a mode: rows of the leaf tables, (nodes * rows, modes)."""
+class Patterns:
+    """Leaves-only nodes over discrete inputs: sums over the leaf rows that each row meets, and the way back.
 
-    index: Tensor
+    Neighbouring leaves are read in groups.  `patterns` holds the leaf rows of each pattern of a group's values, and
+    `rows`, in parts that are added, the patterns of each of the (nodes * rows) results.  Back, `pieces` holds results
+    that show one pattern, and `leaves` the pieces in which each leaf row is met: short sums of long ones.
+
+    `common` holds the leaf row of the most frequent value of each child, (nodes, arity), and `base` that of the same
+    mode for each leaf row, (table rows,).
+    """
+
+    rows: tuple[Bags, ...]
+    patterns: Bags
+    pieces: Bags
+    leaves: Bags
+    base: Tensor
+    common: Tensor
     sources: tuple[int, ...]
 
     @property
+    def nodes(self) -> int:
+        return self.common.shape[0]
+
+    @property
+    def arity(self) -> int:
+        return self.common.shape[1]
+
+    @property
+    def additions(self) -> int:
+        """Rows added by a forward pass."""
+        return len(self.patterns.index) + sum(len(part.index) for part in self.rows)
+
+    @property
     def n_bytes(self) -> int:
-        return self.index.numel() * self.index.element_size()
+        own = sum(t.numel() * t.element_size() for t in (self.base, self.common))
+        return own + sum(bags.n_bytes for bags in (*self.rows, self.patterns, self.pieces, self.leaves))
 
 
 @dataclass(frozen=True)
@@ -154,7 +173,7 @@ class Step:
         Rows computed for each node.
     shared : bool
         Whether a row is a distinct value (gathered by the parents) or a sample.
-    inputs : Gather, Outer, OneHot, Lookup, Aligned or Meeting
+    inputs : Gather, Outer, Patterns, Aligned or Meeting
     block : int
         Block of the layout that holds the nodes' matrices.
     positions : Tensor or None
@@ -167,7 +186,7 @@ class Step:
     arity: int
     rows: int
     shared: bool
-    inputs: Gather | Outer | OneHot | Lookup | Aligned | Meeting
+    inputs: Gather | Outer | Patterns | Aligned | Meeting
     block: int
     positions: Tensor | None
     release: tuple[int, ...] = ()

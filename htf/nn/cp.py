@@ -50,8 +50,9 @@ class CPNetwork(TreeNetwork):
 
     Notes
     -----
-    On discrete inputs of order 12 or more, a forward pass is one product of a (batch, Σ(dims - 1)) code with the
-    differences of log factors, a backward pass another: batch · Σ(dims - 1) · Σ ranks multiplications each.  Below, the
+    On discrete inputs of order 12 or more, a forward pass adds logarithms of factors, sample by sample, those of groups
+    of neighbouring modes at once where many samples share them: at most batch · order · Σ ranks additions, and as many
+    in a backward pass.  Entries may have any size: gradients are right to rounding at all of them.  Below, the
     modes are split into two groups whose distinct rows are multiplied pair by pair, in one product of matrices per run,
     where that is cheaper than to multiply sample by sample.
 

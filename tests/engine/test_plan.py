@@ -146,15 +146,17 @@ def test_all_combinations_of_values_are_not_gathered():
 def test_costs_are_counted_exactly_for_a_small_plan():
     network = CPNetwork([2] * 20, [1, 2], seed=0)
     plan = network.plan(torch.randint(0, 2, (50, 20), generator=torch.Generator().manual_seed(0)))
-    # 50 samples, 20 columns of codes, 3 components, and the identity of each component at the root.
-    assert plan.multiplications == 50 * 3 * (20 + 1)
+    # For 3 components: 10 pairs of modes of 4 patterns of 2 values, 50 samples that meet one pattern of each pair, and
+    # the identity of each component at the root.
+    assert plan.multiplications == 3 * (10 * 4 * 2 + 50 * 10) + 50 * 3
 
 
-def test_modes_of_one_value_cost_nothing():
-    network = CPNetwork([2] * 20, 1, seed=0)
-    indices = torch.randint(0, 2, (50, 20), generator=torch.Generator().manual_seed(0))
-    indices[:, 5:15] = 1
-    assert network.plan(indices).multiplications == 50 * (10 + 1)
+def test_modes_of_one_value_cost_next_to_nothing():
+    network = CPNetwork([2] * 24, 1, seed=0)
+    indices = torch.randint(0, 2, (50, 24), generator=torch.Generator().manual_seed(0))
+    indices[:, 8:] = 1
+    # Four pairs, two groups of eight values that all samples meet, and the identity at the root.
+    assert network.plan(indices).multiplications == 4 * 4 * 2 + 2 * 8 + 50 * (4 + 2) + 50
 
 
 def test_prints_steps_costs_and_memory():
