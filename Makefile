@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: probe test lint docs bench gpu wheel clean
+.PHONY: probe test coverage lint docs bench gpu wheel clean
 
 # Times are those of two cores, without the installation.
 probe: $(VENV)/.core  # 1 to 2 minutes
@@ -13,6 +13,9 @@ probe: $(VENV)/.core  # 1 to 2 minutes
 
 test: $(VENV)/.test  # 5 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+
+coverage: $(VENV)/.test  # 10 minutes; every line is shown in htmlcov/index.html
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q --cov --cov-report=html --cov-report=term:skip-covered
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -36,7 +39,7 @@ wheel: $(VENV)/.core
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) docs/_build dist build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) docs/_build dist build .coverage htmlcov .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -50,6 +51,7 @@ def _renamed(nested: Any, names: list[int]) -> Any:
     return tuple(_renamed(n, names) for n in nested) if isinstance(nested, tuple) else names[nested]
 
 
+Pair = tuple[htf.HTTensor, htf.HTTensor]
 Operation = tuple[Callable[..., Any], Callable[..., Any]]
 
 
@@ -85,14 +87,14 @@ def operations(x: htf.HTTensor) -> dict[str, Operation]:
             lambda a, b: _along(a, matrix(a, 2, dims[0]), 0),
         ),
         "matrices along all modes": (
-            lambda x, y: (
-                tensors.ht_multi_mode_dot(x, [matrix(x.factors[0], d, 3) for d in dims_of(x)], transpose=False)
-                if set(dims_of(x)) == {3}
-                else tensors.ht_multi_mode_dot(
-                    x, [matrix(x.factors[0], d, 2) for d in dims_of(x)], list(range(n)), transpose=True
-                )
+            lambda x, y: tensors.ht_multi_mode_dot(x, [matrix(x.factors[0], 2, d) for d in dims], transpose=False),
+            lambda a, b: _all_modes(a, dims),
+        ),
+        "transposed matrices along all modes": (
+            lambda x, y: tensors.ht_multi_mode_dot(
+                x, [matrix(x.factors[0], 2, d).T for d in dims], list(range(n)), transpose=True
             ),
-            lambda a, b: _all_modes(a, n, dims),
+            lambda a, b: _all_modes(a, dims),
         ),
         "vector along a mode": (
             lambda x, y: x.mode_dot(matrix(x.factors[0], 1, dims[-1])[0], -1),
@@ -125,8 +127,16 @@ def operations(x: htf.HTTensor) -> dict[str, Operation]:
         return found
     found |= {
         "outer": (
-            lambda x, y: x.outer(x.sum(list(range(1, n)))) if not trail else x,
-            lambda a, b: torch.tensordot(a, a.sum(tuple(range(1, n))), 0) if not trail else a,
+            lambda x, y: x.outer(_first_output(y).sum(list(range(1, n)))),
+            lambda a, b: (
+                torch.tensordot(a, _first_output_of(b, trail).sum(tuple(range(1, n))), 0).movedim(n, -1)
+                if trail
+                else torch.tensordot(a, b.sum(tuple(range(1, n))), 0)
+            ),
+        ),
+        "outer, the other way round": (
+            lambda x, y: _first_output(y).sum(list(range(1, n))).outer(x),
+            lambda a, b: torch.tensordot(_first_output_of(b, trail).sum(tuple(range(1, n))), a, 0),
         ),
         "merge": (
             lambda x, y: x.reshape([dims[0] * dims[1], *dims[2:]]),
@@ -145,8 +155,8 @@ def operations(x: htf.HTTensor) -> dict[str, Operation]:
             lambda a, b: a[0].movedim(n - 2, 0)[[0, last]],
         ),
         "tensordot": (
-            lambda x, y: x.tensordot((y if not trail else x[..., 0]).sum(list(range(1, n))), ([0], [0])),
-            lambda a, b: torch.tensordot(a, (b if not trail else a[..., 0]).sum(tuple(range(1, n))), dims=([0], [0])),
+            lambda x, y: x.tensordot(_first_output(y).sum(list(range(1, n))), ([0], [0])),
+            lambda a, b: torch.tensordot(a, _first_output_of(b, trail).sum(tuple(range(1, n))), dims=([0], [0])),
         ),
     }
     for k, tree in enumerate(other_trees(n)):
@@ -156,14 +166,18 @@ def operations(x: htf.HTTensor) -> dict[str, Operation]:
     return found
 
 
-def dims_of(x: htf.HTTensor) -> tuple[int, ...]:
-    return x.dims
+def _first_output(x: htf.HTTensor) -> htf.HTTensor:
+    """One output of a tensor."""
+    return x if x.outputs == 1 else x[..., 0]
 
 
-def _all_modes(a: Tensor, order: int, dims: tuple[int, ...]) -> Tensor:
+def _first_output_of(d: Tensor, trail: int) -> Tensor:
+    return d[..., 0] if trail else d
+
+
+def _all_modes(a: Tensor, dims: tuple[int, ...]) -> Tensor:
     for mode, d in enumerate(dims):
-        m = matrix(a, d, 3) if set(dims) == {3} else matrix(a, d, 2).T
-        a = _along(a, m, mode)
+        a = _along(a, matrix(a, 2, d), mode)
     return a
 
 
@@ -173,8 +187,10 @@ def _contract_all(a: Tensor, dims: tuple[int, ...]) -> Tensor:
     return a
 
 
-def _naming(operation: str) -> Callable[[str], str]:
-    return lambda message: f"{operation}: {message}"
+# What comes as an array; all else is an HT tensor while a mode is left.
+ARRAYS = {"to_vec", "to_unfolded", "norm", "inner", "distance", "contract all", "sum of all", "entries"}
+# So do entries that arrays of indices choose along all modes that integers leave.
+ENTRIES_OF_ORDER = {1: {"rows"}, 2: {"paired arrays", "integer beside an array"}}
 
 
 class HTTensorTestCase(ABC):
@@ -183,40 +199,55 @@ class HTTensorTestCase(ABC):
     @abstractmethod
     def make(self, seed: int) -> htf.HTTensor: ...
 
-    def pair(self) -> tuple[htf.HTTensor, htf.HTTensor]:
+    def pair(self) -> Pair:
         return self.make(0), self.make(1)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """A test of its own for each operation that a tensor of this order has."""
+        if "operation" in metafunc.fixturenames:
+            metafunc.parametrize("operation", list(operations(self.make(0))))
+
+    @classmethod
+    @functools.cache
+    def both(cls, backend: str, dtype: str, requires_grad: bool = False) -> tuple[Pair, tuple[Tensor, Tensor]]:
+        """The pair, and the same densely in double precision; made once for all tests, which must not change it."""
+        x, y = (z.to(getattr(np, dtype)).to_backend(backend) for z in cls().pair())
+        if requires_grad:
+            x, y = x.requires_grad_(), y.requires_grad_()
+        a, b = (squeezed(dense(z.tree, z.factors).double()) for z in (x, y))
+        return (x, y), (a, b)
 
     @pytest.mark.parametrize("backend", ["numpy", "pytorch"])
     @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 2e-4)])
-    def test_operations_are_those_of_the_dense_tensor(self, backend, dtype, tolerance):
-        x, y = (z.to(getattr(np, dtype)).to_backend(backend) for z in self.pair())
-        a, b = (squeezed(dense(z.tree, z.factors).double()) for z in (x, y))
-        for name, (ours, theirs) in operations(x).items():
-            result = ours(x, y)
-            assert isinstance(result, htf.HTTensor) or name not in ("add", "hadamard", "split", "permute")
-            if isinstance(result, htf.HTTensor):
-                assert tensors.HTTensor((result.tree, result.factors)).shape == result.shape, name
-                kind = type(x.factors[0])
-                assert all(isinstance(f, kind) and f.dtype == x.dtype for f in result.factors), name
-            expected = theirs(a, b)
-            scale = float(expected.abs().max()) + 1
-            torch.testing.assert_close(
-                densely(result).double(), expected, rtol=0, atol=tolerance * scale, msg=_naming(name)
-            )
+    def test_operations_are_those_of_the_dense_tensor(self, operation, backend, dtype, tolerance):
+        (x, y), (a, b) = self.both(backend, dtype)
+        ours, theirs = operations(x)[operation]
+        result, expected = ours(x, y), theirs(a, b)
+        kind = type(x.factors[0])
+        if operation in ARRAYS | ENTRIES_OF_ORDER.get(x.order, set()) or expected.ndim == x.ndim - x.order:
+            assert not isinstance(result, htf.HTTensor)
+        else:
+            assert isinstance(result, htf.HTTensor)
+            assert tensors.HTTensor((result.tree, result.factors)).shape == result.shape == tuple(expected.shape)
+            assert all(isinstance(f, kind) and f.dtype == x.dtype for f in result.factors)
+        scale = float(expected.abs().max()) + 1
+        torch.testing.assert_close(densely(result).double(), expected, rtol=0, atol=tolerance * scale)
 
-    def test_gradients_are_those_of_the_dense_tensor(self):
-        x, y = (z.to_backend("pytorch").requires_grad_() for z in self.pair())
-        a, b = (squeezed(dense(z.tree, z.factors)) for z in (x, y))
+    def test_gradients_are_those_of_the_dense_tensor(self, operation):
+        (x, y), (a, b) = self.both("pytorch", "float64", requires_grad=True)
         parameters = [*x.factors, *y.factors]
-        for name, (ours, theirs) in operations(x).items():
-            expected = theirs(a, b)
-            weight = torch.as_tensor(np.sin(1.0 + np.arange(expected.numel())).reshape(tuple(expected.shape)))
-            wanted = torch.autograd.grad((expected * weight).sum(), parameters, retain_graph=True, allow_unused=True)
-            found = torch.autograd.grad((densely(ours(x, y)) * weight).sum(), parameters, allow_unused=True)
-            for node, (f, w) in enumerate(zip(found, wanted, strict=True)):
-                f, w = (torch.zeros_like(parameters[node]) if g is None else g for g in (f, w))
-                scale = float(w.abs().max()) + 1
-                torch.testing.assert_close(f, w, rtol=0, atol=1e-7 * scale, msg=_naming(name))
+        ours, theirs = operations(x)[operation]
+        expected = theirs(a, b)
+        weight = torch.as_tensor(np.sin(1.0 + np.arange(expected.numel())).reshape(tuple(expected.shape)))
+        wanted = torch.autograd.grad((expected * weight).sum(), parameters, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad((densely(ours(x, y)) * weight).sum(), parameters, allow_unused=True)
+        assert any(g is not None and bool(g.any()) for g in wanted)
+        for node, (f, w) in enumerate(zip(found, wanted, strict=True)):
+            f, w = (torch.zeros_like(parameters[node]) if g is None else g for g in (f, w))
+            scale = float(w.abs().max()) + 1
+            torch.testing.assert_close(
+                f, w, rtol=0, atol=1e-7 * scale, msg=lambda text, node=node: f"factor {node}: {text}"
+            )
 
     def test_raw_form_does_as_well(self):
         x, y = self.pair()

@@ -4,10 +4,12 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
+from htf import cli
 from htf.cli import int_range, main
 from htf.datasets import tensor_completion
 from htf.dynamics import Study
@@ -231,11 +233,13 @@ def test_interrupt_leaves_a_run_that_goes_on(tmp_path, workers):
     assert 0 < len(partial.records) < 16
 
 
-def test_interrupted_dynamics_go_on(tmp_path, capsys):
+# A shell starts the background jobs of a script with SIGINT ignored.
+@pytest.mark.parametrize("start", [[], ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]], ids=["terminal", "background"])
+def test_interrupted_dynamics_go_on(start, tmp_path, capsys):
     command = ["dynamics", "mf", *DYNAMICS[:6], "--seeds", "0,1", "--steps", "4000", "--every", "1000"]
     command += ["--out", str(tmp_path / "run")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "htf.cli", *command],
+        [*start, sys.executable, "-m", "htf.cli", *command],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -270,3 +274,20 @@ def test_a_figure_that_cannot_be_written_is_named(tmp_path, capsys):
     )
     assert "variance of the targets" in said.out
     assert (tmp_path / "rank_fit.png").read_bytes().startswith(PNG)
+
+
+def test_a_command_listens_to_interrupts_that_its_process_ignores(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_probe", lambda options: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert main(["probe", *SHORT, "--out", str(tmp_path)]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        # Outside the main thread no handler can be set.
+        found = []
+        thread = threading.Thread(target=lambda: found.append(main(["plot", str(tmp_path / "none")])))
+        thread.start()
+        thread.join()
+        assert found == [2]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "goes on from here" in capsys.readouterr().err

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from htf._version import __version__
@@ -25,9 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"htf: unknown option {unknown[0]}; known are {', '.join(_known(parser, options))}", file=sys.stderr)
         return 2
     try:
-        if options.command == "plot":
-            return _plot(options.run, options.figure)
-        return _probe(options) if options.command == "probe" else _dynamics(options)
+        with _interruptible():
+            if options.command == "plot":
+                return _plot(options.run, options.figure)
+            return _probe(options) if options.command == "probe" else _dynamics(options)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -35,6 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
         print(f"htf: {error}{notes}", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, as Python does, where the command was started with SIGINT ignored.
+
+    A shell starts background jobs of scripts that way (nohup htf probe &), and then no interrupt would save the run.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 import csv
 
+import compression
 import pytest
 import torch
 from torch import nn
@@ -9,8 +10,6 @@ from torch import nn
 import htf
 from htf._files import read_json
 from htf.datasets import ImageData
-
-compression = pytest.importorskip("compression", reason="the benchmarks are not beside the tests")
 
 
 def small_network(seed):

@@ -2,13 +2,12 @@
 
 import json
 
+import factorized_speed
 import pytest
 import tensorly as tl
 import torch
 
 from htf.nn.factorized.choice import NAMES
-
-factorized_speed = pytest.importorskip("factorized_speed", reason="the benchmarks are not beside the tests")
 
 SMALL = ["--features", "8", "12", "--channels", "4", "6", "--image", "5", "5", "--batch", "2", "--shares", "0.5"]
 

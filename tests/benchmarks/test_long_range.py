@@ -8,15 +8,19 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import is_same_class
+import long_range
+import long_range_cost as cost
+import long_range_jobs as jobs
+import long_range_recipes as recipes
+import pathfinder
 import pytest
 import torch
+from distributed import LocalCluster
 
 from htf._files import read_json, write_json
 from htf.datasets import far_parity
 from htf.datasets.long_range import LongRangeData, Split
-
-long_range = pytest.importorskip("long_range", reason="the benchmarks are not beside the tests")
-jobs, recipes = pytest.importorskip("long_range_jobs"), pytest.importorskip("long_range_recipes")
 
 SMALL = ["--epochs", "2", "--batch-size", "16", "--train", "48", "--validation", "40", "--test", "32"]
 PARITY = ["--task", "far_parity", "--distances", "2", "--no-progress", *SMALL]
@@ -66,7 +70,7 @@ def test_dry_runs_of_the_tasks_on_pixels(task, tmp_path, monkeypatch):
         setting = recipes.SETTINGS["cpu"][task]
         data = {**setting.data, "source": "digits", "scale": 1.0, "canvas": (10, 40)}
         monkeypatch.setitem(recipes.SETTINGS["cpu"], task, replace(setting, data=data))
-    thin = pytest.importorskip(task)
+    thin = {"pathfinder": pathfinder, "is_same_class": is_same_class}[task]
     arguments = ["--distances", str(distance), "--seeds", "0", "--dry-run", "--out", str(tmp_path), "--no-progress"]
     thin.main(["--task", task, *arguments])
     rows = table(tmp_path / "dry_run")
@@ -297,9 +301,6 @@ def test_two_devices_share_each_training(tmp_path):
 
 
 def test_a_scheduler_gets_the_jobs(tmp_path, monkeypatch):
-    pytest.importorskip("distributed", reason="needs the extra 'cluster' (dask.distributed)")
-    from distributed import LocalCluster
-
     # As the workers of a cluster must be started.
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(long_range.__file__).parent), *sys.path]))
     arguments = [*PARITY, "--regularizers", "none", "interaction", "--seeds", "0", "--out", str(tmp_path)]
@@ -315,7 +316,6 @@ def test_a_scheduler_gets_the_jobs(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("checkout", [None, "imp_reg_htf"])
 def test_costs_are_measured_side_by_side(checkout, tmp_path, monkeypatch):
-    cost = pytest.importorskip("long_range_cost")
     arguments = ["--size", "8", "8", "--batch-size", "4", "--turns", "2", "--steps", "1", "--threads", "1"]
     if checkout:
         path = Path(os.environ.get("HTF_PEERS", "")) / checkout

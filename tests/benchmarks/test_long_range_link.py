@@ -1,14 +1,14 @@
 """The study of accuracy and interactions, on a few small trainings."""
 
+import long_range
+import long_range_link as link
+import long_range_recipes as recipes
 import pytest
 import torch
 
 from htf._files import read_json, write_json
 from htf.datasets import crossed_dots, far_parity, pathfinder
 from htf.plotting import plot_link
-
-long_range = pytest.importorskip("long_range", reason="the benchmarks are not beside the tests")
-link, recipes = pytest.importorskip("long_range_link"), pytest.importorskip("long_range_recipes")
 
 
 def test_every_network_is_measured(tmp_path, capsys):

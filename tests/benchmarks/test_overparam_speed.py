@@ -1,10 +1,10 @@
 """The cost of over-parameterized layers, measured on a few small images."""
 
+import overparam_speed as speed
 import pytest
 
 from htf._files import read_json
 
-speed = pytest.importorskip("overparam_speed", reason="the benchmarks are not beside the tests")
 SMALL = ["--sizes", "8", "--batch-size", "2", "--turns", "1", "--steps", "1", "--threads", "1"]
 
 

@@ -5,6 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import randomization
+import randomization_jobs as jobs
+import randomization_kernels as kernels
+import randomization_networks as networks
+import randomization_solvers as solvers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,10 +18,6 @@ from scipy.stats import binom
 from htf._files import read_json, write_json
 from htf.datasets import load
 from htf.datasets.images import ImageData
-
-randomization = pytest.importorskip("randomization", reason="the benchmarks are not beside the tests")
-jobs, networks = pytest.importorskip("randomization_jobs"), pytest.importorskip("randomization_networks")
-kernels, solvers = pytest.importorskip("randomization_kernels"), pytest.importorskip("randomization_solvers")
 
 DIGITS = ["--source", "digits", "--train", "120", "--validation", "60", "--test", "300", "--no-progress"]
 IMAGES = {"train": 60, "validation": 20, "test": 50, "seed": 0}

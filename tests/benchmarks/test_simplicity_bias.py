@@ -3,14 +3,14 @@
 import csv
 
 import pytest
+import simplicity_bias as bias
+import simplicity_cifar as cifar
+import simplicity_parts as parts
+import simplicity_training as training
 import torch
 
 from htf._files import read_json, read_tensors, write_tensors
 from htf.plotting.simplicity import plot_effective_ranks, plot_kernels, plot_rank_penalties, plot_recovery
-
-bias = pytest.importorskip("simplicity_bias", reason="the benchmarks are not beside the tests")
-parts, training = pytest.importorskip("simplicity_parts"), pytest.importorskip("simplicity_training")
-cifar = pytest.importorskip("simplicity_cifar")
 
 FEW = ["--nets", "3", "--steps", "2", "--no-progress"]
 

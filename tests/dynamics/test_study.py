@@ -2,6 +2,7 @@ import json
 import math
 from dataclasses import replace
 
+import dynamics
 import pytest
 import torch
 
@@ -140,7 +141,6 @@ def test_equal_seeds_and_scales_count_once():
 
 
 def test_all_of_the_benchmark_at_a_small_scale(tmp_path):
-    dynamics = pytest.importorskip("dynamics", reason="the benchmarks are not beside the tests")
     arguments = ["--scale", "small", "--threads", "1", "--no-progress"]
     arguments += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     dynamics.main(["--only", "mf", *arguments])

@@ -59,14 +59,6 @@ def interrupt_when(condition):
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.fixture
-def interruptible():
-    """Interrupts come as in a terminal, also where the runner of the tests ignores them."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
@@ -130,7 +122,7 @@ def test_processes_that_die_and_jobs_that_fail(tmp_path, capsys):
 
 # On a busy machine the death may be seen only once job 3 is given to the process.
 @pytest.mark.filterwarnings("ignore:.* in job 3; a new one:RuntimeWarning")
-def test_an_idle_process_that_dies_and_the_end_of_the_loop(tmp_path, interruptible):
+def test_an_idle_process_that_dies_and_the_end_of_the_loop(tmp_path):
     run = Squares(tmp_path, always=(2, 3))
     jobs = map_jobs(run, [1, 2, 3], workers=2, cost=lambda job: -job, progress=False)
     assert next(jobs) == (1, 1)
@@ -213,7 +205,7 @@ class TestCluster:
         assert error.value.__notes__ == ["in job number 4"]
 
     @pytest.mark.parametrize("end", ["close", "interrupt", "error"])
-    def test_jobs_stop_with_the_loop(self, address, tmp_path, end, interruptible):  # noqa: F811
+    def test_jobs_stop_with_the_loop(self, address, tmp_path, end):  # noqa: F811
         run, found = Squares(tmp_path, always=(1,)), []
         if end == "close":
             jobs = map_jobs(run, [2, 1], scheduler=address, progress=False)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from overparam_cases import layers, plain_twin, shaken
 from torch import nn
+from torch.ao.nn import quantized
 from torch.nn.utils.parametrizations import weight_norm
 
 from htf.nn.overparam import OverparamConv1d, OverparamConv2d, OverparamConv3d, OverparamLinear
@@ -218,11 +219,6 @@ def test_truncation_to_a_wrong_rank():
         layer.truncated(rank=1)
 
 
-def quantized():
-    quantization = pytest.importorskip("torch.ao.nn.quantized")
-    return quantization.Linear(3, 2)
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(
     ("make", "message"),
@@ -233,7 +229,7 @@ def quantized():
         (lambda: weight_norm(nn.Linear(3, 2)), "ParametrizedLinear whose weight is a Tensor"),
         (lambda: nn.Linear(3, 2, dtype=torch.complex64), "complex64"),
         (lambda: torch.jit.script(nn.Linear(3, 2)), "RecursiveScriptModule"),
-        (quantized, "expected a torch.nn.Linear"),
+        (lambda: quantized.Linear(3, 2), "expected a torch.nn.Linear"),
         (lambda: None, "layer is a NoneType"),
         (lambda: type("Scaled", (nn.Linear,), {"forward": lambda self, x: 2 * x})(3, 2), "layer is a Scaled"),
     ],
