@@ -35,7 +35,7 @@ def pairs(first: Tensor, second: Tensor) -> Tensor:
 
 def with_powers(x: Tensor, there: Tensor | None, back: Tensor) -> Tensor:
     """Values times 2^there (None for 1), whose gradients are multiplied by 2^back instead."""
-    return _WithPowers.apply(x, there, back)  # type: ignore[no-untyped-call,no-any-return]
+    return _WithPowers.apply(x, there, back)  # type: ignore[no-untyped-call]
 
 
 F = TypeVar("F", bound=type[torch.autograd.Function])
