@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from htf.engine.codes import coded_sum
 from htf.engine.gather import bound_once
 from htf.engine.steps import Patterns
 from htf.engine.tracing import values_at_hand
@@ -80,6 +81,8 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, inputs: Patterns, transpose: bool) -> Tensor:
+        if inputs.dense is not None:
+            return coded_sum(x, inputs.dense, transpose)
         first, *last = [inputs.pieces, inputs.leaves] if transpose else [inputs.patterns, *inputs.rows]
         x = embedding_bag(first.index, x.contiguous(), first.starts, mode="sum")
         total, *parts = (embedding_bag(bags.index, x, bags.starts, mode="sum") for bags in last)

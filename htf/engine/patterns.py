@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from htf.engine.sharing import distinct_tuples
-from htf.engine.steps import Bags, Patterns
+from htf.engine.steps import Bags, Codes, Patterns
 
 # Adding leaf rows to the sum of a pattern takes as long as this many of the additions that follow: the table of
 # patterns soon is larger than a cache.
@@ -24,6 +24,10 @@ CACHE = 2**20
 # Numbers that are added one after another before their sums are added: what is added last is rounded least.
 GROUPS_IN_TURN = 64
 ROWS_IN_TURN = 128
+# Devices whose matrix products are so fast that sums over what is met, written as products with codes, are faster than
+# reads in any order; for modes of up to so many values on average, beyond which most of a code is zero.
+DENSE_DEVICES = {"cuda"}
+DENSE_VALUES = 16
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,33 @@ def share_patterns(value: Tensor, first: Tensor, table_rows: int, row_bytes: int
         base=base,
         common=common.view(nodes, arity),
         sources=sources,
+        dense=_codes(value, first, table_rows) if device.type in DENSE_DEVICES else None,
+    )
+
+
+def _codes(value: Tensor, first: Tensor, table_rows: int) -> Codes | None:
+    """Codes of (nodes, arity, rows) values, if modes have few of them."""
+    nodes, arity, rows = value.shape
+    most = value.amax(2) + 1  # values of each child, (nodes, arity)
+    columns = int(most.sum(1).max())
+    if columns > DENSE_VALUES * arity:
+        return None
+    start = most.cumsum(1) - most
+    code = torch.zeros(nodes, columns, rows, dtype=torch.bfloat16, device=value.device)
+    code.scatter_(1, start[:, :, None] + value, 1)
+    leaves = torch.zeros(nodes, columns, dtype=torch.int64, device=value.device)
+    node, slot = (torch.repeat_interleave(t.flatten(), most.flatten()) for t in _places(nodes, arity, value.device))
+    at = counting(start.flatten(), most.flatten())
+    leaves[node, at] = first[node, slot] + at - start[node, slot]
+    return Codes(code.transpose(1, 2).contiguous(), leaves, table_rows)
+
+
+def _places(nodes: int, arity: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Node and slot of each child, (nodes, arity) each."""
+    shape = (nodes, arity)
+    return (
+        torch.arange(nodes, device=device)[:, None].expand(shape),
+        torch.arange(arity, device=device).expand(shape),
     )
 
 

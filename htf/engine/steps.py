@@ -51,6 +51,23 @@ class Bags:
 
 
 @dataclass(frozen=True)
+class Codes:
+    """Which leaf rows each row meets, as matrices of zeros and ones.
+
+    `code`, (nodes, rows, columns) in bfloat16, multiplies the leaf rows `leaves`, (nodes, columns).  Columns past a
+    node's leaf rows are zero.  There are `table_rows` leaf rows in all.
+    """
+
+    code: Tensor
+    leaves: Tensor
+    table_rows: int
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.code, self.leaves))
+
+
+@dataclass(frozen=True)
 class Patterns:
     """Leaves-only nodes over discrete inputs: sums over the leaf rows that each row meets, and the way back.
 
@@ -60,6 +77,8 @@ class Patterns:
 
     `common` holds the leaf row of the most frequent value of each child, (nodes, arity), and `base` that of the same
     mode for each leaf row, (table rows,).
+
+    Where matrix products are cheaper than reads in any order, as on a GPU, `dense` holds the same sums as codes.
     """
 
     rows: tuple[Bags, ...]
@@ -69,6 +88,7 @@ class Patterns:
     base: Tensor
     common: Tensor
     sources: tuple[int, ...]
+    dense: Codes | None = None
 
     @property
     def nodes(self) -> int:
@@ -86,6 +106,7 @@ class Patterns:
     @property
     def n_bytes(self) -> int:
         own = sum(t.numel() * t.element_size() for t in (self.base, self.common))
+        own += 0 if self.dense is None else self.dense.n_bytes
         return own + sum(bags.n_bytes for bags in (*self.rows, self.patterns, self.pieces, self.leaves))
 
 
