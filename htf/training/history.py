@@ -174,7 +174,9 @@ class Recorder:
         assert self._losses is not None
         count = len(self._asked)
         for rule in rules:
-            self.stopped = self.stopped or rule(torch.tensor(self._asked), self._losses[:count], self.seconds)
+            self.stopped = self.stopped or rule(
+                torch.tensor(self._asked, device="cpu"), self._losses[:count], self.seconds
+            )
 
     def _keep(self, step: int, loss: Tensor) -> None:
         count = len(self._asked)
@@ -197,7 +199,7 @@ class Recorder:
     def history(self) -> History:
         """What has been recorded so far."""
         tensors = {name: torch.stack(values) for name, values in self.rows.items()}
-        tensors["steps"] = torch.tensor(self.steps, dtype=torch.int64)
+        tensors["steps"] = torch.tensor(self.steps, dtype=torch.int64, device="cpu")
         return History.from_tensors(tensors, self.settings, self.seconds, self.stopped)
 
     def restore(self, tensors: Mapping[str, Tensor], seconds: float, stopped: str, every: int) -> None:

@@ -177,7 +177,7 @@ class Fit(Resumable):
         for start, parameter in zip(self._start, self.network.parameters(), strict=True):
             start.copy_(parameter.detach())
         generator = Generator().manual_seed((self.seed << 20) + self.epoch)
-        order = torch.randperm(len(self.train), generator=generator).tolist()
+        order = torch.randperm(len(self.train), generator=generator, device="cpu").tolist()
         total, samples = torch.zeros_like(self._allowance), 0
         steps = self.settings.epochs * len(order)
         for k, number in enumerate(order):
