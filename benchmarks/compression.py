@@ -194,7 +194,10 @@ class Fit:
             order = torch.randperm(len(self.labels), generator=self.generator).to(self.labels.device)
             for batch in order.split(self.batch_size):
                 optimizer.zero_grad()
-                cross_entropy(model(self.images[batch]), self.labels[batch]).backward()
+                loss = cross_entropy(model(self.images[batch]), self.labels[batch])
+                if not bool(loss.isfinite()):
+                    raise FloatingPointError(f"the loss of {type(model).__name__} at rate {lr} is {float(loss)}")
+                loss.backward()
                 optimizer.step()
                 schedule.step()
                 self.step()

@@ -150,6 +150,8 @@ def train(training: Training, data: dict[str, tuple[Tensor, Tensor]], bar: Any) 
             loss = cross_entropy(out, y[batch])
             if penalize is not None:
                 loss = loss + penalize(model, x[batch], y[batch], out)
+            if not bool(loss.isfinite()):
+                raise FloatingPointError(f"{training.name}: the loss is {float(loss)}; try a smaller rate")
             loss.backward()
             optimizer.step()
             schedule.step()

@@ -3,7 +3,7 @@
 from htf.datasets.completion import completion_from_file, diverging_completion, tensor_completion, tensor_sensing
 from htf.datasets.corruption import corrupted_labels
 from htf.datasets.crossed_dots import crossed_dots
-from htf.datasets.encodings import affine, one_hot, quantize, trigonometric
+from htf.datasets.encodings import affine, complementary, encoding_moments, one_hot, quantize, trigonometric
 from htf.datasets.far_parity import far_parity
 from htf.datasets.idx import read_idx
 from htf.datasets.images import NAMES, ImageData, load, one_vs_all
@@ -23,10 +23,12 @@ __all__ = [
     "Split",
     "Twin",
     "affine",
+    "complementary",
     "completion_from_file",
     "corrupted_labels",
     "crossed_dots",
     "diverging_completion",
+    "encoding_moments",
     "far_parity",
     "is_same_class",
     "load",

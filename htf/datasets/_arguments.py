@@ -29,6 +29,11 @@ def check_noise(noise: float) -> float:
     return float(noise)
 
 
+def default_device(device: torch.device | str | None) -> torch.device | str:
+    """Where a problem is made: on torch's default device, as networks are, if none is named."""
+    return torch.get_default_device() if device is None else device
+
+
 def check_dtype(dtype: torch.dtype) -> None:
     """A TypeError for what is no floating type."""
     if not dtype.is_floating_point:

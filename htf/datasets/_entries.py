@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from htf._checks import positive
+from htf._random import place
 from htf.tensors._linalg import prod
 
 # Index tuples that are drawn at most; more are a slip in a fraction of a large tensor.
@@ -54,7 +55,7 @@ def draw_entries(shape: tuple[int, ...], count: int, generator: Generator) -> Te
     """Distinct index tuples, (count, order), uniformly."""
     total = prod(shape)
     if total <= LARGEST_TARGET or 4 * count >= total:
-        flat = torch.randperm(total, generator=generator)[:count]
+        flat = torch.randperm(total, generator=generator, device=place(generator))[:count]
         columns = []
         for dim in reversed(shape):
             columns.append(flat % dim)
@@ -63,7 +64,10 @@ def draw_entries(shape: tuple[int, ...], count: int, generator: Generator) -> Te
     rows = np.empty((0, len(shape)), dtype=np.int64)
     while len(rows) < count:
         missing = count - len(rows)
-        drawn = [torch.randint(dim, (missing + missing // 2 + 8,), generator=generator) for dim in shape]
+        drawn = [
+            torch.randint(dim, (missing + missing // 2 + 8,), generator=generator, device=place(generator))
+            for dim in shape
+        ]
         rows = np.concatenate([rows, torch.stack(drawn, 1).numpy()])
         # The first draw of each, in the order of drawing: sorted, small indices would be preferred.
         rows = rows[np.sort(np.unique(entry_numbers(rows, shape), return_index=True)[1])]

@@ -15,6 +15,7 @@ from tensorly.tucker_tensor import TuckerTensor
 from torch import Generator, Tensor
 
 from htf._checks import positive
+from htf._random import place, randn
 from htf.datasets._arguments import check_dtype, check_shape, children_of, is_number
 from htf.datasets._entries import LARGEST_TARGET
 from htf.tensors._backend import Array, backend_of
@@ -151,8 +152,10 @@ def _drawn(
     if kind == "ht":
         ranks = _ht_rank(dims, rank, tree)
         # random_ht draws with NumPy, whose seed is drawn here.
-        state = int(torch.randint(2**31 - 1, (), generator=generator))
-        return random_ht(dims, ranks, tree, random_state=state, like=torch.empty(0, dtype=torch.float64)), ranks
+        state = int(torch.randint(2**31 - 1, (), generator=generator, device=place(generator)))
+        return random_ht(
+            dims, ranks, tree, random_state=state, like=torch.empty(0, dtype=torch.float64, device="cpu")
+        ), ranks
     rank = positive("rank", rank)
     if kind == "matrix":
         if len(dims) != 2:
@@ -163,10 +166,10 @@ def _drawn(
     bound = prod(dims) // max(dims)
     if rank > bound:
         raise ValueError(f"rank is {rank}; tensors of shape {dims} have rank {bound} at most")
-    factors = [torch.randn(dim, rank, generator=generator, dtype=torch.float64) for dim in dims]
+    factors = [randn((dim, rank), generator) for dim in dims]
     if kind == "matrix":
         return factors[0] @ factors[1].T, rank
-    return CPTensor((torch.ones(rank, dtype=torch.float64), factors)), rank
+    return CPTensor((torch.ones(rank, dtype=torch.float64, device="cpu"), factors)), rank
 
 
 def _ht_rank(dims: tuple[int, ...], rank: RankLike, tree: DimensionTree) -> list[int]:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from htf._checks import positive
-from htf.datasets._arguments import check_dtype, check_noise, check_shape, children_of, seeded
+from htf._random import randn
+from htf.datasets._arguments import check_dtype, check_noise, check_shape, children_of, default_device, seeded
 from htf.datasets._entries import draw_entries, split_sizes
 from htf.datasets._entry_files import check_entries, read_csv, read_npz, testing_count
 from htf.datasets._planting import in_torch, plant
@@ -70,6 +71,7 @@ def tensor_completion(
     dtype : torch.dtype
         Of all values; everything is drawn and computed in float64 first.
     device : optional
+        Torch's default device if it is not given.
 
     Returns
     -------
@@ -95,7 +97,7 @@ def tensor_completion(
     >>> problem.indices.shape, problem.test_values.shape, float(problem.target.norm().round(decimals=9))
     (torch.Size([2048, 4]), torch.Size([2048]), 64.0)
     """
-    noise = check_noise(noise)
+    noise, device = check_noise(noise), default_device(device)
     generator = seeded(seed)
     planted = plant(shape, teacher, rank, tree, norm, dtype, generator)
     count, tested = split_sizes(planted.shape, observed, test)
@@ -103,7 +105,7 @@ def tensor_completion(
     values = planted.entries(drawn)
     seen = values[:count]
     if noise:
-        seen = seen + noise * planted.rms * torch.randn(count, generator=generator, dtype=torch.float64)
+        seen = seen + noise * planted.rms * randn((count,), generator)
     settings = {
         "problem": "completion",
         **planted.settings,
@@ -174,14 +176,14 @@ def tensor_sensing(
     (torch.Size([100, 3, 6]), torch.Size([100]))
     """
     measurements, noise = positive("measurements", measurements), check_noise(noise)
-    generator = seeded(seed)
+    generator, device = seeded(seed), default_device(device)
     planted = plant(shape, teacher, rank, tree, norm, dtype, generator)
-    dims = torch.tensor(planted.shape)
-    vectors = torch.randn(measurements, len(dims), int(dims.max()), generator=generator, dtype=torch.float64)
-    vectors = vectors * (torch.arange(int(dims.max())) < dims[:, None]) / dims[:, None].sqrt()
+    dims = torch.tensor(planted.shape, device="cpu")
+    vectors = randn((measurements, len(dims), int(dims.max())), generator)
+    vectors = vectors * (torch.arange(int(dims.max()), device="cpu") < dims[:, None]) / dims[:, None].sqrt()
     values = planted.measured(vectors)
     if noise:
-        values = values + noise * planted.rms * torch.randn(measurements, generator=generator, dtype=torch.float64)
+        values = values + noise * planted.rms * randn((measurements,), generator)
     settings = {
         "problem": "sensing",
         **planted.settings,
@@ -217,6 +219,7 @@ def diverging_completion(
     ----------
     dtype : torch.dtype
     device : optional
+        Torch's default device if it is not given.
 
     Returns
     -------
@@ -240,6 +243,7 @@ def diverging_completion(
     ([[0, 1], [1, 0], [1, 1]], [1.0, 1.0, 0.0])
     """
     check_dtype(dtype)
+    device = default_device(device)
     tree = DimensionTree.balanced(2)
     return CompletionProblem(
         tree=tree,
@@ -289,6 +293,7 @@ def completion_from_file(
         The saved one by default, otherwise ``DimensionTree.balanced``.
     dtype : torch.dtype
     device : optional
+        Torch's default device if it is not given.
 
     Returns
     -------
@@ -336,7 +341,7 @@ def completion_from_file(
     else:
         test_fraction = 0.1 if test_fraction is None else test_fraction
         count = len(values) - testing_count(test_fraction, len(values), path)
-        order = torch.randperm(len(values), generator=seeded(seed))
+        order = torch.randperm(len(values), generator=seeded(seed), device="cpu")
         indices, values = indices[order], values[order]
         settings = {
             "problem": "completion",
@@ -347,6 +352,7 @@ def completion_from_file(
             "test": len(values) - count,
             "seed": int(seed),
         }
+    device = default_device(device)
     values = values.to(device, dtype)
     return CompletionProblem(
         tree=tree,

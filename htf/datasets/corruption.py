@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Generator
 
+from htf._random import place
 from htf.datasets._arguments import is_number
 from htf.datasets.images import ImageData
 from htf.datasets.twins import Twin
@@ -52,9 +53,9 @@ def corrupted_labels(share: float) -> Twin:
 
     def transform(data: ImageData, generator: Generator) -> ImageData:
         labels = data.train_labels
-        classes = torch.tensor(data.classes)
-        drawn = classes[torch.randint(len(classes), labels.shape, generator=generator)]
-        hit = torch.rand(labels.shape, generator=generator) < share
+        classes = torch.tensor(data.classes, device=labels.device)
+        drawn = classes[torch.randint(len(classes), labels.shape, generator=generator, device=place(generator))]
+        hit = torch.rand(labels.shape, generator=generator, dtype=torch.float32, device=place(generator)) < share
         return replace(data, train_labels=torch.where(hit, drawn, labels))
 
     return Twin(f"corrupted_labels_{float(share):g}", False, transform)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +37,8 @@ def crossed_dots(data: LongRangeData, split: str = "validation", samples: int = 
     Returns
     -------
     Tensor, (scenes, 2, 2, 1, size, size)
-        In [0, 1], float32.  That of curve 0 and of curve 0 or 1 is an image of the split, by its label.
+        In [0, 1], of torch's default dtype.  That of curve 0 and of curve 0 or 1 is an image of the split, by its
+        label.
 
     Raises
     ------
@@ -68,11 +70,11 @@ def crossed_dots(data: LongRangeData, split: str = "validation", samples: int = 
     for _, scenes in blocks_of(count, style, data.settings["seed"], _SPLITS[split]):
         pairs = [_marked(scenes, i, j) for i in (0, 1) for j in (0, 1)]
         found.append(torch.stack([torch.from_numpy(draw_images(pair, style)) for pair in pairs], 1))
-    return torch.cat(found).view(count, 2, 2, 1, style.size, style.size).float() / 255
+    return torch.cat(found).view(count, 2, 2, 1, style.size, style.size).to(torch.get_default_dtype()) / 255
 
 
 def _marked(scenes: Scenes, i: int, j: int) -> Scenes:
     """The same curves with dots on the first end of curve i and the last end of curve j."""
     curves = (scenes.first, scenes.second)
-    labels = torch.full((len(scenes),), int(i == j)).numpy()
+    labels = np.full(len(scenes), int(i == j))
     return Scenes(curves[i], curves[1 - i], labels, scenes.distractors)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot as unit_vectors
+
+from htf._moments import Moments
 
 
 def quantize(images: Tensor, levels: int = 2, maximum: int = 255) -> Tensor:
@@ -48,7 +52,7 @@ def _check_range(images: Tensor, maximum: int) -> None:
 
 def _unit(images: Tensor, maximum: int) -> Tensor:
     _check_range(images, maximum)
-    return images.flatten(1).float() / maximum
+    return images.flatten(1).to(torch.get_default_dtype()) / maximum
 
 
 def affine(images: Tensor, maximum: int = 255) -> Tensor:
@@ -63,7 +67,7 @@ def affine(images: Tensor, maximum: int = 255) -> Tensor:
     Returns
     -------
     Tensor
-        (n, height * width, 2) float32, pixels row by row.
+        (n, height * width, 2) of torch's default dtype, pixels row by row.
 
     Raises
     ------
@@ -86,7 +90,7 @@ def trigonometric(images: Tensor, maximum: int = 255) -> Tensor:
     Returns
     -------
     Tensor
-        (n, height * width, 2) float32, pixels row by row.
+        (n, height * width, 2) of torch's default dtype, pixels row by row.
 
     Raises
     ------
@@ -95,6 +99,31 @@ def trigonometric(images: Tensor, maximum: int = 255) -> Tensor:
     """
     angle = _unit(images, maximum) * (math.pi / 2)
     return torch.stack([angle.cos(), angle.sin()], dim=2)
+
+
+def complementary(images: Tensor, maximum: int = 255) -> Tensor:
+    """Encode a pixel x in [0, 1] as (1 - x, x), whose entries sum to 1.
+
+    At 0 and 1 it is the one-hot encoding of binary pixels.
+
+    Parameters
+    ----------
+    images : Tensor
+        (n, height, width), from 0 to `maximum`, by which they are divided.
+    maximum : int
+
+    Returns
+    -------
+    Tensor
+        (n, height * width, 2) of torch's default dtype, pixels row by row.
+
+    Raises
+    ------
+    ValueError
+        For pixels below 0 or above `maximum`.
+    """
+    x = _unit(images, maximum)
+    return torch.stack([1 - x, x], dim=2)
 
 
 def one_hot(indices: Tensor, levels: int) -> Tensor:
@@ -109,7 +138,7 @@ def one_hot(indices: Tensor, levels: int) -> Tensor:
     Returns
     -------
     Tensor
-        (n, order, levels) float32, 1 at the index and 0 elsewhere.
+        (n, order, levels) of torch's default dtype, 1 at the index and 0 elsewhere.
 
     Raises
     ------
@@ -118,4 +147,57 @@ def one_hot(indices: Tensor, levels: int) -> Tensor:
     """
     if int(indices.max()) >= levels:
         raise IndexError(f"indices reach {int(indices.max())}; levels is {levels}")
-    return unit_vectors(indices.long(), levels).float()
+    return unit_vectors(indices.long(), levels).to(torch.get_default_dtype())
+
+
+def encoding_moments(
+    encoder: Callable[..., Tensor], images: Tensor | None = None, *, maximum: int = 255, levels: int | None = None
+) -> Moments:
+    """Moments E[φ] and E[φ φᵀ] of the vectors that an encoder makes, for `htf.nn.init.scale_preserving`.
+
+    Parameters
+    ----------
+    encoder : callable
+        `affine`, `trigonometric`, `complementary`, `one_hot`, or one of your own of the same form.
+    images : Tensor, optional
+        (n, height, width), as the encoder takes them: moments pixel by pixel.  Without them, pixels are spread evenly
+        over [0, 1], or over all `levels`.
+    maximum : int
+        Of `images`.
+    levels : int, optional
+        For an encoder of indices, as `one_hot` is: its second argument, in place of `maximum`.
+
+    Returns
+    -------
+    Moments
+        Of shapes (dim,) and (dim, dim); with `images`, (order, dim) and (order, dim, dim).
+
+    Raises
+    ------
+    ValueError
+        For `one_hot` without `levels`.
+
+    Notes
+    -----
+    Evenly spread pixels are integrated by Gauss's rule of 64 points: to rounding for encoders that are smooth.
+
+    Examples
+    --------
+    >>> import htf
+    >>> moments = htf.datasets.encoding_moments(htf.datasets.affine)
+    >>> moments.mean
+    tensor([1.0000, 0.5000], dtype=torch.float64)
+    >>> net = htf.nn.CPNetwork([2] * 784, 16, init=htf.nn.init.scale_preserving(inputs=moments), seed=0)
+    """
+    if encoder is one_hot and levels is None:
+        raise ValueError("levels is None; one_hot needs the number of levels")
+    if images is not None:
+        return Moments.of(encoder(images, maximum if levels is None else levels))
+    if levels is not None:
+        vectors = encoder(torch.arange(levels, device="cpu").unsqueeze(1), levels)
+        weights = torch.full((levels,), 1 / levels, dtype=torch.float64, device="cpu")
+    else:
+        nodes, sizes = (torch.from_numpy(found) for found in np.polynomial.legendre.leggauss(64))
+        vectors, weights = encoder(((nodes + 1) / 2).view(-1, 1, 1), 1), sizes / 2
+    vectors = vectors.flatten(0, 1).double()
+    return Moments(weights @ vectors, torch.einsum("n,nd,ne->de", weights, vectors, vectors))

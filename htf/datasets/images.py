@@ -137,7 +137,7 @@ class ImageData:
         """
         if not 0 < share < 1:
             raise ValueError(f"share is {share}; expected between 0 and 1")
-        order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(seed), device="cpu")
         kept, held = order[round(share * len(order)) :], order[: round(share * len(order))]
         return ImageData(
             f"{self.name}-holdout",
@@ -207,7 +207,7 @@ def one_vs_all(labels: Tensor, positive: int) -> Tensor:
     Returns
     -------
     Tensor
-        (n,) float32.
+        (n,) of torch's default dtype.
 
     Raises
     ------
@@ -216,7 +216,7 @@ def one_vs_all(labels: Tensor, positive: int) -> Tensor:
     """
     if not bool((labels == positive).any()):
         raise ValueError(f"class {positive} does not occur; labels are {sorted(set(labels.tolist()))}")
-    return (labels == positive).float()
+    return (labels == positive).to(torch.get_default_dtype())
 
 
 def _digits() -> ImageData:
@@ -226,9 +226,9 @@ def _digits() -> ImageData:
     images = torch.from_numpy(bunch.images.astype(np.uint8))
     labels = torch.from_numpy(bunch.target.astype(np.int64))
     # A fixed shuffle: the file is ordered by writer, and a fifth of each class is for testing.
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0), device="cpu")
     test = torch.cat([order[labels[order] == c][::5] for c in range(10)]).sort().values
-    is_test = torch.zeros(len(labels), dtype=torch.bool).index_fill_(0, test, True)
+    is_test = torch.zeros_like(labels, dtype=torch.bool).index_fill_(0, test, True)
     return ImageData("digits", images[~is_test], labels[~is_test], images[is_test], labels[is_test], 16)
 
 

@@ -61,11 +61,11 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
         return len(self.labels)
 
     def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
-        """An image in [0, 1], float32, and its label; several for a slice or a tensor of indices."""
-        return self.images[index].float() / self.maximum, self.labels[index]
+        """An image in [0, 1], of torch's default dtype, and its label; several for a slice or a tensor of indices."""
+        return self.images[index].to(torch.get_default_dtype()) / self.maximum, self.labels[index]
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """All images in [0, 1], float32, and all labels."""
+        """All images in [0, 1], of torch's default dtype, and all labels."""
         return self[:]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from htf._random import place
 from htf.datasets.images import ImageData
 
 
@@ -38,7 +39,7 @@ class Twin:
 
 
 def _shuffled(labels: Tensor, generator: Generator) -> Tensor:
-    return labels[torch.randperm(len(labels), generator=generator)]
+    return labels[torch.randperm(len(labels), generator=generator, device=place(generator))]
 
 
 def _original(data: ImageData, generator: Generator) -> ImageData:
@@ -55,14 +56,16 @@ def _random_labels(data: ImageData, generator: Generator) -> ImageData:
 
 def _random_images(data: ImageData, generator: Generator) -> ImageData:
     def noise(images: Tensor) -> Tensor:
-        return torch.randint(0, data.maximum + 1, images.shape, generator=generator, dtype=torch.uint8)
+        return torch.randint(
+            0, data.maximum + 1, images.shape, generator=generator, dtype=torch.uint8, device=place(generator)
+        )
 
     return replace(data, train_images=noise(data.train_images), test_images=noise(data.test_images))
 
 
 def _shuffled_pixels(data: ImageData, generator: Generator) -> ImageData:
     height, width = data.image_size
-    order = torch.randperm(height * width, generator=generator)
+    order = torch.randperm(height * width, generator=generator, device=place(generator))
 
     def permute(images: Tensor) -> Tensor:
         return images.flatten(1, 2)[:, order].view_as(images)
@@ -74,7 +77,7 @@ def _random_pixels(data: ImageData, generator: Generator) -> ImageData:
     def permute(images: Tensor) -> Tensor:
         # A color image, with its channels last, moves whole pixels.
         flat = images.flatten(1, 2)
-        order = torch.rand(flat.shape[:2], generator=generator).argsort(1)
+        order = torch.rand(flat.shape[:2], generator=generator, dtype=torch.float32, device=place(generator)).argsort(1)
         return flat.gather(1, order.view(*order.shape, *[1] * (flat.ndim - 2)).expand_as(flat)).view_as(images)
 
     return replace(data, train_images=permute(data.train_images), test_images=permute(data.test_images))
@@ -85,7 +88,10 @@ def _gaussian_images(data: ImageData, generator: Generator) -> ImageData:
     deviation, mean = torch.std_mean(data.train_images.double(), dim=(0, 1, 2))
 
     def noise(images: Tensor) -> Tensor:
-        values = torch.randn(images.shape, generator=generator) * deviation + mean
+        values = (
+            torch.randn(images.shape, generator=generator, dtype=torch.float32, device=place(generator)) * deviation
+            + mean
+        )
         return values.round().clamp(0, data.maximum).to(torch.uint8)
 
     return replace(data, train_images=noise(data.train_images), test_images=noise(data.test_images))

@@ -88,6 +88,8 @@ def _put_together(
     components = indices[indices >= 0].unique()
     # What is no component has a column of its own, the last, that is dropped.
     place = torch.where(indices >= 0, torch.searchsorted(components, indices.contiguous()), len(components))
-    nothing = torch.full((*indices.shape[:2], len(components) + 1), torch.nan, dtype=torch.float64)
+    nothing = torch.full(
+        (*indices.shape[:2], len(components) + 1), torch.nan, dtype=torch.float64, device=indices.device
+    )
     spread = [nothing.scatter(2, place, part.double())[..., :-1] for part in (values, alignments)]
     return Trajectories(group, order, counts, components, *spread)

@@ -193,7 +193,8 @@ def _of_ht(network: HTNetwork) -> dict[str, ComponentRates]:
             continue
         groups = [tree.children(node) for node in block.nodes]
         arity = max(map(len, groups))
-        children = torch.tensor([[*group, *[tree.n_nodes] * (arity - len(group))] for group in groups])
+        padded = [[*group, *[tree.n_nodes] * (arity - len(group))] for group in groups]
+        children = torch.tensor(padded, device=network.device)
         rows = weight.double()
         logs = columns[children][..., : block.rows].sum(1).transpose(0, 1) + rows.norm(dim=3).log()
         values = logs.exp()

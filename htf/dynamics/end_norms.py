@@ -158,7 +158,7 @@ def norm_lower_bound(loss: float | Tensor) -> float | Tensor:
     (57.72, 0.5, 0.0)
     """
     if not isinstance(loss, Tensor):
-        return float(norm_lower_bound(torch.tensor(loss, dtype=torch.float64)))
+        return float(norm_lower_bound(torch.tensor(loss, dtype=torch.float64, device="cpu")))
     if not bool((loss >= 0).all()):
         raise ValueError(f"loss is {float(loss[~(loss >= 0)].flatten()[0])}; expected at least 0")
     q = (1 + 12 * loss).sqrt()

@@ -144,6 +144,6 @@ def _on_tree(network: CPNetwork | HTNetwork, tree: DimensionTree, run: int) -> H
     own = network.parameters_for(run)
     rank = own[0].shape[1]
     matrices = {mode: own[mode] for mode in tree.leaves}
-    matrices |= {node: torch.eye(rank).to(own[0]) for node in tree.inner_nodes}
+    matrices |= {node: torch.eye(rank, dtype=own[0].dtype, device=own[0].device) for node in tree.inner_nodes}
     matrices[tree.root] = own[network.order].T if network.outputs > 1 else own[0].new_ones(rank, 1)
     return convac_to_ht(tree, matrices)

@@ -209,7 +209,7 @@ class RateComparison:
             From each group to quantiles of ``|measured / predicted - 1|``, (len(quantiles),) float64; NaN where no
             component rises.
         """
-        at = torch.tensor(list(quantiles), dtype=torch.float64)
+        at = torch.tensor(list(quantiles), dtype=torch.float64, device="cpu")
         found = {}
         for group, records in self.groups.items():
             chosen = records.rising(share, above, below) & (records.predicted != 0)
@@ -230,9 +230,9 @@ class RateComparison:
             if not own:
                 lines.append(f"{lead} {reasons[group]}")
                 continue
-            slopes = torch.tensor([each.slope for each in own])
+            slopes = torch.tensor([each.slope for each in own], device="cpu")
             spread = f"{slopes.median():.3f} ({slopes.min():.3f}, {slopes.max():.3f})"
-            constant = torch.tensor([each.constant for each in own]).median()
+            constant = torch.tensor([each.constant for each in own], device="cpu").median()
             half, most = deviations[group].tolist()
             lines.append(
                 f"{lead} {spread:>22} {own[0].expected_slope:>7.3f} {constant:>8.3f} {records.order:>6} "

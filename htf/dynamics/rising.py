@@ -132,7 +132,7 @@ def _phases(own: Trajectories, run: int, steps: Tensor, share: float, stayed: bo
         run=run,
         components=tuple(own.components[rose].tolist()),
         sizes=end[rose],
-        steps=torch.tensor(crossings, dtype=torch.float64).view(-1, len(LEVELS)),
+        steps=torch.tensor(crossings, dtype=torch.float64, device="cpu").view(-1, len(LEVELS)),
         rest=rest,
     )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from htf._checks import positive
+from htf._random import randn
 from htf.datasets.completion import tensor_completion
 from htf.datasets.problems import CompletionProblem
 from htf.dynamics.trackers import component_norms, local_component_norms, singular_values
@@ -282,11 +283,11 @@ SETTINGS_OF: dict[str, type[StudySettings]] = {each.format: each for each in (Ma
 def _orthonormal(layout: Layout | Chain, block: Block, generator: Generator | None) -> Tensor:
     """An initializer: orthonormal columns (or rows, where those are fewer), falling weights at the root."""
     if isinstance(layout, Layout) and block.nodes == (layout.tree.root,):
-        rest = torch.linspace(0.7, 0.4, block.rows - 1, dtype=torch.float64)
+        rest = torch.linspace(0.7, 0.4, block.rows - 1, dtype=torch.float64, device="cpu")
         return torch.cat([rest.new_ones(1), rest]).view(1, block.rows, 1)
-    drawn = torch.randn(len(block.nodes), block.rows, block.columns, generator=generator, dtype=torch.float64)
+    drawn = randn((len(block.nodes), block.rows, block.columns), generator)
     if block.level > 0:
-        drawn[:, :, 0] = torch.linspace(1.0, 0.3, block.rows, dtype=torch.float64)
+        drawn[:, :, 0] = torch.linspace(1.0, 0.3, block.rows, dtype=torch.float64, device="cpu")
     return torch.linalg.qr(drawn)[0] if block.rows >= block.columns else torch.linalg.qr(drawn.mT)[0].mT
 
 

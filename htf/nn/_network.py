@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,8 +16,11 @@ from htf.engine import Layout, Plan, contract
 from htf.nn._inputs import check_encoded, check_indices, outputs_of_none
 from htf.nn._norms import run_norms
 from htf.nn._stand_in import check_dtype
-from htf.nn.init import Initializer, resolve
+from htf.nn.init import Initializer, TreeInitializer, keeps_near_one, resolve
 from htf.tree import DimensionTree
+
+# Outputs at the start are of the size of 1 within this factor, or the user is told.
+SMALLEST_START = 0.1
 
 Seed = int | Generator | Sequence[int] | None
 Init = str | Initializer
@@ -97,7 +102,7 @@ class TreeNetwork(nn.Module):
 
     @abstractmethod
     def rescale_(self, factors: Tensor) -> None:
-        """Multiply the tensor of each run by a positive factor, (runs,), in place."""
+        """Multiply the outputs of each run by a positive factor, (runs,), or each output, (runs, outputs), in place."""
 
     @abstractmethod
     def n_parameters(self, run: int = 0) -> int:
@@ -179,7 +184,36 @@ class TreeNetwork(nn.Module):
         values = contract(plan, leaves, self._inner_matrices(plan.meets))
         if not plan.meets:
             values = self._read_out(values)
+        if self._as_drawn is not None and not isinstance(inputs, Plan) and inputs.ndim == 3:
+            self._look_at_start(values)
         return values.squeeze(-1) if self.outputs == 1 else values
+
+    _as_drawn: list[int] | None = None  # versions of the parameters at the start, until vectors are read
+    _near_one: bool = False  # whether the start promises outputs near 1
+
+    def _remember_start(self, init: Init | Sequence[Init]) -> None:
+        self._as_drawn = [parameter._version for parameter in self.parameters()]
+        self._near_one = all(keeps_near_one(each) for each in initializers(init, self.runs))
+
+    def _look_at_start(self, values: Tensor) -> None:
+        """Warn if outputs on the first vectors after a start are not finite, or not of the size that it promises."""
+        if torch.compiler.is_compiling():
+            return
+        try:
+            rms = float(values.detach().double().square().mean().sqrt())
+        except RuntimeError:  # under a transform such as vmap, or on a device without values
+            return
+        untouched = self._as_drawn == [parameter._version for parameter in self.parameters()]
+        self._as_drawn = None
+        fine = SMALLEST_START <= rms <= 1 / SMALLEST_START if self._near_one else math.isfinite(rms)
+        if untouched and not fine:
+            warnings.warn(
+                f"the outputs of this {type(self).__name__} have a root mean square of {rms:.1e} on its first encoded "
+                "vectors, which its start does not suit.  One that knows its inputs keeps outputs near 1: "
+                "init=htf.nn.init.scale_preserving(inputs=vectors)",
+                RuntimeWarning,
+                stacklevel=5,
+            )
 
     _last_encoded: Plan | None = None
 
@@ -247,13 +281,17 @@ def initializers(init: Any, runs: int) -> list[Any]:
     return [init] * runs
 
 
-def draw(init: Init, layout: Layout, generator: Generator | None) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+def draw(
+    init: Init, layout: Layout, generator: Generator | None, shared: bool = False
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
     """Starting matrices of one run: (nodes, matrices) per block of its own layout."""
-    initializer = resolve(init)
-    for block in layout.blocks:
-        if layout.root_adds and block.level:
-            continue
-        matrices = initializer(layout, block, generator)
+    initializer: Any = resolve(init)
+    blocks = [block for block in layout.blocks if not (layout.root_adds and block.level)]
+    joint = initializer.tree(layout, generator, shared) if isinstance(initializer, TreeInitializer) else None
+    if joint is not None and len(joint) != len(blocks):
+        raise ValueError(f"init returned {len(joint)} blocks of matrices; expected {len(blocks)}")
+    for number, block in enumerate(blocks):
+        matrices = initializer(layout, block, generator) if joint is None else joint[number]
         expected = (len(block.nodes), block.rows, block.columns)
         if tuple(matrices.shape) != expected:
             raise ValueError(f"init returned shape {tuple(matrices.shape)}; expected {expected}")

@@ -33,11 +33,12 @@ class CPNetwork(TreeNetwork):
         Outputs of each run.  With more than one, every component has a weight per output, a further factor of shape
         (outputs, R); with one, weights are 1 and the component's scale lies in its vectors.
     init : str, callable, or sequence of them
-        "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`; a sequence gives one per run.
+        "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`; a sequence gives one per run.  For
+        encoded vectors, ``htf.nn.init.scale_preserving(inputs=vectors)``.
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
-        Of the parameters.
+        Of the parameters; torch's defaults if they are not given.
 
     Attributes
     ----------
@@ -107,6 +108,7 @@ class CPNetwork(TreeNetwork):
                     self.readout[own] = values[0]
                 else:
                     self.factors[self._layout.place[first][0]][..., own] = values
+        self._remember_start(init)
 
     def _components(self, run: int) -> slice:
         start = sum(self.ranks[:run])
@@ -237,6 +239,9 @@ class CPNetwork(TreeNetwork):
 
     @torch.no_grad()
     def rescale_(self, factors: Tensor) -> None:
+        if factors.ndim == 2 and self.readout is not None:
+            self.readout.mul_(factors[self._run_of()])
+            return
         by = (factors ** (1 / self.order))[self._run_of()]
         for factor in self.factors:
             factor.mul_(by)

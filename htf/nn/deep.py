@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import positive
+from htf._random import rand, randn
 from htf.nn._chain import chain_product
 from htf.nn._network import Seed, generators
 
@@ -42,7 +43,7 @@ class DeepNetwork(nn.Module):
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
-        Of the parameters.
+        Of the parameters; torch's defaults if they are not given.
 
     Attributes
     ----------
@@ -229,17 +230,17 @@ class DeepNetwork(nn.Module):
 
 
 def _normal(rows: int, columns: int, generator: Generator | None) -> Tensor:
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float64) / math.sqrt(columns)
+    return randn((rows, columns), generator) / math.sqrt(columns)
 
 
 def _uniform(rows: int, columns: int, generator: Generator | None) -> Tensor:
-    between = 2 * torch.rand(rows, columns, generator=generator, dtype=torch.float64) - 1
+    between = 2 * rand((rows, columns), generator) - 1
     return between * math.sqrt(3 / columns)
 
 
 def _orthogonal(rows: int, columns: int, generator: Generator | None) -> Tensor:
     """Orthonormal rows or columns, whichever there can be, times what makes the variance 1 / columns."""
-    tall = torch.randn(max(rows, columns), min(rows, columns), generator=generator, dtype=torch.float64)
+    tall = randn((max(rows, columns), min(rows, columns)), generator)
     q, r = torch.linalg.qr(tall)
     # The signs of R's diagonal are QR's choice; without them the matrix is uniformly distributed.
     q = q * r.diagonal().sign()

@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import check_seed
+from htf._random import randn
 
 # Projections that are tried, and the least gap that counts as one, in units of the rounding of the projections' range.
 _DRAWS = 32
@@ -92,7 +93,7 @@ def finite_sample_network(x: Tensor, y: Tensor, *, seed: int | Generator | None 
     x, y = _checked(x, y)
     points = _distinct(x, y)
     x, y = x[points], y[points]
-    directions = torch.randn(x.shape[1], _DRAWS, dtype=x.dtype, generator=generator).to(x.device)
+    directions = randn((x.shape[1], _DRAWS), generator, x.dtype).to(x.device)
     z, order = (x @ directions).sort(0)
     # c is zero up to the first threshold, which stands as far before the points as they reach.
     reach = (z[-1] - z[0]).where(z[-1] > z[0], 1.0)

@@ -43,11 +43,12 @@ class HTNetwork(TreeNetwork):
     shared : bool
         One matrix for all nodes of a level, as in a convolution; requires equal dims.
     init : str, callable, or sequence of them
-        "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`; a sequence gives one per run.
+        "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`; a sequence gives one per run.  For
+        encoded vectors, ``htf.nn.init.scale_preserving(inputs=vectors)``.
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
-        Of the parameters.
+        Of the parameters; torch's defaults if they are not given.
 
     Attributes
     ----------
@@ -111,11 +112,12 @@ class HTNetwork(TreeNetwork):
             weight.zero_()
         starts = zip(self._run_layouts, initializers(init, self.runs), generators(seed, self.runs), strict=True)
         for run, (layout, start, generator) in enumerate(starts):
-            for nodes, matrices in draw(start, layout, generator):
+            for nodes, matrices in draw(start, layout, generator, self.shared):
                 values = matrices.to(self.dtype)
                 for node, value in zip(nodes[:1] if self.shared else nodes, values, strict=False):
                     rows, columns = layout.shape(node)
                     self._stored(node, run)[:rows, :columns] = value.to(self.device)
+        self._remember_start(init)
 
     def matrix(self, node: int, run: int = 0) -> Tensor:
         """The matrix W of `node` in one run, (rows, columns): a view of the parameters."""
@@ -247,7 +249,7 @@ class HTNetwork(TreeNetwork):
 
     @torch.no_grad()
     def rescale_(self, factors: Tensor) -> None:
-        self.weights[-1].mul_(factors.view(-1, 1, 1, 1))
+        self.weights[-1].mul_(factors.view(len(factors), 1, 1, -1))
 
     def extra_repr(self) -> str:
         widths = sorted({w for each in self._run_layouts for w in each.widths})

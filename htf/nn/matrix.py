@@ -78,7 +78,7 @@ class MatrixFactorization(nn.Module):
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
-        Of the parameters.
+        Of the parameters; torch's defaults if they are not given.
 
     Attributes
     ----------

@@ -59,7 +59,7 @@ def receptive_field(
     size = 64
     while size <= _LARGEST:
         with _recorded(positive) as maps:
-            image = torch.ones(1, channels, size, size, dtype=torch.float64, requires_grad=True)
+            image = torch.ones(1, channels, size, size, dtype=torch.float64, device="cpu", requires_grad=True)
             try:
                 given = positive(image) if features is None else features(positive, image)
             except RuntimeError as error:

@@ -12,6 +12,7 @@ from torch.nn.functional import relu
 from torch.nn.utils import skip_init
 
 from htf._checks import check_seed, positive
+from htf._random import rand, randn
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class ResNet(nn.Module):
             before = width
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = skip_init(nn.Linear, before, outputs)
+        self.fc = skip_init(nn.Linear, before, outputs, device=torch.get_default_device())
         self.reset_parameters(seed)
 
     @torch.no_grad()
@@ -159,12 +160,12 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
-                _draw(module.weight, torch.randn, generator).mul_(math.sqrt(2 / fan_out))
+                _fill(module.weight, randn, generator).mul_(math.sqrt(2 / fan_out))
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
             elif isinstance(module, nn.Linear):
                 for parameter in (module.weight, module.bias):
-                    _draw(parameter, torch.rand, generator).mul_(2).sub_(1).div_(math.sqrt(module.in_features))
+                    _fill(parameter, rand, generator).mul_(2).sub_(1).div_(math.sqrt(module.in_features))
 
     def features(self, x: Tensor) -> Tensor:
         """What is averaged over the image: (n, channels, h, w) to (n, widths[-1], h', w')."""
@@ -235,8 +236,10 @@ def small_resnet(
 
 
 def _conv(before: int, width: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    # Without torch's own initialization, which draws from the global generator.
-    return skip_init(nn.Conv2d, before, width, kernel, stride=stride, padding=kernel // 2, bias=False)
+    # Without torch's own initialization, which draws from the global generator; on torch's default device, which
+    # `skip_init` does not look at.
+    places = {"stride": stride, "padding": kernel // 2, "bias": False, "device": torch.get_default_device()}
+    return skip_init(nn.Conv2d, before, width, kernel, **places)
 
 
 def _check_odd(name: str, kernel: int) -> None:
@@ -244,6 +247,6 @@ def _check_odd(name: str, kernel: int) -> None:
         raise ValueError(f"{name} is {kernel}; expected an odd number")
 
 
-def _draw(parameter: Tensor, draw: Callable[..., Tensor], generator: Generator) -> Tensor:
-    """Fill a parameter with draws made in float32 on the CPU, the same on every device and in every dtype."""
-    return parameter.copy_(draw(parameter.shape, generator=generator, dtype=torch.float32))
+def _fill(parameter: Tensor, draw: Callable[..., Tensor], generator: Generator) -> Tensor:
+    """Fill a parameter with draws in float32, the same on every device and in every dtype."""
+    return parameter.copy_(draw(parameter.shape, generator, torch.float32))

@@ -184,7 +184,9 @@ def plot_rates(comparison: RateComparison) -> Figure:
     rates.plot(ends, ends, color="0.2", linewidth=0.8, label="equal")
     for order, dashes in zip(orders, cycle(("-", "--", "-.", ":")), strict=False):
         sizes = torch.cat([r.value[c] for r, c in groups.values() if r.order == order])
-        at = torch.logspace(math.log10(float(sizes.min())), math.log10(float(sizes.max())), 50, dtype=torch.float64)
+        at = torch.logspace(
+            math.log10(float(sizes.min())), math.log10(float(sizes.max())), 50, dtype=torch.float64, device="cpu"
+        )
         theory = rf"${order}\,\sigma^{{2 - 2/{order}}}$"
         slopes.plot(at, order * at ** (2 - 2 / order), color="0.2", linewidth=0.8, linestyle=dashes, label=theory)
     rates.set(xlabel=r"predicted, $K \gamma \sigma^{2 - 2/K}$", ylabel=r"measured, $d\sigma/dt$")
@@ -236,7 +238,7 @@ def plot_norms_and_rank(histories: History | Sequence[History] | Mapping[str, Hi
         _plot_runs(ranks, loss, next(iter(record.values())), run, color=f"C{k}", label=label or None)
     losses = torch.cat([history.loss.flatten() for _, history in named])
     if all(_diverges(history) for _, history in named):
-        at = torch.logspace(math.log10(float(losses[losses > 0].min())), -0.5, 200, dtype=torch.float64)
+        at = torch.logspace(math.log10(float(losses[losses > 0].min())), -0.5, 200, dtype=torch.float64, device="cpu")
         norms.plot(at, norm_lower_bound(at), color="0.2", linewidth=0.8)
     handles = [Line2D([], [], color="0.4", linestyle=dash, label=name) for name, dash in dashes.items()]
     if all(_diverges(history) for _, history in named):

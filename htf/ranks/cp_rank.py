@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import tensorly as tl
+import torch
 from tensorly.decomposition import parafac
 
 from htf._checks import positive
@@ -87,12 +88,12 @@ def cp_rank(
     largest = float(B.max(B.abs(constant(tensor))))
     if largest == 0:
         return CPRankEstimate(0, {}, 0)
-    fixed = B.tensor(B.to_numpy(constant(tensor)), dtype=B.float64) / largest
-    fixed = fixed / B.sqrt(B.sum(fixed * fixed))
-    lower = _lower_bound(B, fixed, relative)
     rng = tl.check_random_state(random_state)
     errors: dict[int, float] = {}
-    with current_backend(B.backend_name):
+    with current_backend(B.backend_name, torch.device("cpu")):
+        fixed = B.tensor(B.to_numpy(constant(tensor)), dtype=B.float64) / largest
+        fixed = fixed / B.sqrt(B.sum(fixed * fixed))
+        lower = _lower_bound(B, fixed, relative)
         for rank in range(lower, highest + 1):
             errors[rank] = _best_error(B, fixed, rank, relative, n_init, n_iter_max, rng)
             if errors[rank] <= relative:

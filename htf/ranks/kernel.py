@@ -127,7 +127,7 @@ def cluster_order(kernel: Tensor) -> Tensor:
     if not np.allclose(K, K.T, rtol=1e-3, atol=1e-3 * float(np.abs(K).max(initial=0))):
         raise ValueError("kernel is not symmetric")
     if len(K) < 3:
-        return torch.arange(len(K))
+        return torch.arange(len(K), device="cpu")
     norms = K.diagonal()
     squares = norms[:, None] + norms - K - K.T
     distances: Any = np.sqrt(np.maximum(squares, 0))

@@ -232,14 +232,15 @@ def _drawn_images(data: Any, samples: int, seed: int) -> tuple[Tensor, int]:
         )
     if len(data) < 2:
         raise ValueError(f"data has {len(data)} images; expected at least 2, as their patches are exchanged")
-    chosen = torch.randperm(len(data), generator=seeded(seed, 0))[:samples]
+    chosen = torch.randperm(len(data), generator=seeded(seed, 0), device="cpu")[:samples]
     if len(chosen) < 2:
         raise ValueError(f"samples is {samples}; expected at least 2, as their patches are exchanged")
     if isinstance(data, Tensor):
         images = data[chosen.to(data.device)]
     else:
         items = [data[index] for index in chosen.tolist()]
-        tensors = [torch.as_tensor(item[0] if isinstance(item, tuple | list) else item) for item in items]
+        first = [item[0] if isinstance(item, tuple | list) else item for item in items]
+        tensors = [x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu") for x in first]
         if len(shapes := {tuple(tensor.shape) for tensor in tensors}) > 1:
             raise ValueError(f"data has images of shapes {', '.join(map(str, sorted(shapes)))}; expected one shape")
         images = torch.stack(tensors)

@@ -143,7 +143,7 @@ def numerical_rank(spectrum: Array, tol: float | None = None) -> int:
 def shannon(B: Backend, probabilities: Array) -> Array:
     """-Σ p log p, with 0 log 0 = 0 in value and gradient."""
     # log(1) = 0 stands in for what does not count, so that no logarithm of 0 enters a gradient.
-    safe = B.where(probabilities > 0, probabilities, B.ones(1, dtype=probabilities.dtype)[0])
+    safe = B.where(probabilities > 0, probabilities, B.zeros_like(probabilities) + 1)
     return -B.sum(safe * B.log(safe))
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from htf._random import place
 from htf.regularizers.patches import Patch
 
 
@@ -32,10 +33,12 @@ class DrawnGrids(NamedTuple):
 
 def draw_grids(samples: int, grids: int, size: int, generator: Generator) -> DrawnGrids:
     """Different base samples, and for each and each patch different other samples, all drawn uniformly."""
-    base = torch.randperm(samples, generator=generator)[:grids]
+    base = torch.randperm(samples, generator=generator, device=place(generator))[:grids]
 
     def contents() -> Tensor:
-        steps = torch.rand(grids, samples - 1, generator=generator).argsort(1)[:, : size - 1] + 1
+        # In float32 whatever torch's default is: a seed draws the same grids.
+        shape, dtype, device = (grids, samples - 1), torch.float32, place(generator)
+        steps = torch.rand(shape, generator=generator, dtype=dtype, device=device).argsort(1)[:, : size - 1] + 1
         return torch.cat([base[:, None], (base[:, None] + steps) % samples], 1)
 
     return DrawnGrids(base, (contents(), contents()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Generator
 
+from htf._random import place
+
 Box = tuple[tuple[int, int], tuple[int, int]]
 """First row and the row behind the last, and columns likewise."""
 
@@ -60,7 +62,8 @@ def largest_distance(size: tuple[int, int], distance: int, height: int, width: i
 
 def below(count: int, generator: Generator) -> int:
     """A number from 0 to count - 1."""
-    return int(torch.randint(count, (), generator=generator))
+    with place(generator):
+        return int(torch.randint(count, (), generator=generator))
 
 
 def two_of(count: int, generator: Generator) -> tuple[int, int]:

@@ -9,8 +9,10 @@ from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from htf._checks import above_zero, natural, positive
+from htf._random import place, rand
 from htf.regularizers._base import ImageRegularizer, Model, running_statistics_kept, warn_of_no_effect
 from htf.regularizers._outputs import precise
+from htf.regularizers._positions import below
 from htf.regularizers.input_gradient import gradients_of_own
 
 
@@ -104,7 +106,7 @@ class GradientFieldChange(ImageRegularizer):
     def _value(self, model: Model, x: Tensor, y: Tensor | None, out: Tensor | None, generator: Generator) -> Tensor:
         x = x.detach()
         if self.samples < len(x):
-            chosen = torch.randperm(len(x), generator=generator)[: self.samples]
+            chosen = torch.randperm(len(x), generator=generator, device=place(generator))[: self.samples]
             x, y = x[chosen.to(x.device)], None if y is None else y[chosen.to(y.device)]
         others = x.roll(-1, 0)
         exchanged = self._exchanged_pixels(x, others, generator)
@@ -120,7 +122,7 @@ class GradientFieldChange(ImageRegularizer):
     def _tiling(self, far: Tensor, generator: Generator) -> tuple[tuple[int, int], Tensor]:
         """Its first corner, at random so that every position of A counts, and 1 for its patches that are `far`."""
         rows, columns = (min(self.size, length - self.size + 1) for length in far.shape[-2:])
-        first = (int(torch.randint(count, (), generator=generator)) for count in (rows, columns))
+        first = (below(count, generator) for count in (rows, columns))
         others = ((i, j) for i in range(rows) for j in range(columns))
         # In a small image there are corners from which no patch is far enough from those exchanged.
         for down, across in (tuple(first), *others):
@@ -139,7 +141,7 @@ class GradientFieldChange(ImageRegularizer):
                 f"{height} x {width} pixels"
             )
         differs = max_pool2d((x - others).abs().amax(1, keepdim=True), self.size, stride=1) > 0
-        drawn = torch.rand(differs.shape, generator=generator).to(x.device)
+        drawn = rand(differs.shape, generator, torch.float32).to(x.device)
         # Numbers from 0 to 1 where the two differ, below 0 elsewhere, where one is taken if they never do.
         drawn = drawn - (~differs).to(drawn)
         # Never where no patch A is left beside it.
@@ -167,5 +169,5 @@ class GradientFieldChange(ImageRegularizer):
 
 def _leaves_room(length: int, size: int, both: int) -> Tensor:
     """Where a patch can begin along an axis so that another fits before it or behind it; (length - size + 1,) bool."""
-    begin = torch.arange(length - size + 1)
+    begin = torch.arange(length - size + 1, device="cpu")
     return (begin >= both - size) | (begin <= length - both)

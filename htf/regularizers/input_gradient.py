@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from htf._checks import above_zero, positive
+from htf._random import place
 from htf.regularizers._base import (
     Model,
     PatchRegularizer,
@@ -114,7 +115,7 @@ class InputGradientChange(PatchRegularizer):
         first, second = self._draw(x, generator)
         gradient = None
         if self.samples is not None and self.samples < len(x):
-            chosen = torch.randperm(len(x), generator=generator)[: self.samples]
+            chosen = torch.randperm(len(x), generator=generator, device=place(generator))[: self.samples]
             x, y = x[chosen.to(x.device)], None if y is None else y[chosen.to(y.device)]
         elif out is not None and x.requires_grad:
             gradient = _gradient(scores(out, y, len(x)), x)

@@ -8,12 +8,13 @@ its methods, which are the functions that ``tl.*`` would dispatch to.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import numpy as np
 import tensorly as tl
+import torch
 from tensorly.backend import BackendManager
 from torch.autograd import forward_ad
 
@@ -115,7 +116,8 @@ def constant(array: Array) -> Array:
 
 def asarray(backend: Backend, values: Any, like: Array) -> Array:
     """NumPy values as an array beside `like`: its backend, dtype and device."""
-    return backend.tensor(values, **context(like))
+    # TensorLy's constructor for PyTorch would go by way of the default device.
+    return torch.tensor(values, **context(like)) if _is_torch(like) else backend.tensor(values, **context(like))
 
 
 def eye(backend: Backend, size: int, like: Array) -> Array:
@@ -135,13 +137,17 @@ def all_finite(backend: Backend, array: Array) -> bool:
 
 
 @contextmanager
-def current_backend(name: str) -> Iterator[None]:
-    """TensorLy's backend for this thread; `tl.backend_context` would make the old one every thread's on its way out."""
+def current_backend(name: str, device: torch.device | None = None) -> Iterator[None]:
+    """TensorLy's backend for this thread; `tl.backend_context` would make the old one every thread's on its way out.
+
+    What TensorLy makes of PyTorch tensors is then on `device`, if one is given, whatever PyTorch's default is.
+    """
     local = BackendManager._THREAD_LOCAL_DATA.__dict__
     before = local.get("backend")
     tl.set_backend(name, local_threadsafe=True)
     try:
-        yield
+        with nullcontext() if device is None else device:
+            yield
     finally:
         if before is None:
             local.pop("backend", None)

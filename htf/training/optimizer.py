@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -11,18 +13,54 @@ from htf.nn._network import TreeNetwork
 
 @torch.no_grad()
 def center_outputs(network: TreeNetwork, inputs: Tensor | Plan, targets: Tensor) -> None:
-    """Rescale each run so that its mean output on `inputs` is the mean of its targets, in place.
+    """Rescale each output of each run so that its mean on `inputs` is the mean of its targets, in place.
 
-    A fit that starts far above its targets spends its first steps shrinking, and overshoots.  Runs with a mean output
-    or target that is not positive are left as they are.
+    A fit that starts far above its targets spends its first steps shrinking, and overshoots.  An output whose mean, or
+    whose targets' mean, is not positive is left as it is, unless both are negative.
 
     Parameters
     ----------
     network : CPNetwork or HTNetwork
     inputs : Tensor or Plan
+        Of the network: indices (batch, order), vectors (batch, order, dim), or a plan.
     targets : Tensor
-        (batch, runs).
+        Of a network with one output, (batch, runs), or (batch,) or (batch, 1) for all runs; of one with several,
+        (batch, runs, outputs), or (batch, outputs) for all runs.
+
+    Raises
+    ------
+    ValueError
+        If `targets` has another shape; the message names those that fit.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the outputs of some runs are not finite.  These runs are left as they are.
     """
-    outputs = network(inputs).mean(0)
-    ratio = targets.mean(0).to(outputs) / outputs
+    outputs = network(inputs)
+    _check_targets(targets, outputs, network)
+    means = outputs.mean(0)
+    targets = targets if targets.dtype.is_floating_point else targets.to(means.dtype)
+    ratio = targets.mean(0).to(means) / means
+    lost = ~means.isfinite()
+    if bool(lost.any()):
+        runs = lost.view(network.runs, -1).any(1).nonzero().flatten().tolist()
+        warnings.warn(
+            f"center_outputs: the network's outputs are not finite at the start in runs {runs}; they are left as they "
+            "are.  A start that knows its inputs, init=htf.nn.init.scale_preserving(inputs=...), keeps outputs near 1",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     network.rescale_(torch.where((ratio > 0) & ratio.isfinite(), ratio, torch.ones_like(ratio)))
+
+
+def _check_targets(targets: Tensor, outputs: Tensor, network: TreeNetwork) -> None:
+    batch, runs, several = len(outputs), network.runs, network.outputs
+    shapes = [(batch, runs), (batch,), (batch, 1)] if several == 1 else [(batch, runs, several), (batch, several)]
+    if several == 1 and runs == 1:
+        del shapes[0]
+    if tuple(targets.shape) not in shapes:
+        raise ValueError(
+            f"targets has shape {tuple(targets.shape)}; expected {' or '.join(map(str, shapes))}, as the network has "
+            f"{runs} runs of {several} outputs and inputs has {batch} samples"
+        )

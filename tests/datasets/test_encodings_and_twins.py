@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from htf.datasets import TWINS, affine, load, one_hot, quantize, trigonometric
+from htf.datasets import TWINS, affine, complementary, encoding_moments, load, one_hot, quantize, trigonometric
 
 
 def test_quantize_rounds_to_levels():
@@ -66,3 +68,40 @@ def test_random_images_use_all_greys_evenly():
     counts = torch.bincount(images.flatten().long(), minlength=17).float()
     assert len(counts) == 17
     assert float((counts / counts.mean() - 1).abs().max()) < 0.1
+
+
+def test_complementary_is_one_hot_on_binary_pixels_and_sums_to_one():
+    images = torch.tensor([[[0, 255], [51, 255]]], dtype=torch.uint8)
+    expected = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.8, 0.2], [0.0, 1.0]]])
+    torch.testing.assert_close(complementary(images), expected)
+    with pytest.raises(ValueError, match="images range from 17 to 17; expected 0 to maximum, 16"):
+        complementary(torch.full((1, 2, 2), 17, dtype=torch.uint8), maximum=16)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "levels", "mean", "second"),
+    [
+        (affine, None, [1, 1 / 2], [[1, 1 / 2], [1 / 2, 1 / 3]]),
+        (complementary, None, [1 / 2, 1 / 2], [[1 / 3, 1 / 6], [1 / 6, 1 / 3]]),
+        (trigonometric, None, [2 / math.pi] * 2, [[1 / 2, 1 / math.pi], [1 / math.pi, 1 / 2]]),
+        (one_hot, 4, [1 / 4] * 4, torch.eye(4) / 4),
+    ],
+)
+def test_moments_of_evenly_spread_pixels(encoder, levels, mean, second):
+    found = encoding_moments(encoder, levels=levels)
+    torch.testing.assert_close(found.mean, torch.as_tensor(mean).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.second, torch.as_tensor(second).double(), rtol=0, atol=1e-6)
+
+
+def test_moments_of_images_are_their_averages():
+    data = load()
+    vectors = trigonometric(data.train_images, data.maximum).double()
+    found = encoding_moments(trigonometric, data.train_images, maximum=data.maximum)
+    torch.testing.assert_close(found.mean, vectors.mean(0))
+    torch.testing.assert_close(found.second[5], vectors[:, 5].T @ vectors[:, 5] / len(vectors))
+    indices = quantize(data.train_images, 3, data.maximum)
+    levels = encoding_moments(one_hot, indices, levels=3)
+    shares = torch.bincount(indices[:, 20].long(), minlength=3).double() / len(indices)
+    torch.testing.assert_close(levels.mean[20], shares)
+    with pytest.raises(ValueError, match="one_hot needs the number of levels"):
+        encoding_moments(one_hot)

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from htf._checks import positive
+from htf._random import randn
 from htf.nn.factorized import _search
 from htf.nn.factorized._paths import Labels, Shape, contract
 from htf.nn.factorized._stages import Chain
@@ -168,7 +169,7 @@ class Format(ABC):
         uncorrelated, the variance is the product of the factors' times the number of terms.
         """
         std = math.sqrt(variance / math.prod(rank)) ** (1 / len(self.labels))
-        return [std * torch.randn(shape, generator=generator, dtype=torch.float32) for shape in self.shapes(rank)]
+        return [std * randn(shape, generator, torch.float32) for shape in self.shapes(rank)]
 
     @torch.no_grad()
     def decompose(self, tensor: Tensor, rank: Rank) -> list[Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import check_seed, positive
+from htf._random import rand
 from htf.nn._stand_in import StandIn, check_dtype
 from htf.nn.factorized._base import Format, Rank, check_share
 from htf.tensors.rank import check_tolerance
@@ -60,7 +61,7 @@ class Factorized(StandIn):
         for factor, values in zip(self.factors, drawn, strict=True):
             factor.copy_(values)
         if self.bias is not None:
-            values = torch.rand(self.bias.shape, generator=generator, dtype=torch.float32)
+            values = rand(self.bias.shape, generator, torch.float32)
             self.bias.copy_((2 * values - 1) / math.sqrt(fan_in))
 
     def _computed_weight(self) -> Tensor:

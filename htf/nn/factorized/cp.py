@@ -68,14 +68,14 @@ class CPFormat(Format):
             vectors = left_singular(backend_of(matrix), matrix)[0][:, : rank[0]]
             # Where a mode is smaller than the rank, further columns are random.
             missing = (self.dims[mode], rank[0] - vectors.shape[1])
-            drawn = torch.randn(missing, generator=generator, dtype=torch.float64).to(tensor)
+            drawn = torch.randn(missing, generator=generator, dtype=torch.float64, device="cpu").to(tensor)
             start.append(torch.cat([vectors, drawn / self.dims[mode] ** 0.5], 1))
         return self._refitted(tensor, start)
 
     def _refitted(self, tensor: Tensor, start: list[Tensor]) -> list[Tensor]:
         rank = start[0].shape[1]
         sweeps = int(min(max(_OPERATIONS / (2 * tensor.numel() * rank * self.order), 3), _SWEEPS))
-        with current_backend("pytorch"):
+        with current_backend("pytorch", tensor.device):
             # A ridge at rounding level keeps the equations of collinear components solvable.
             _, factors = parafac(tensor, rank, n_iter_max=sweeps, init=(None, start), tol=_STALLED, l2_reg=1e-12)
         return list(factors)

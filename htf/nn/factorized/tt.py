@@ -59,7 +59,7 @@ class TTFormat(Format):
     def _decomposed(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
         merged = tensor.permute(*(mode for modes in self.sites for mode in modes))
         merged = merged.reshape([prod(self.dims[mode] for mode in modes) for modes in self.sites])
-        with current_backend("pytorch"):
+        with current_backend("pytorch", tensor.device):
             cores = list(tensor_train(merged, list(rank)))
         return [
             core.reshape(core.shape[0], *(self.dims[mode] for mode in modes), core.shape[-1])

@@ -40,6 +40,6 @@ class TuckerFormat(Format):
         return ((Stage((1 + IN,), before, IN), core, Stage((1 + OUT,), OUT, after)),)
 
     def _decomposed(self, tensor: Tensor, rank: Rank) -> list[Tensor]:
-        with current_backend("pytorch"):
+        with current_backend("pytorch", tensor.device):
             core, matrices = tucker(tensor, list(rank), n_iter_max=_SWEEPS, init="svd")
         return [core, *matrices]

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import check_seed
+from htf._random import rand, randn
 from htf.nn._computed import ComputedWeight, refusal
 from htf.nn._stand_in import StandIn, check_dtype, own_precision
 from htf.nn.overparam._composition import ConvChain, compose, program
@@ -60,10 +61,10 @@ class Overparam(StandIn):
         log_terms = sum(map(math.log, terms)) - math.log(layout.taps(0, layout.depth))
         log_norm = (sum(map(math.log, sizes)) - math.log(3 * fan_in) - log_terms) / layout.depth
         for factor, size in zip(self.factors, sizes, strict=True):
-            drawn = torch.randn(factor.shape, generator=generator, dtype=torch.float32)
+            drawn = randn(factor.shape, generator, torch.float32)
             factor.copy_(drawn.mul_(math.exp((log_norm - math.log(size)) / 2)))
         if self.bias is not None:
-            drawn = torch.rand(self.bias.shape, generator=generator, dtype=torch.float32)
+            drawn = rand(self.bias.shape, generator, torch.float32)
             self.bias.copy_(drawn.mul_(2).sub_(1).div_(math.sqrt(fan_in)))
         for norm in self._norms:
             norm.reset_parameters()
