@@ -26,3 +26,8 @@ def rand(shape: Sequence[int], generator: Generator | None, dtype: torch.dtype =
 def place(generator: Generator | None) -> torch.device:
     """Where a generator draws; torch's global one on the CPU."""
     return torch.device("cpu") if generator is None else generator.device
+
+
+def beside(values: Tensor, like: Tensor) -> Tensor:
+    """What was drawn on the CPU, on the device of another tensor, which the host does not wait for."""
+    return values.to(like.device, non_blocking=True)

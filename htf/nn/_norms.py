@@ -37,15 +37,19 @@ def run_norms(tensors: Sequence[Tensor], count: int, by_run: ByRun, spread: Call
     Notes
     -----
     One pass without temporaries.  Only where squares leave the range of the dtype are the tensors scaled by their
-    largest entries, and passed again.
+    largest entries, and passed again.  On a GPU, where looking would make the host wait, squares of float32 are added
+    in float64, and float64 is always scaled.
     """
     if len(tensors) != count:
         raise ValueError(f"tensors has {len(tensors)} entries; the network has {count} parameters")
+    on_gpu = tensors[0].device.type != "cpu"
+    if on_gpu and tensors[0].dtype == torch.float32:
+        return _together([t.double() for t in tensors], by_run).float()
     plain = _together(tensors, by_run)
     info = torch.finfo(plain.dtype)
     # Squares below the smallest normal number are lost; above this norm they add less than rounding.
     least = (sum(t.numel() for t in tensors) * info.tiny / info.eps) ** 0.5
-    if bool(((plain > least) & (plain < torch.inf)).all()):
+    if not on_gpu and bool(((plain > least) & (plain < torch.inf)).all()):
         return plain
     largest = torch.stack([by_run(t, torch.inf) for t in tensors]).amax(0)
     scale = torch.where((largest > 0) & (largest < torch.inf), largest, 1)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from htf._random import place
+from htf._random import beside, place
 from htf.regularizers.patches import Patch
 
 
@@ -47,10 +47,10 @@ def draw_grids(samples: int, grids: int, size: int, generator: Generator) -> Dra
 def grid_images(x: Tensor, drawn: DrawnGrids, patches: tuple[Patch, Patch]) -> Tensor:
     """The images of all grids, (grids * size², channels, height, width): those of a grid row by row."""
     grids, size = len(drawn.base), drawn.size
-    base = drawn.base.to(x.device).repeat_interleave(size**2)
+    base = beside(drawn.base, x).repeat_interleave(size**2)
     # Rows of a grid share what is in the first patch, columns what is in the second.
-    of_first = drawn.contents[0].repeat_interleave(size, 1).flatten().to(x.device)
-    of_second = drawn.contents[1].repeat(1, size).flatten().to(x.device)
+    of_first = beside(drawn.contents[0].repeat_interleave(size, 1).flatten(), x)
+    of_second = beside(drawn.contents[1].repeat(1, size).flatten(), x)
     images = x[base]
     assert len(images) == grids * size**2
     for patch, sample in zip(patches, (of_first, of_second), strict=True):

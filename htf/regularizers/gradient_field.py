@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from htf._checks import above_zero, natural, positive
-from htf._random import place, rand
+from htf._random import beside, place, rand
 from htf.regularizers._base import ImageRegularizer, Model, running_statistics_kept, warn_of_no_effect
 from htf.regularizers._outputs import precise
 from htf.regularizers._positions import below
@@ -107,13 +107,13 @@ class GradientFieldChange(ImageRegularizer):
         x = x.detach()
         if self.samples < len(x):
             chosen = torch.randperm(len(x), generator=generator, device=place(generator))[: self.samples]
-            x, y = x[chosen.to(x.device)], None if y is None else y[chosen.to(y.device)]
+            x, y = x[beside(chosen, x)], None if y is None else y[beside(chosen, y)]
         others = x.roll(-1, 0)
         exchanged = self._exchanged_pixels(x, others, generator)
         images = torch.cat([x, torch.where(exchanged > 0, others, x)])
         with running_statistics_kept(model):
             gradients = gradients_of_own(model, images, None if y is None else torch.cat([y, y]))
-        if not bool(gradients.detach().any()):
+        if self._looks(gradients) and not bool(gradients.detach().any()):
             warn_of_no_effect(None, "its gradients are all zero")
         (down, across), counted = self._tiling(1 - self._near(exchanged), generator)
         before, after = precise(gradients)[:, :, down:, across:].chunk(2)
@@ -127,9 +127,15 @@ class GradientFieldChange(ImageRegularizer):
         # In a small image there are corners from which no patch is far enough from those exchanged.
         for down, across in (tuple(first), *others):
             counted = max_pool2d(-far[:, :, down:, across:], self.size).neg()
-            if bool(counted.any()):
+            if self._always_far(*counted.shape[-2:]) or bool(counted.any()):
                 break
         return (down, across), counted
+
+    def _always_far(self, rows: int, columns: int) -> bool:
+        """Whether of so many patches some are far from the exchanged one wherever that is."""
+        near = self.size + 2 * self.distance
+        touched = -(-near // self.size) + 1  # patches along an axis that reach into what is near
+        return rows * columns > touched**2
 
     def _exchanged_pixels(self, x: Tensor, others: Tensor, generator: Generator) -> Tensor:
         """1 in a patch of each sample, drawn where it differs from what will take its place; (n, 1, height, width)."""
@@ -141,11 +147,11 @@ class GradientFieldChange(ImageRegularizer):
                 f"{height} x {width} pixels"
             )
         differs = max_pool2d((x - others).abs().amax(1, keepdim=True), self.size, stride=1) > 0
-        drawn = rand(differs.shape, generator, torch.float32).to(x.device)
+        drawn = beside(rand(differs.shape, generator, torch.float32), x)
         # Numbers from 0 to 1 where the two differ, below 0 elsewhere, where one is taken if they never do.
         drawn = drawn - (~differs).to(drawn)
         # Never where no patch A is left beside it.
-        down, across = (_leaves_room(length, self.size, both).to(x.device) for length in (height, width))
+        down, across = (beside(_leaves_room(length, self.size, both), x) for length in (height, width))
         drawn = drawn.masked_fill(~(down[:, None] | across), -2.0).flatten(1)
         corners = torch.zeros_like(drawn).scatter_(1, drawn.argmax(1, keepdim=True), 1.0).view(differs.shape)
         margin = self.size - 1

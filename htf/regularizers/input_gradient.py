@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from htf._checks import above_zero, positive
-from htf._random import place
+from htf._random import beside, place
 from htf.regularizers._base import (
     Model,
     PatchRegularizer,
@@ -116,7 +116,7 @@ class InputGradientChange(PatchRegularizer):
         gradient = None
         if self.samples is not None and self.samples < len(x):
             chosen = torch.randperm(len(x), generator=generator, device=place(generator))[: self.samples]
-            x, y = x[chosen.to(x.device)], None if y is None else y[chosen.to(y.device)]
+            x, y = x[beside(chosen, x)], None if y is None else y[beside(chosen, y)]
         elif out is not None and x.requires_grad:
             gradient = _gradient(scores(out, y, len(x)), x)
             if gradient is not None and without_second_derivative(gradient):
@@ -126,7 +126,7 @@ class InputGradientChange(PatchRegularizer):
                 gradient = gradients_of_own(model, x.detach(), y)
             changed = gradients_of_own(model, _exchanged(x.detach(), second), y)
         a, b = (precise(g[:, :, first.rows, first.columns]).flatten(1) for g in (gradient, changed))
-        if not bool(torch.any(a.detach() != 0) | torch.any(b.detach() != 0)):
+        if self._looks(a) and not bool(torch.any(a.detach() != 0) | torch.any(b.detach() != 0)):
             warn_of_no_effect(first, "its gradients there are all zero")
         return (_unit(a, self.eps) * _unit(b, self.eps)).sum(1).abs().mean()
 

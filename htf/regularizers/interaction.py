@@ -7,6 +7,7 @@ from typing import Any
 from torch import Generator, Tensor
 
 from htf._checks import above_zero, positive
+from htf._random import beside
 from htf.regularizers._base import (
     Model,
     PatchRegularizer,
@@ -111,12 +112,16 @@ class Interaction(PatchRegularizer):
         drawn = draw_grids(len(x), min(self.samples, len(x)), min(self.grid, len(x)), generator)
         images = grid_images(x.detach(), drawn, (first, second))
         if y is not None:
-            y = y[drawn.base.to(y.device)].repeat_interleave(drawn.size**2, 0)
+            y = y[beside(drawn.base, y)].repeat_interleave(drawn.size**2, 0)
         with running_statistics_kept(model):
             values = learnable_scores(model, images, y)
         grids = values.view(-1, drawn.size, drawn.size)
         # Where the patches look alike in all images it is not the model that is to blame.
-        if _all_equal(grids.detach()) and not _all_equal(images.view(*grids.shape, *x.shape[1:])):
+        if (
+            self._looks(grids)
+            and _all_equal(grids.detach())
+            and not _all_equal(images.view(*grids.shape, *x.shape[1:]))
+        ):
             warn_of_no_effect(first, "outputs are the same whatever stands there and in the other patch")
         return self._lack_of_rank(grids) if self.spectral else self._lack_of_interaction(grids)
 
