@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +14,18 @@ from tensorly.decomposition._base_decomposition import DecompositionMixin
 from tqdm import tqdm
 
 from htf._checks import check_dims, positive
+from htf.decomposition._held_out import NOTHING_FOUND
 from htf.decomposition._least_squares import Observed, Options
-from htf.decomposition._rank_search import completed
+from htf.decomposition._rank_search import Completed, completed
 from htf.tensors._backend import Array, Backend, backend_of, constant, zeros
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, check_tolerance, n_parameters, validate_ht_rank
 from htf.tree import DimensionTree
 
-# A relative error above which a fit has found nothing, as zeros have an error of 1.
-_NOTHING_FOUND = 0.9
+# Units of rounding error that a relative error cannot be expected to fall below.
+_ROUNDING = 4.0
+# Slices that a warning names, per mode.
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -146,12 +150,11 @@ def ht_completion(
         raise ValueError(f"validation is {validation}; expected a part of the entries, between 0 and 1")
     ranks = None if rank is None else validate_ht_rank(dims, rank, tree)
     least = n_parameters(tree, dims, ranks or (1,) * tree.n_nodes)
+    doubts: list[str] = []
     if len(rows) < least:
-        warnings.warn(
+        doubts.append(
             f"values has {len(rows)} entries, fewer than the {least} parameters of an HT tensor of rank "
-            f"{max(ranks or (1,))}; what is not observed is arbitrary",
-            UserWarning,
-            stacklevel=2,
+            f"{max(ranks or (1,))}; what is not observed is arbitrary"
         )
     rng = tl.check_random_state(random_state)
     scale = float(B.max(B.abs(values)))
@@ -161,20 +164,20 @@ def ht_completion(
             zeros(B, (*((dims[n],) if n < tree.order else (1,) * len(tree.children(n))), 1), values)
             for n in range(tree.n_nodes)
         ]
-        x, errors, held, converged = HTTensor._of(tree, factors), [0.0], None, True
-    else:
-        with tqdm(disable=not progress, unit="pass") as bar:
-            x, errors, held, converged = completed(observed, ranks, Options(*numbers, bar), validation, rng)
-        if errors[-1] > _NOTHING_FOUND:
-            converged = False
-            warnings.warn(
-                f"the fit ended at a relative error of {errors[-1]:.2f}, hardly better than zero; "
-                "try another random_state, tree or rank",
-                UserWarning,
-                stacklevel=2,
-            )
-    info = CompletionInfo(tuple(errors), held, x.rank, converged)
-    return (x * scale, info) if return_info else x * scale
+        x = HTTensor._of(tree, factors)
+        return (x, CompletionInfo((0.0,), None, x.rank, True)) if return_info else x
+    n_passes, tol, ridge = numbers
+    # No fit is nearer than rounding allows.
+    tol = max(tol, _ROUNDING * float(B.eps(values.dtype)))
+    with tqdm(disable=not progress, unit="pass") as bar:
+        found = completed(observed, ranks, Options(n_passes, tol, ridge, bar), validation, rng)
+    short = _short_slices(observed, found.tensor.rank)
+    doubts += short + _doubts(found, n_passes, observed)
+    if doubts:
+        warnings.warn("; ".join(doubts), UserWarning, stacklevel=2)
+    converged = found.stopped and found.confirmed and not short
+    info = CompletionInfo(tuple(found.errors), found.held, found.tensor.rank, converged)
+    return (found.tensor * scale, info) if return_info else found.tensor * scale
 
 
 def ht_completion_masked(tensor: Array, mask: Array, rank: RankLike | None = None, **kwargs: Any) -> Any:
@@ -263,6 +266,49 @@ class HTCompletion(DecompositionMixin):  # type: ignore[misc]
             return_info=True,
         )
         return self.decomposition_
+
+
+def _short_slices(observed: Observed, ranks: Sequence[int]) -> list[str]:
+    """Which slices have fewer entries than their row of the leaf's frame has parameters."""
+    tuples, _ = observed.tuples
+    found = []
+    for mode, dim in enumerate(observed.dims):
+        counts = np.bincount(tuples[:, mode], minlength=dim)
+        # The emptiest first.
+        few = sorted(np.flatnonzero(counts < ranks[mode]), key=lambda index: counts[index])
+        if few:
+            named = ", ".join(f"index {i} ({counts[i] or 'none'})" for i in few[:_NAMED])
+            more = f" and {len(few) - _NAMED} more" if len(few) > _NAMED else ""
+            found.append(
+                f"mode {mode} has fewer observed entries than its rank {ranks[mode]} at {named}{more}; "
+                "what the tensor holds there is not determined"
+            )
+    return found
+
+
+def _doubts(found: Completed, n_passes: int, observed: Observed) -> list[str]:
+    """Why a fit is not to be trusted, and what helps."""
+    error = found.errors[-1]
+    if error > NOTHING_FOUND:
+        return [
+            f"the fit ended at a relative error of {error:.2f}, hardly better than zero; "
+            "try another random_state, tree or rank"
+        ]
+    if not found.confirmed and found.held is None:
+        return [
+            "no entry could be held out, as every slice needs more entries than the rank of its mode, so nothing "
+            f"confirms the fit, whose relative error is {error:.1e}; give more entries or a lower rank"
+        ]
+    if not found.confirmed:
+        needed = max(found.tensor.rank) * math.sqrt(math.prod(map(float, observed.dims)))
+        return [
+            f"the relative error is {found.held:.1e} at entries held out and {error:.1e} at those fitted, so the fit "
+            f"does not predict what was not observed; give more entries than {len(observed.rows)} (of the order of rank "
+            f"· √(product of the dimensions) = {needed:.0f} are needed), a lower rank, or another tree or random_state"
+        ]
+    if not found.stopped:
+        return [f"the fit was still improving after {n_passes} passes, at a relative error of {error:.1e}; raise n_iter_max"]
+    return []
 
 
 def _check_indices(indices: Array, dims: tuple[int, ...]) -> np.ndarray:
