@@ -13,8 +13,11 @@ from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import n_parameters
 
 # A fit whose error at entries held out is this many times what its error at the others lets expect has not found what
-# the entries have in common.
+# the entries have in common; and this many standard errors more where few are held out.
 _LARGEST_RATIO = 1.5
+_STANDARD_ERRORS = 4.0
+# The same where the error is large, and a fit to noise would otherwise pass for one to a tensor under noise.
+_STRICT_RATIO = 1.2
 # A relative error at entries held out below which a fit has found the tensor, whatever its error at the others.
 _EXACT = 1e-5
 # Where entries held out are met to this, the fit is taken for right; a larger error has to be found from another start.
@@ -35,8 +38,11 @@ class Split:
     held: Observed | None
 
     def error(self, x: HTTensor) -> float:
-        """Relative error at the entries held out; at all where none is."""
-        return (self.held or self.fitted).error(x)
+        """Error at the entries held out, in root mean squares of the others, as those may be few; at all if none is."""
+        if self.held is None:
+            return self.fitted.error(x)
+        missed = np.sqrt(np.mean((self.held.numbers - _numbers(x, self.held)) ** 2))
+        return float(missed / (np.sqrt(np.mean(self.fitted.numbers**2)) or 1.0))
 
     def minus(self, x: HTTensor) -> Split:
         """The same split of what a tensor leaves."""
@@ -49,6 +55,11 @@ class Split:
         known, seen = self.held.numbers, _numbers(x, self.held)
         gains = known**2 - (known - seen) ** 2
         return bool(gains.mean() > _SIGNIFICANT * gains.std() / math.sqrt(len(gains)))
+
+
+def exact(error: float, tol: float) -> bool:
+    """Whether an error is one of rounding, or of a tolerance that was asked for."""
+    return error <= max(_EXACT, 4 * tol)
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ class Judged:
 
     def exact(self, tol: float) -> bool:
         """Whether it is so near that no noise and no local minimum can be meant."""
-        return self.score <= max(_EXACT, 4 * tol)
+        return exact(self.score, tol)
 
     def consistent(self, split: Split) -> bool:
         """Whether the error at the entries held out is what the error at the others lets expect.
@@ -86,14 +97,17 @@ class Judged:
         Least squares with p parameters and n entries under noise have squared errors of (1 - p/n) and (1 + p/n) times
         the noise's at the entries fitted and at others (Akaike's final prediction error).
         """
-        if self.held is None:
+        if self.held is None or split.held is None:
             return False
         count = len(split.fitted.rows)
         p = n_parameters(split.fitted.tree, split.fitted.dims, self.tensor.rank)
         if p >= count:
             return False
         expected = self.errors[-1] * math.sqrt((count + p) / (count - p))
-        return self.held <= _LARGEST_RATIO * expected and self.held <= NOTHING_FOUND
+        ratio = max(_LARGEST_RATIO, 1 + _STANDARD_ERRORS / math.sqrt(2 * len(split.held.rows)))
+        if self.held > _SURE:
+            ratio = _STRICT_RATIO
+        return self.held <= ratio * expected and self.held <= NOTHING_FOUND
 
     def convincing(self, split: Split) -> bool:
         """Whether it is consistent and so near that no second fit has to confirm it."""
@@ -141,4 +155,3 @@ def held_out(observed: Observed, ranks: tuple[int, ...] | None, share: float, rn
 
 def _numbers(x: HTTensor, at: Observed) -> np.ndarray:
     return np.asarray(at.B.to_numpy(constant(x.entries(at.rows))), dtype=np.float64)
-

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from htf.decomposition._held_out import NOTHING_FOUND, Judged, Split, held_out
+from htf.decomposition._held_out import NOTHING_FOUND, Judged, Split, exact, held_out
 from htf.decomposition._least_squares import Fit, Observed, Options
 from htf.decomposition._spectral_start import Directions
 from htf.tensors._backend import asarray
@@ -79,6 +79,8 @@ def completed(
     stopped = fit.run(options.n_iter_max, options.tol, errors)
     if split.held is None:
         confirmed = observed.complete or observed.tree.order == 1
+    elif observed.complete and exact(errors[-1], options.tol):
+        confirmed = True
     # The entries that were held out may not pull the fit away from where it was.
     elif errors[-1] > 2 * max(best.score, options.tol):
         confirmed = False
@@ -115,9 +117,9 @@ class Search:
 
     def of_found_rank(self) -> Judged:
         """The fit whose rank predicts the entries held out best."""
-        fitted, held, options = self.split.fitted, self.split.held, self.options
+        fitted, options = self.split.fitted, self.options
         errors: list[float] = []
-        if held is None:
+        if self.split.held is None:
             return self._judged(self._rank_one(self.split), errors)
         bounds = rank_bounds(fitted.tree, fitted.dims)
 
@@ -126,7 +128,7 @@ class Search:
             found, error = start, math.inf
             for _ in range(max(options.n_iter_max // _GROWTH_PASSES, 1)):
                 done = fit.run(_GROWTH_PASSES, options.tol, errors, least_gain=0.01)
-                reached = held.error(fit.tensor)
+                reached = self.split.error(fit.tensor)
                 slow = reached > 0.95 * error
                 if reached < error:
                     found, error = fit.tensor, reached
@@ -167,10 +169,10 @@ class Search:
         return Judged(best, errors, error, True)
 
     def _judged(self, start: HTTensor, errors: list[float]) -> Judged:
-        held = self.split.held
         fit = Fit(self.split.fitted, start, self.options)
         stopped = fit.run(self.options.n_iter_max, self.options.tol, errors)
-        return Judged(fit.tensor, errors, None if held is None else held.error(fit.tensor), stopped)
+        held = None if self.split.held is None else self.split.error(fit.tensor)
+        return Judged(fit.tensor, errors, held, stopped)
 
     def _detoured(self, found: Judged, ranks: tuple[int, ...]) -> Judged:
         """The better of a fit and of those reached from it over higher ranks, where local minima are fewer."""
@@ -196,7 +198,7 @@ class Search:
         best, error = None, math.inf
         for start in self._starts(split.fitted):
             fit = Fit(split.fitted, start, self.options)
-            fit.run(_GROWTH_PASSES, self.options.tol, [], least_gain=0.01)
+            fit.run(min(_GROWTH_PASSES, self.options.n_iter_max), self.options.tol, [], least_gain=0.01)
             reached = split.error(fit.tensor)
             if best is None or reached < error:
                 best, error = fit.tensor, reached

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from htf._checks import positive
+from typing import Never
+
+from htf._checks import by_name, positive
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker, times_unit
-from htf.tensors._backend import Array, Backend, all_finite, backend_of, check_alike, constant
+from htf.tensors._backend import Array, Backend, all_finite, check_alike, check_array, constant
 from htf.tensors._linalg import frobenius, matricize, mode_product, orthonormal, power_of_two, prod, tall
 from htf.tensors.ht_tensor import HTTensor, as_ht
 from htf.tensors.orthogonal import orthogonalized
@@ -14,6 +16,7 @@ from htf.tree import DimensionTree
 
 def ht_als(
     tensor: Array,
+    *positional: Never,
     rank: RankLike | float | str | None = None,
     tree: DimensionTree | None = None,
     init: HTTensor | None = None,
@@ -63,10 +66,10 @@ def ht_als(
     .. [1] S. Holtz, T. Rohwedder, R. Schneider, "The alternating linear scheme for tensor optimization in the tensor
        train format", SIAM J. Sci. Comput. 34 (2012).
     """
-    B = backend_of(tensor, "tensor")
+    by_name("ht_als", positional, "rank", "tol")
+    B = check_array(tensor, "tensor")
     positive("n_iter_max", n_iter_max)
     tol = check_tolerance(tol) or 0.0
-    check_alike([tensor], "tensor")
     unit = power_of_two(B, tensor)
     if unit != 1:
         tensor = tensor / unit
