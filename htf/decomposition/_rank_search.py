@@ -26,6 +26,9 @@ _PATIENCE = 3
 _DETOURS = 3
 # Searches from other starts, of which the entries held out choose one.
 _ATTEMPTS = 5
+# No further one is begun after this many times the most passes of one fit, nor a detour after this many in a search.
+_LARGEST_EFFORT = 5
+_LARGEST_DETOUR = 2
 # Tensors of rank 1 that are tried in the span of leading eigenvectors, by the first search and by each later one, and
 # how many eigenvectors that are.
 _FEW_DRAWS, _DRAWS = 1, 12
@@ -62,7 +65,7 @@ def completed(
     """Fit from several starts without some of the entries, which choose among the fits; then fit the best to all."""
     split = held_out(observed, ranks, validation, rng)
     best: Judged | None = None
-    confirmed = False
+    confirmed, spent = False, 0
     for attempt in range(_ATTEMPTS):
         search = Search(split, options, _DRAWS if attempt else _FEW_DRAWS, rng)
         found = search.of_found_rank() if ranks is None else search.of_rank(ranks)
@@ -70,12 +73,12 @@ def completed(
         if best is None or found.score < best.score:
             best = found
         confirmed = best.exact(options.tol) or best.convincing(split) or agree
-        # Without anything held out, and where another start may find nothing better, there is nothing to wait for.
-        if confirmed or (split.held is None and attempt >= 1):
+        spent += search.passes
+        # Without anything held out, nothing that another start finds can confirm it.
+        if confirmed or spent > _LARGEST_EFFORT * options.n_iter_max or (split.held is None and attempt >= 1):
             break
     assert best is not None
-    fit = Fit(observed, best.tensor, options)
-    errors = list(best.errors)
+    fit, errors = Fit(observed, best.tensor, options), list(best.errors)
     stopped = fit.run(options.n_iter_max, options.tol, errors)
     if split.held is None:
         confirmed = observed.complete or observed.tree.order == 1
@@ -87,7 +90,7 @@ def completed(
     return Completed(fit.tensor, errors, best.held, stopped, confirmed)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Search:
     """One search from a start of its own.
 
@@ -98,12 +101,15 @@ class Search:
     draws : int
         Tensors of rank 1 that are tried in the span of leading eigenvectors, whenever one is added.
     rng : RandomState
+    passes : int
+        Made so far by fits of more than one added tensor of rank 1.
     """
 
     split: Split
     options: Options
     draws: int
     rng: Any
+    passes: int = 0
 
     def of_rank(self, ranks: tuple[int, ...]) -> Judged:
         """The fit of given ranks that is reached from a tensor of rank 1."""
@@ -124,7 +130,7 @@ class Search:
         bounds = rank_bounds(fitted.tree, fitted.dims)
 
         def fit_from(start: HTTensor) -> tuple[HTTensor, float]:
-            fit = Fit(fitted, start, options)
+            fit, made = Fit(fitted, start, options), len(errors)
             found, error = start, math.inf
             for _ in range(max(options.n_iter_max // _GROWTH_PASSES, 1)):
                 done = fit.run(_GROWTH_PASSES, options.tol, errors, least_gain=0.01)
@@ -135,6 +141,7 @@ class Search:
                 # Further passes would fit noise, or crawl where one more rank leads on.
                 if done or slow:
                     break
+            self.passes += len(errors) - made
             return found, error
 
         def higher(best: HTTensor, best_error: float) -> tuple[HTTensor, float]:
@@ -169,21 +176,30 @@ class Search:
         return Judged(best, errors, error, True)
 
     def _judged(self, start: HTTensor, errors: list[float]) -> Judged:
-        fit = Fit(self.split.fitted, start, self.options)
-        stopped = fit.run(self.options.n_iter_max, self.options.tol, errors)
-        held = None if self.split.held is None else self.split.error(fit.tensor)
-        return Judged(fit.tensor, errors, held, stopped)
+        """A fit from a tensor, ended where only the entries that are fitted are still met better."""
+        fit, made = Fit(self.split.fitted, start, self.options), len(errors)
+        held, left, stopped = math.inf, self.options.n_iter_max, False
+        while left and not stopped:
+            passes = min(2 * _GROWTH_PASSES, left)
+            stopped = fit.run(passes, self.options.tol, errors)
+            left, before, held = left - passes, held, self.split.error(fit.tensor)
+            stopped = stopped or held > 0.99 * before
+        self.passes += len(errors) - made
+        return Judged(fit.tensor, errors, None if self.split.held is None else held, stopped)
 
     def _detoured(self, found: Judged, ranks: tuple[int, ...]) -> Judged:
         """The better of a fit and of those reached from it over higher ranks, where local minima are fewer."""
         for extra in range(1, _DETOURS + 1):
+            if found.exact(self.options.tol) or not found.stopped or max(ranks) == 1:
+                break
             # From a fit that predicts nothing, another start is the shorter way.
-            if found.exact(self.options.tol) or not found.stopped or max(ranks) == 1 or found.score > NOTHING_FOUND:
+            if found.score > NOTHING_FOUND or self.passes > _LARGEST_DETOUR * self.options.n_iter_max:
                 break
             tried: list[float] = []
             start = self._grown(found.tensor, [r + extra for r in ranks])
             fit = Fit(self.split.fitted, start, self.options)
             fit.run(2 * _GROWTH_PASSES, self.options.tol, tried, least_gain=0.01)
+            self.passes += len(tried)
             other = self._judged(fit.tensor.round(rank=[*ranks[:-1], 1]), tried)
             if other.score < 0.95 * found.score:
                 found = Judged(other.tensor, found.errors + tried, other.held, other.stopped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Never
 
 from htf._checks import by_name, positive
@@ -12,6 +13,9 @@ from htf.tensors.ht_tensor import HTTensor, as_ht
 from htf.tensors.orthogonal import orthogonalized
 from htf.tensors.rank import RankLike, check_tolerance
 from htf.tree import DimensionTree
+
+# Squared errors below this many units of rounding error are not computed as differences of squares.
+_CANCELLED = 1e3
 
 
 def ht_als(
@@ -111,8 +115,14 @@ class _Sweep:
         """Relative error of the tensor with orthonormal frames whose root is optimal."""
         root = self._projected(self.tree.root, self.tensor)
         self.factors[self.tree.root] = root
-        square = float(constant(self.B.sum(root * root)))
-        return float(max(self.norm**2 - square, 0.0) ** 0.5 / self.norm) if self.norm else 0.0
+        if not self.norm:
+            return 0.0
+        square = 1 - float(constant(self.B.sum(root * root))) / self.norm**2
+        if square > _CANCELLED * float(self.B.eps(root.dtype)):
+            return math.sqrt(square)
+        # Of a difference of nearly equal squares nothing is left, so the residual is written out.
+        rest = constant(self.tensor) - constant(self._frame(self.tree.root))
+        return float(frobenius(self.B, rest)) / self.norm
 
     def run(self) -> None:
         """Update every node, down from the root and up again."""

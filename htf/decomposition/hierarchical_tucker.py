@@ -95,6 +95,8 @@ def hierarchical_tucker(
     B = check_array(tensor, "tensor")
     if rank is None and tol is None:
         raise ValueError("rank and tol are None; expected rank=..., tol=..., or both (tol=0 loses nothing)")
+    if not tensor.shape:
+        raise ValueError("tensor has no axes; expected one at least")
     if not isinstance(tree, DimensionTree):
         tree = as_tree(tree, len(tensor.shape))
     dims, outputs = _split_shape(tuple(int(n) for n in tensor.shape), tree)

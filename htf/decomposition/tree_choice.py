@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
-from htf.tensors._backend import Array, Backend, check_array
+from htf.tensors._backend import Array, Backend, check_array, constant
 from htf.tensors._linalg import kept, left_singular, prod
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import check_tolerance
@@ -63,6 +63,7 @@ def optimize_tree(tensor: Array, tol: float, method: str = "auto") -> DimensionT
     DimensionTree(4, [(0, 2), (1, 3), (4, 5)])
     """
     B = check_array(tensor, "tensor")
+    tensor = constant(tensor)
     order = len(tensor.shape)
     if order < 2:
         raise ValueError(f"tensor has order {order}; a tree is chosen from order 2 on")

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from htf._checks import check_seed, finite, positive
 from htf.regularizers._outputs import scores
 from htf.regularizers.patches import Patch, PatchSampler, check_patches
+from htf.tensors._backend import check_tensor
 
 Model = Callable[[Tensor], Tensor]
 
@@ -204,8 +205,7 @@ def warn_of_no_effect(patch: Patch | None, what: str) -> None:
 
 
 def _check_batch(x: Any, y: Any) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x is a {type(x).__name__}; expected a tensor of images")
+    check_tensor(x, "x")
     if x.ndim != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (n, channels, height, width)")
     if not x.dtype.is_floating_point:

@@ -71,7 +71,9 @@ def backend_of(array: Array, name: str = "array") -> Backend:
     if isinstance(backend, str):
         raise TypeError(f"{name} is a {kind.__name__}, {backend}")
     if backend is None or not hasattr(array, "shape"):
-        raise TypeError(f"{name} is a {type(array).__name__}; expected an array of one of TensorLy's backends")
+        raise TypeError(
+            f"{name} is a {kind.__name__}; expected an array of one of TensorLy's backends (NumPy, PyTorch, ...)"
+        )
     return backend
 
 
@@ -83,6 +85,16 @@ def check_array(array: Array, name: str) -> Backend:
     _check_layout(array, name)
     _check_entries(array, name)
     _check_dtype(array, name)
+    return backend
+
+
+def check_real(array: Array, name: str) -> Backend:
+    """The backend of a dense array of integers or floats of any precision, which is going to be computed in double."""
+    backend = backend_of(array, name)
+    _check_layout(array, name)
+    _check_entries(array, name)
+    if not _is_real(array):
+        raise TypeError(f"{name} has dtype {array.dtype}; expected real numbers")
     return backend
 
 
@@ -104,7 +116,8 @@ def host_array(array: Any, name: str) -> np.ndarray:
     if isinstance(array, torch.Tensor):
         _check_layout(array, name)
         _check_entries(array, name)
-        array = array.detach().cpu()
+        # NumPy has no bfloat16, nor any smaller float.
+        array = array.detach().cpu().double() if array.is_floating_point() else array.detach().cpu()
     try:
         return np.asarray(array)
     except ValueError as error:
@@ -117,7 +130,7 @@ def host_indices(array: Any, name: str) -> np.ndarray:
     if numbers.size == 0 and numbers.dtype.kind == "f":
         return numbers.astype(np.int64)
     if numbers.dtype.kind not in "iu":
-        raise TypeError(f"{name} have dtype {numbers.dtype}; expected integers")
+        raise TypeError(f"{name} have dtype {getattr(array, 'dtype', numbers.dtype)}; expected integers")
     if numbers.dtype.kind == "u" and numbers.size and int(numbers.max()) > np.iinfo(np.int64).max:
         raise IndexError(f"{name} hold {int(numbers.max())}, which is out of range")
     return numbers.astype(np.int64, copy=False)
