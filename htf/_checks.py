@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import SupportsInt, cast
+
+
+def warn(message: str) -> None:
+    """A UserWarning at the line that called into the library."""
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == __name__.split(".")[0]:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def positive(name: str, value: object) -> int:
@@ -46,6 +56,18 @@ def above_zero(name: str, value: float) -> float:
     if not finite(name, value) > 0:
         raise ValueError(f"{name} is {value}; expected above 0")
     return float(value)
+
+
+def by_name(function: str, positional: Sequence[object], *names: str) -> None:
+    """A TypeError that says what to write where arguments were given by position that only names can tell apart."""
+    if positional:
+        calls = " or ".join(f"{name}={_brief(positional[0])}" for name in names)
+        raise TypeError(f"{function} takes its options by name: write {calls}, not {_brief(positional[0])} by position")
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else "..."
 
 
 def check_seed(seed: int) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot as unit_vectors
 
 from htf._moments import Moments
+from htf.tensors._backend import check_tensor
 
 
 def quantize(images: Tensor, levels: int = 2, maximum: int = 255) -> Tensor:
@@ -38,6 +39,7 @@ def quantize(images: Tensor, levels: int = 2, maximum: int = 255) -> Tensor:
     """
     if levels < 2:
         raise ValueError(f"levels is {levels}; expected at least 2")
+    check_tensor(images, "images")
     if images.dtype.is_floating_point:
         raise TypeError(f"images has dtype {images.dtype}; expected integers from 0 to {maximum}")
     _check_range(images, maximum)
@@ -46,11 +48,14 @@ def quantize(images: Tensor, levels: int = 2, maximum: int = 255) -> Tensor:
 
 
 def _check_range(images: Tensor, maximum: int) -> None:
+    if images.dtype.is_complex:
+        raise TypeError(f"images has dtype {images.dtype}; expected real numbers from 0 to {maximum}")
     if images.numel() and not 0 <= float(images.min()) <= float(images.max()) <= maximum:
         raise ValueError(f"images range from {images.min()} to {images.max()}; expected 0 to maximum, {maximum}")
 
 
 def _unit(images: Tensor, maximum: int) -> Tensor:
+    check_tensor(images, "images")
     _check_range(images, maximum)
     return images.flatten(1).to(torch.get_default_dtype()) / maximum
 
@@ -143,10 +148,17 @@ def one_hot(indices: Tensor, levels: int) -> Tensor:
     Raises
     ------
     IndexError
-        If an index is not below `levels`.
+        If an index is below 0 or not below `levels`.
+    TypeError
+        For indices that are no tensor of integers.
     """
-    if int(indices.max()) >= levels:
+    check_tensor(indices, "indices")
+    if indices.dtype.is_floating_point or indices.dtype.is_complex:
+        raise TypeError(f"indices has dtype {indices.dtype}; expected integers")
+    if indices.numel() and int(indices.max()) >= levels:
         raise IndexError(f"indices reach {int(indices.max())}; levels is {levels}")
+    if indices.numel() and int(indices.min()) < 0:
+        raise IndexError(f"indices reach {int(indices.min())}; expected 0 to {levels - 1}")
     return unit_vectors(indices.long(), levels).to(torch.get_default_dtype())
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from htf.tensors._backend import Array, Backend, eye, zeros
+from htf.tensors._backend import Array, Backend, asarray, constant, eye, zeros
 from htf.tensors._linalg import mode_product, prod, tall
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.indexing import joint_values
@@ -31,7 +32,7 @@ class Options:
     n_iter_max : int
         Most passes of the last fit.
     tol : float
-        Relative error at which a fit ends.
+        Relative error at which a fit ends; within reach of the dtype.
     ridge : float
         Weight of the penalty on the norm.
     bar : tqdm
@@ -54,12 +55,55 @@ class Observed:
     rows: np.ndarray
     values: Array
 
+    @cached_property
+    def slices(self) -> list[list[tuple[np.ndarray, np.ndarray, Array]]]:
+        """Per mode, batches of slices of about as many entries: indices, entries of each, and 0 for what only pads.
+
+        Padded to twice the entries at most, so that a batch is solved in one call.
+        """
+        return [
+            [(i, e, asarray(self.B, w, self.values)) for i, e, w in _batches(column, dim)]
+            for column, dim in zip(self.rows.T, self.dims, strict=True)
+        ]
+
     def some(self, chosen: np.ndarray) -> Observed:
         return Observed(self.B, self.tree, self.dims, self.rows[chosen], self.values[chosen])
+
+    def minus(self, x: HTTensor) -> Observed:
+        """What a tensor leaves of the entries."""
+        rest = Observed(self.B, self.tree, self.dims, self.rows, self.values - x.entries(self.rows))
+        # Found once; it is the same at the same entries.
+        rest.__dict__["slices"] = self.slices
+        return rest
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every entry of the tensor is known."""
+        return len(self.rows) >= prod(self.dims) and len(self.tuples[0]) == prod(self.dims)
+
+    @cached_property
+    def tuples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each index tuple once, and which of them each entry has."""
+        first, copy_of = np.unique(numbered(self.rows), return_index=True, return_inverse=True)[1:]
+        return self.rows[first], copy_of
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """The entries on the host, in double precision."""
+        return np.asarray(self.B.to_numpy(constant(self.values)), dtype=np.float64)
 
     def error(self, x: HTTensor) -> float:
         """Relative error of a tensor at these entries."""
         return norm(self.B, x.entries(self.rows) - self.values) / (norm(self.B, self.values) or 1.0)
+
+
+def numbered(rows: np.ndarray) -> np.ndarray:
+    """A number per row, the same for equal ones."""
+    numbers = np.zeros(len(rows), dtype=np.int64)
+    for column in rows.T:
+        # Numbered anew after every column, as products of dimensions can be beyond any integer type.
+        numbers = np.unique(numbers * (int(column.max()) + 1) + column, return_inverse=True)[1]
+    return numbers
 
 
 def norm(B: Backend, vector: Array) -> float:
@@ -73,10 +117,6 @@ class Fit:
     def __init__(self, observed: Observed, start: HTTensor, options: Options) -> None:
         self.observed, self.B, self.tree, self.options = observed, observed.B, observed.tree, options
         self.factors = start.orthogonalize().factors
-        self.by_index = [
-            np.split(np.argsort(column, kind="stable"), np.cumsum(np.bincount(column, minlength=dim))[:-1])
-            for column, dim in zip(observed.rows.T, observed.dims, strict=True)
-        ]
         # Rows of the frames at the given entries, and of what is outside of a node; the latter along one path only.
         self.below: list[Array] = [None] * self.tree.n_nodes
         self.above: dict[int, Array] = {}
@@ -172,12 +212,15 @@ class Fit:
         mean = float(B.sum(above**2)) / prod(tuple(factor.shape))
         penalty, shift = self._shift(mean, above)
         identity = eye(B, int(above.shape[1]), above) * shift
-        changes = []
-        for index, chosen in enumerate(self.by_index[node]):
-            part = above[chosen]
-            right = B.matmul(part.T, residual[chosen]) - penalty * factor[index]
-            changes.append(_solved(B, B.matmul(part.T, part) + identity, right))
-        return B.stack(changes, 0)
+        changes, order = [], []
+        for indices, chosen, weights in self.observed.slices[node]:
+            # (indices, most entries of one, rank); what pads shorter slices has weight 0.
+            part = above[chosen] * weights[:, :, None]
+            rows = B.transpose(part, (0, 2, 1))
+            right = B.matmul(rows, residual[chosen][:, :, None]) - penalty * factor[indices][:, :, None]
+            changes.append(B.solve(B.matmul(rows, part) + identity, right)[:, :, 0])
+            order.append(indices)
+        return B.concatenate(changes, 0)[np.argsort(np.concatenate(order))]
 
     def _inner_change(self, node: int, residual: Array) -> Array:
         B = self.B
@@ -204,6 +247,18 @@ class Fit:
         penalty = self.damping * mean
         # Gramians can be singular to rounding error; one is zero where no entry meets the node.
         return penalty, penalty + 10 * epsilon * mean + epsilon**2
+
+
+def _batches(column: np.ndarray, dim: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    counts = np.bincount(column, minlength=dim)
+    entries, starts = np.argsort(column, kind="stable"), np.cumsum(counts) - counts
+    sizes = np.frexp(np.maximum(counts, 1) - 0.5)[1]  # rounded up to powers of two
+    for size in np.unique(sizes):
+        indices = np.flatnonzero(sizes == size)
+        place = np.arange(counts[indices].max(initial=1))
+        weights = place < counts[indices][:, None]
+        chosen = entries[np.where(weights, starts[indices][:, None] + place, 0)]
+        yield indices, chosen, weights
 
 
 def _tour(tree: DimensionTree) -> Iterator[tuple[str, int]]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from htf._checks import positive
+import math
+from typing import Never
+
+from htf._checks import by_name, positive
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker, times_unit
-from htf.tensors._backend import Array, Backend, all_finite, backend_of, check_alike, constant
+from htf.tensors._backend import Array, Backend, all_finite, check_alike, check_array, constant
 from htf.tensors._linalg import frobenius, matricize, mode_product, orthonormal, power_of_two, prod, tall
 from htf.tensors.ht_tensor import HTTensor, as_ht
 from htf.tensors.orthogonal import orthogonalized
 from htf.tensors.rank import RankLike, check_tolerance
 from htf.tree import DimensionTree
 
+# Squared errors below this many units of rounding error are not computed as differences of squares.
+_CANCELLED = 1e3
+
 
 def ht_als(
     tensor: Array,
+    *positional: Never,
     rank: RankLike | float | str | None = None,
     tree: DimensionTree | None = None,
     init: HTTensor | None = None,
@@ -63,10 +70,10 @@ def ht_als(
     .. [1] S. Holtz, T. Rohwedder, R. Schneider, "The alternating linear scheme for tensor optimization in the tensor
        train format", SIAM J. Sci. Comput. 34 (2012).
     """
-    B = backend_of(tensor, "tensor")
+    by_name("ht_als", positional, "rank", "tol")
+    B = check_array(tensor, "tensor")
     positive("n_iter_max", n_iter_max)
     tol = check_tolerance(tol) or 0.0
-    check_alike([tensor], "tensor")
     unit = power_of_two(B, tensor)
     if unit != 1:
         tensor = tensor / unit
@@ -108,8 +115,14 @@ class _Sweep:
         """Relative error of the tensor with orthonormal frames whose root is optimal."""
         root = self._projected(self.tree.root, self.tensor)
         self.factors[self.tree.root] = root
-        square = float(constant(self.B.sum(root * root)))
-        return float(max(self.norm**2 - square, 0.0) ** 0.5 / self.norm) if self.norm else 0.0
+        if not self.norm:
+            return 0.0
+        square = 1 - float(constant(self.B.sum(root * root))) / self.norm**2
+        if square > _CANCELLED * float(self.B.eps(root.dtype)):
+            return math.sqrt(square)
+        # Of a difference of nearly equal squares nothing is left, so the residual is written out.
+        rest = constant(self.tensor) - constant(self._frame(self.tree.root))
+        return float(frobenius(self.B, rest)) / self.norm
 
     def run(self) -> None:
         """Update every node, down from the root and up again."""

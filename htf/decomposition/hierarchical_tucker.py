@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Never
 
 import tensorly as tl
 from tensorly.decomposition._base_decomposition import DecompositionMixin
 
-from htf.tensors._backend import Array, Backend, all_finite, asarray, backend_of, check_alike, constant
+from htf._checks import by_name
+from htf.tensors._backend import Array, Backend, all_finite, asarray, backend_of, check_array, constant
 from htf.tensors._linalg import in_range, kept, left_singular, mode_product, orthonormal, power_of_two, prod
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, check_tolerance, validate_ht_rank
@@ -19,6 +20,7 @@ from htf.tree import DimensionTree
 
 def hierarchical_tucker(
     tensor: Array,
+    *positional: Never,
     rank: RankLike | float | str | None = None,
     tree: DimensionTree | None = None,
     tol: float | None = None,
@@ -36,12 +38,13 @@ def hierarchical_tucker(
         Of any backend of TensorLy, real floating.  With one axis more than the tree has modes, the last one is a batch:
         its tensors share all frames, and the root has their number as its rank.
     rank : int, float, "same", sequence or mapping of int, optional
-        Largest ranks; see `htf.tensors.validate_ht_rank`.
+        Largest ranks; see `htf.tensors.validate_ht_rank`.  A float is a share of the dense tensor's entries, not an
+        error: 1e-3 asks for a thousandth of the parameters, which small tensors do not have at any rank but 1.
     tree : DimensionTree, optional
         ``DimensionTree.balanced`` by default.
     tol : float, optional
-        Largest relative error in the Frobenius norm; the lowest ranks for it are chosen node by node.  With neither
-        `rank` nor `tol`, only what is zero to rounding error is dropped.
+        Largest relative error in the Frobenius norm; the lowest ranks for it are chosen node by node.  0 drops only
+        what is zero to rounding error.  Given by name, as `rank` is, and at least one of the two.
     method : {"leaves-to-root", "root-to-leaves"}
         Whether a node's singular vectors are those of the tensor as already projected below it, or of the tensor
         itself. The second is far slower and needs more memory; their errors obey the same bound.
@@ -60,8 +63,8 @@ def hierarchical_tucker(
     Raises
     ------
     ValueError, TypeError
-        For an empty mode, NaN or infinite entries, integers or complex numbers, a tree of another order, or options
-        that do not exist.
+        For an empty mode, NaN or infinite entries, arrays that are not supported (float32 and float64 are), a tree of
+        another order, options that do not exist or are given by position, and with neither `rank` nor `tol`.
 
     Notes
     -----
@@ -88,8 +91,12 @@ def hierarchical_tucker(
     >>> x.shape, x.rank
     ((8, 8, 8, 8), (6, 6, 6, 6, 7, 7, 1))
     """
-    B = backend_of(tensor, "tensor")
-    check_alike([tensor], "tensor")
+    by_name("hierarchical_tucker", positional, "rank", "tol")
+    B = check_array(tensor, "tensor")
+    if rank is None and tol is None:
+        raise ValueError("rank and tol are None; expected rank=..., tol=..., or both (tol=0 loses nothing)")
+    if not tensor.shape:
+        raise ValueError("tensor has no axes; expected one at least")
     if not isinstance(tree, DimensionTree):
         tree = as_tree(tree, len(tensor.shape))
     dims, outputs = _split_shape(tuple(int(n) for n in tensor.shape), tree)
@@ -112,7 +119,7 @@ def hierarchical_tucker(
     epsilon = float(B.eps(tensor.dtype))
     # Rounding error grows with the shorter side of a matricization, not with the number of its entries.
     noise = epsilon * max(dims)
-    share = noise if tol is None else tol / math.sqrt(spectra_count(tree, outputs))
+    share = noise if tol is None else max(tol / math.sqrt(spectra_count(tree, outputs)), noise)
     sketch = _Sketch(oversampling, power_iterations, random_state) if svd == "randomized_svd" else None
     arguments = (B, B.reshape(tensor, (*dims, outputs)), tree, limit, share * norm, sketch)
     if method == "leaves-to-root":
@@ -258,7 +265,7 @@ class HierarchicalTucker(DecompositionMixin):  # type: ignore[misc]
     Parameters
     ----------
     rank, tree, tol, method, svd, oversampling, power_iterations, random_state
-        As in `hierarchical_tucker`.
+        As in `hierarchical_tucker`, by name.
 
     Attributes
     ----------
@@ -268,6 +275,7 @@ class HierarchicalTucker(DecompositionMixin):  # type: ignore[misc]
 
     def __init__(
         self,
+        *positional: Never,
         rank: RankLike | float | str | None = None,
         tree: DimensionTree | None = None,
         tol: float | None = None,
@@ -277,6 +285,7 @@ class HierarchicalTucker(DecompositionMixin):  # type: ignore[misc]
         power_iterations: int = 2,
         random_state: Any = None,
     ) -> None:
+        by_name("HierarchicalTucker", positional, "rank", "tol")
         self.rank, self.tree, self.tol, self.method, self.svd = rank, tree, tol, method, svd
         self.oversampling, self.power_iterations, self.random_state = oversampling, power_iterations, random_state
 

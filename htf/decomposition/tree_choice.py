@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
-from htf.tensors._backend import Array, Backend, backend_of
+from htf.tensors._backend import Array, Backend, check_array, constant
 from htf.tensors._linalg import kept, left_singular, prod
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import check_tolerance
@@ -39,7 +39,7 @@ def optimize_tree(tensor: Array, tol: float, method: str = "auto") -> DimensionT
     Raises
     ------
     ValueError, TypeError
-        For a tolerance that is not positive, NaN entries, order 1, or an unknown method.
+        For a tolerance that is not positive or not below 1, NaN entries, order 1, or an unknown method.
 
     Notes
     -----
@@ -62,15 +62,16 @@ def optimize_tree(tensor: Array, tol: float, method: str = "auto") -> DimensionT
     >>> htf.optimize_tree(np.einsum("ik,jl->ijkl", a, b), tol=1e-8)  # modes 0 and 2 belong together, 1 and 3 too
     DimensionTree(4, [(0, 2), (1, 3), (4, 5)])
     """
-    B = backend_of(tensor, "tensor")
+    B = check_array(tensor, "tensor")
+    tensor = constant(tensor)
     order = len(tensor.shape)
     if order < 2:
         raise ValueError(f"tensor has order {order}; a tree is chosen from order 2 on")
-    if not check_tolerance(tol):
-        raise ValueError(f"tol is {tol}; expected a positive relative error")
+    if not 0 < (check_tolerance(tol) or 0.0) < 1:
+        raise ValueError(f"tol is {tol}; expected a positive relative error below 1, the error of zeros")
     if method not in ("auto", "exhaustive", "greedy"):
         raise ValueError(f"method is {method!r}; expected 'auto', 'exhaustive' or 'greedy'")
-    flat = hierarchical_tucker(tensor, tree=DimensionTree.balanced(order, arity=order))
+    flat = hierarchical_tucker(tensor, tree=DimensionTree.balanced(order, arity=order), tol=0)
     ranks = _Ranks(B, flat, tol / math.sqrt(max(2 * order - 3, 1)))
     dims = [int(n) for n in tensor.shape]
     if method == "exhaustive" or (method == "auto" and order <= _EXHAUSTIVE_ORDER):

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from htf.tensors._backend import check_tensor
+
 
 def check_indices(indices: Tensor, dims: Sequence[int]) -> Tensor:
     """Return (batch, order) integer indices, or raise."""
+    check_tensor(indices, "indices")
     if indices.ndim != 2:
         raise ValueError(f"indices has shape {tuple(indices.shape)}; expected (batch, order)")
     if indices.dtype.is_floating_point or indices.dtype.is_complex:
@@ -33,6 +36,7 @@ def check_indices(indices: Tensor, dims: Sequence[int]) -> Tensor:
 
 def check_encoded(vectors: Tensor, dims: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return (batch, order, max dim) encoded vectors, or raise."""
+    check_tensor(vectors, "vectors")
     if vectors.ndim != 3:
         raise ValueError(f"vectors has shape {tuple(vectors.shape)}; expected (batch, order, dim)")
     if not vectors.dtype.is_floating_point:

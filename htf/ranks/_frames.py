@@ -15,7 +15,7 @@ from tensorly.cp_tensor import CPTensor
 
 from htf.nn.cp import CPNetwork
 from htf.nn.ht import HTNetwork
-from htf.tensors._backend import Array, Backend, backend_of, constant, eye
+from htf.tensors._backend import Array, Backend, backend_of, check_real, constant, eye
 from htf.tensors._linalg import matricize, mode_product
 from htf.tensors.arithmetic import frame_overlap
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
@@ -214,7 +214,9 @@ def _taken_apart(x: Any, run: int) -> tuple[DimensionTree, Sequence[Array], bool
         weights, factors = x
         if len(factors) < 2:
             raise ValueError(f"x is a CPTensor of {len(factors)} mode; expected at least 2")
-        B = backend_of(factors[0])
+        for mode, factor in enumerate(factors):
+            check_real(factor, f"factor {mode} of x")
+        B = check_real(weights, "the weights of x")
         return DimensionTree.balanced(len(factors), len(factors)), [*factors, B.reshape(weights, (-1, 1))], True
     if not isinstance(x, HTTensor | tuple):
         raise TypeError(f"x is a {type(x).__name__}; expected an HTTensor, a CPTensor, an HTNetwork or a CPNetwork")

@@ -9,7 +9,7 @@ import torch
 from tensorly.decomposition import parafac
 
 from htf._checks import positive
-from htf.tensors._backend import Array, Backend, all_finite, backend_of, constant, current_backend
+from htf.tensors._backend import Array, Backend, all_finite, check_array, constant, current_backend
 from htf.tensors._linalg import kept, prod
 from htf.tensors.rank import check_tolerance
 
@@ -102,9 +102,7 @@ def cp_rank(
 
 
 def _checked_backend(tensor: Array) -> Backend:
-    B = backend_of(tensor, "tensor")
-    if "float" not in str(tensor.dtype):
-        raise TypeError(f"tensor has dtype {tensor.dtype}; expected a real floating type")
+    B = check_array(tensor, "tensor")
     if len(tensor.shape) < 2 or 0 in tensor.shape:
         raise ValueError(f"tensor has shape {tuple(tensor.shape)}; expected two axes or more, none of them empty")
     if not all_finite(B, tensor):

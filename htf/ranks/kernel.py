@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from htf.tensors._backend import check_tensor
+
 
 def kernel_matrix(features: Tensor, normalize: bool = True) -> Tensor:
     r"""Gram matrix :math:`K_{ij} = \langle \phi(x_i), \phi(x_j) \rangle` of features, or of their cosines.
@@ -151,8 +153,7 @@ def _rows(features: Tensor, normalize: bool) -> Tensor:
 
 
 def _floating(name: str, tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor")
+    check_tensor(tensor, name)
     if not tensor.dtype.is_floating_point:
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected a real floating type")
     if not bool(tensor.detach().isfinite().all()):

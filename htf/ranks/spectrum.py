@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from htf.tensors._backend import Array, Backend, all_finite, backend_of, constant
+from htf.tensors._backend import Array, Backend, all_finite, check_array, constant
 from htf.tensors.rank import check_tolerance
 
 
@@ -150,13 +150,11 @@ def shannon(B: Backend, probabilities: Array) -> Array:
 def _checked(singular_values: Array) -> tuple[Backend, Array | None]:
     """The backend and the values relative to the largest; None for a zero spectrum."""
     name = "singular_values"
-    B = backend_of(singular_values, name)
+    B = check_array(singular_values, name)
     if len(singular_values.shape) != 1:
         raise ValueError(f"{name} has shape {tuple(singular_values.shape)}; expected one axis")
     if singular_values.shape[0] == 0:
         raise ValueError(f"{name} is empty; expected at least one singular value")
-    if "float" not in str(singular_values.dtype):
-        raise TypeError(f"{name} has dtype {singular_values.dtype}; expected a real floating type")
     if not all_finite(B, singular_values):
         raise ValueError(f"{name} holds NaN or infinite values")
     fixed = constant(singular_values)

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from htf._checks import check_seed, finite, positive
 from htf.regularizers._outputs import scores
 from htf.regularizers.patches import Patch, PatchSampler, check_patches
+from htf.tensors._backend import check_tensor
 
 Model = Callable[[Tensor], Tensor]
 
@@ -91,7 +92,7 @@ class ImageRegularizer(ABC):
         """The term without its weight."""
 
     def _looks(self, values: Tensor) -> bool:
-        """Whether this call may look at values to warn of them: on a GPU, where the host would wait, ever more rarely."""
+        """Whether this call may look at values to warn of them: on a GPU, which makes the host wait, less and less."""
         turn = self.calls - 1
         return values.device.type == "cpu" or not turn & (turn - 1)  # calls 0, 1, 2, 4, 8, ...
 
@@ -209,8 +210,7 @@ def warn_of_no_effect(patch: Patch | None, what: str) -> None:
 
 
 def _check_batch(x: Any, y: Any) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x is a {type(x).__name__}; expected a tensor of images")
+    check_tensor(x, "x")
     if x.ndim != 4:
         raise ValueError(f"x has shape {tuple(x.shape)}; expected (n, channels, height, width)")
     if not x.dtype.is_floating_point:

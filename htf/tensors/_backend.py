@@ -38,8 +38,21 @@ def _named(name: str) -> Backend:
     return BackendManager._loaded_backends.get(name) or BackendManager.load_backend(name)
 
 
+# What all algorithms here compute with; LAPACK has nothing for halves, and nothing was tried with longer floats.
+_SUPPORTED = "a real floating type, float32 or float64"
+
+
 @cache
-def _of_type(kind: type) -> Backend | None:
+def _of_type(kind: type) -> Backend | str | None:
+    """The backend of arrays of a type, None where there is none, or why arrays of it are refused."""
+    if issubclass(kind, np.ma.MaskedArray):
+        return "whose mask would be lost; expected a plain array, or for missing entries ht_completion_masked"
+    if issubclass(kind, np.matrix):
+        return "whose products are those of matrices; expected a plain array, as numpy.asarray gives it"
+    if issubclass(kind, np.ndarray) and kind not in (np.ndarray, np.memmap):
+        return "which may compute by rules of its own; expected a plain array, as numpy.asarray gives it"
+    if _is_sparse(kind):
+        return "which is sparse; expected a dense array, as its method todense or toarray gives it"
     for base in kind.__mro__:
         name = _PACKAGES.get(base.__module__.split(".")[0])
         if name is not None:
@@ -47,23 +60,88 @@ def _of_type(kind: type) -> Backend | None:
     return None
 
 
+def _is_sparse(kind: type) -> bool:
+    return any(base.__module__.split(".")[0] == "sparse" or "scipy.sparse" in base.__module__ for base in kind.__mro__)
+
+
 def backend_of(array: Array, name: str = "array") -> Backend:
     """The backend of an array; a TypeError that calls it `name` where there is none."""
     kind: type = type(array)
     backend = _of_type(kind)
+    if isinstance(backend, str):
+        raise TypeError(f"{name} is a {kind.__name__}, {backend}")
     if backend is None or not hasattr(array, "shape"):
-        raise TypeError(f"{name} is a {type(array).__name__}; expected an array of one of TensorLy's backends")
+        raise TypeError(
+            f"{name} is a {kind.__name__}; expected an array of one of TensorLy's backends (NumPy, PyTorch, ...)"
+        )
     return backend
+
+
+def check_array(array: Array, name: str) -> Backend:
+    """The backend of a dense float32 or float64 array; a TypeError that says what came instead."""
+    backend = backend_of(array, name)
+    if isinstance(array, np.generic):
+        raise TypeError(f"{name} is a number of type {type(array).__name__}; expected an array")
+    _check_layout(array, name)
+    _check_entries(array, name)
+    _check_dtype(array, name)
+    return backend
+
+
+def check_real(array: Array, name: str) -> Backend:
+    """The backend of a dense array of integers or floats of any precision, which is going to be computed in double."""
+    backend = backend_of(array, name)
+    _check_layout(array, name)
+    _check_entries(array, name)
+    if not _is_real(array):
+        raise TypeError(f"{name} has dtype {array.dtype}; expected real numbers")
+    return backend
+
+
+def check_tensor(tensor: Any, name: str) -> None:
+    """A TypeError for what is no PyTorch tensor with entries to read: other types, sparse tensors, the meta device."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor of PyTorch")
+    _check_layout(tensor, name)
+    _check_entries(tensor, name)
+
+
+def host_array(array: Any, name: str) -> np.ndarray:
+    """What is read on the host, as indices and masks are: arrays of any backend or nested sequences, to NumPy."""
+    kind: type = type(array)
+    reason = _of_type(kind)
+    # Of matrices only the entries are read here.
+    if isinstance(reason, str) and not isinstance(array, np.matrix):
+        raise TypeError(f"{name} is a {kind.__name__}, {reason}")
+    if isinstance(array, torch.Tensor):
+        _check_layout(array, name)
+        _check_entries(array, name)
+        # NumPy has no bfloat16, nor any smaller float.
+        array = array.detach().cpu().double() if array.is_floating_point() else array.detach().cpu()
+    try:
+        return np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"{name} has rows of several lengths; expected one") from error
+
+
+def host_indices(array: Any, name: str) -> np.ndarray:
+    """Integers on the host; empty sequences count as such."""
+    numbers = host_array(array, name)
+    if numbers.size == 0 and numbers.dtype.kind == "f":
+        return numbers.astype(np.int64)
+    if numbers.dtype.kind not in "iu":
+        raise TypeError(f"{name} have dtype {getattr(array, 'dtype', numbers.dtype)}; expected integers")
+    if numbers.dtype.kind == "u" and numbers.size and int(numbers.max()) > np.iinfo(np.int64).max:
+        raise IndexError(f"{name} hold {int(numbers.max())}, which is out of range")
+    return numbers.astype(np.int64, copy=False)
 
 
 def real_number(value: Any, like: Array) -> Any:
     """A number to scale `like` with, without changing its dtype; None for anything else, truth values among them."""
     if isinstance(value, bool):
         return None
-    if not isinstance(value, int | float):
-        dtype = str(getattr(value, "dtype", ""))
-        if getattr(value, "shape", None) != () or not ("int" in dtype or "float" in dtype):
-            return None
+    if not isinstance(value, int | float) and (getattr(value, "shape", None) != () or not _is_real(value)):
+        return None
     # A float has no gradient, so tensors stay what they are; NumPy's numbers have none, but bring their dtype along.
     own = not isinstance(value, int | float | np.generic | np.ndarray) and backend_of(value) is backend_of(like)
     return value if own else float(value)
@@ -83,19 +161,48 @@ def check_alike(arrays: Iterable[Array], name: str) -> None:
         if first is None:
             first = array
             backend_of(array, name)
-            if not _is_floating(array):
-                raise TypeError(f"{name} has dtype {array.dtype}; expected a real floating type")
+            _check_layout(array, name)
+            _check_dtype(array, name)
             continue
         if backend_of(array, name) is not backend_of(first):
             raise TypeError(f"{name} mixes {type(first).__name__} and {type(array).__name__}; expected one backend")
+        _check_layout(array, name)
         if array.dtype != first.dtype:
             raise TypeError(f"{name} mixes dtypes {first.dtype} and {array.dtype}; expected one")
         if _is_torch(array) and array.device != first.device:
             raise ValueError(f"{name} is partly on {first.device} and partly on {array.device}; expected one device")
+    _check_entries(first, name)
 
 
-def _is_floating(array: Array) -> bool:
-    return "float" in str(array.dtype)
+def _check_layout(array: Array, name: str) -> None:
+    if isinstance(array, torch.Tensor) and (array.is_nested or array.layout != torch.strided):
+        kind = "a nested tensor" if array.is_nested else f"a tensor of layout {array.layout}"
+        raise TypeError(f"{name} is {kind}; expected a dense one, as to_dense or to_padded_tensor gives it")
+
+
+def _check_entries(array: Array, name: str) -> None:
+    if isinstance(array, torch.Tensor) and array.device.type == "meta":
+        raise TypeError(f"{name} is on the meta device, where tensors have no entries; expected one on a real device")
+
+
+def _check_dtype(array: Array, name: str) -> None:
+    # Names are equal on all backends but for a prefix; that of a byte order that is not the machine's is another.
+    if str(array.dtype).rpartition(".")[2] not in ("float32", "float64"):
+        raise TypeError(f"{name} has dtype {array.dtype}; expected {_SUPPORTED}{_remedy(array.dtype)}")
+
+
+def _is_real(value: Array) -> bool:
+    """Whether the dtype is one of integers or floats."""
+    if isinstance(value, torch.Tensor):
+        return not value.dtype.is_complex and value.dtype != torch.bool
+    return not isinstance(value, np.ma.MaskedArray) and getattr(value.dtype, "kind", "") in "iuf"
+
+
+def _remedy(dtype: Any) -> str:
+    """How to get there from a dtype, where that loses nothing."""
+    if isinstance(dtype, np.dtype) and dtype.kind == "f" and not dtype.isnative:
+        return f" in the machine's byte order: array.astype({dtype.newbyteorder('=').name!r})"
+    return ""
 
 
 def _is_torch(array: Array) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -41,14 +42,13 @@ def cp_to_ht(cp_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
     TypeError
         For arrays of no backend of TensorLy, of several, or of several dtypes, and a tree that is no `DimensionTree`.
     """
-    weights, factors = cp_tensor
-    factors = list(factors)
+    weights, factors = _pair(cp_tensor, "cp_tensor", "(weights, factors)")
     if not factors:
         raise ValueError("cp_tensor has no factors; expected one per mode")
     B = backend_of(factors[0], "factor of mode 0")
     check_alike(factors, "factors")
     tree = as_tree(tree, len(factors))
-    rank = int(factors[0].shape[-1])
+    rank = int(factors[0].shape[-1]) if factors[0].shape else 1
     for mode, factor in enumerate(factors):
         if len(factor.shape) != 2 or factor.shape[1] != rank:
             raise ValueError(f"factor of mode {mode} has shape {tuple(factor.shape)}; expected (dimension, {rank})")
@@ -143,7 +143,7 @@ def tucker_to_ht(tucker_tensor: Any, tree: DimensionTree | None = None) -> HTTen
     TypeError
         For arrays of no backend of TensorLy, of several, or of several dtypes, and a tree that is no `DimensionTree`.
     """
-    core, factors = tucker_tensor
+    core, factors = _pair(tucker_tensor, "tucker_tensor", "(core, factors)")
     B = backend_of(core, "core")
     if len(factors) != len(core.shape):
         raise ValueError(f"there are {len(factors)} factors for a core of {len(core.shape)} axes; expected one each")
@@ -211,6 +211,8 @@ def tt_to_ht(tt_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
     TypeError
         For arrays of no backend of TensorLy, of several, or of several dtypes, and a tree that is no `DimensionTree`.
     """
+    if not isinstance(tt_tensor, Iterable):
+        raise TypeError(f"tt_tensor is a {type(tt_tensor).__name__}; expected cores, one per mode")
     cores = list(tt_tensor)
     if not cores:
         raise ValueError("tt_tensor has no cores; expected one per mode")
@@ -258,6 +260,15 @@ def ht_to_tt(ht_tensor: HTTensor | RawHT) -> TTTensor:
     cores = [B.reshape(first, (1, *first.shape))]
     cores += [mode_product(B, x.factors[x.order + k - 1], x.factors[k], 1) for k in range(1, x.order)]
     return TTTensor(cores)
+
+
+def _pair(given: Any, name: str, parts: str) -> tuple[Any, list[Array]]:
+    """The two parts of a tensor in TensorLy's raw form, the second as a list."""
+    try:
+        first, factors = given
+        return first, list(factors)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is a {type(given).__name__}; expected {parts}") from error
 
 
 def _diagonal(B: Backend, size: int, axes: int, like: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from htf.tensors._backend import Array, Backend, backend_of
+from htf.tensors._backend import Array, Backend, backend_of, host_array, host_indices
 from htf.tensors._linalg import prod
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 
@@ -40,7 +40,8 @@ def ht_entries(ht_tensor: HTTensor | RawHT, indices: Array) -> Array:
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
-    rows = _as_numpy(indices)
+    # Indices are small and decide about shapes, so they are read on the host, whatever backend they come from.
+    rows = host_indices(indices, "indices")
     if rows.ndim != 2 or rows.shape[1] != x.order:
         raise ValueError(f"indices has shape {rows.shape}; expected (batch, {x.order})")
     columns = [_check_range(rows[:, mode], x.dims[mode], mode) for mode in range(x.order)]
@@ -75,16 +76,6 @@ def joint_values(B: Backend, transfer: Array, values: Sequence[Array]) -> Array:
         product = B.reshape(product, (batch, width, prod(tuple(product.shape[1:])) // width))
         product = B.matmul(B.reshape(value, (batch, 1, width)), product)[:, 0]
     return product
-
-
-def _as_numpy(indices: Array) -> np.ndarray:
-    # Indices are small and decide about shapes, so they are read on the host, whatever backend they come from.
-    rows = np.asarray(indices.cpu() if hasattr(indices, "cpu") else indices)
-    if rows.dtype == object or rows.dtype.kind not in "iu":
-        if rows.size == 0:
-            return rows.astype(np.int64)
-        raise TypeError(f"indices have dtype {rows.dtype}; expected integers")
-    return rows.astype(np.int64, copy=False)
 
 
 def _check_range(column: np.ndarray, dim: int, mode: int) -> np.ndarray:
@@ -184,7 +175,7 @@ def _expand(key: Any, order: int) -> list[Any]:
 def _normalized(key: Any, dim: int, mode: int) -> Any:
     if isinstance(key, slice):
         return key
-    array = np.asarray(key.cpu() if hasattr(key, "cpu") else key)
+    array = host_array(key, f"the index of mode {mode}")
     if array.dtype == bool:
         if array.shape != (dim,):
             raise IndexError(f"the mask of mode {mode} has shape {array.shape}; expected ({dim},)")
@@ -195,7 +186,7 @@ def _normalized(key: Any, dim: int, mode: int) -> Any:
         raise IndexError(
             f"the index of mode {mode} is {key!r}; expected integers, a slice, a mask or an array of integers"
         )
-    return _check_range(array.astype(np.int64), dim, mode)
+    return _check_range(host_indices(array, f"the index of mode {mode}"), dim, mode)
 
 
 def _values(x: HTTensor, keys: list[Any]) -> Array:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
-import warnings
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from htf._checks import check_dims, positive
+from htf._checks import check_dims, positive, warn
 from htf.tensors._linalg import prod
 from htf.tree import DimensionTree
 
@@ -93,11 +92,9 @@ def validate_ht_rank(
     lowered = [node for node in range(tree.n_nodes - 1) if wanted[node] is not None and ranks[node] < wanted[node]]  # type: ignore[operator]
     if lowered and (isinstance(rank, Sequence | Mapping) or len(lowered) == tree.n_nodes - 1):
         node = lowered[0]
-        warnings.warn(
+        warn(
             f"rank {wanted[node]} of node {node} exceeds its bound {ranks[node]} and is lowered to it"
-            + (f"; so are those of {len(lowered) - 1} more nodes" if len(lowered) > 1 else ""),
-            UserWarning,
-            stacklevel=3,
+            + (f"; so are those of {len(lowered) - 1} more nodes" if len(lowered) > 1 else "")
         )
     return tuple(ranks)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from htf._files import read_tensors, write_tensors
@@ -39,10 +40,15 @@ def save(ht_tensor: HTTensor | RawHT, path: str | Path) -> None:
         "children": [list(x.tree.children(node)) for node in x.tree.inner_nodes],
     }
     tensors = {
-        f"factor.{node}": f if isinstance(f, torch.Tensor) else torch.from_numpy(B.to_numpy(f))
+        f"factor.{node}": f if isinstance(f, torch.Tensor) else _in_torch(B.to_numpy(f))
         for node, f in enumerate(x.factors)
     }
     write_tensors(Path(path), tensors, about, f"an {_WHAT}")
+
+
+def _in_torch(array: np.ndarray) -> torch.Tensor:
+    # PyTorch takes no negative strides, and warns of arrays that are only read.
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 def load(path: str | Path, backend: str | None = None) -> HTTensor:

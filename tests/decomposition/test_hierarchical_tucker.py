@@ -1,6 +1,7 @@
 """Decompositions of dense tensors: exactness, bounds, both directions, batches, ALS, choice of tree."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_any_tensor_on_any_tree(nested, data):
     method = data.draw(st.sampled_from(METHODS))
     dense = np.random.default_rng(data.draw(st.integers(0, 9))).standard_normal((*dims, *outputs))
     norm = np.linalg.norm(dense)
-    exact = htf.hierarchical_tucker(backend(dense), tree=tree, method=method)
+    exact = htf.hierarchical_tucker(backend(dense), tree=tree, tol=0, method=method)
     np.testing.assert_allclose(np.asarray(exact.to_tensor()).reshape(dense.shape), dense, atol=1e-12 * norm)
     assert exact.tree == tree
     for tol in (0.5, 0.1):
@@ -35,7 +36,7 @@ def test_any_tensor_on_any_tree(nested, data):
         assert np.linalg.norm(np.asarray(x.to_tensor()).reshape(dense.shape) - dense) <= tol * norm * (1 + 1e-12)
     # With the exact spectra at hand: the error is at most the root of all that they drop.
     rank = data.draw(st.integers(1, 2))
-    x = htf.hierarchical_tucker(backend(dense), dict.fromkeys(tree.edges, rank), tree, method=method)
+    x = htf.hierarchical_tucker(backend(dense), rank=dict.fromkeys(tree.edges, rank), tree=tree, method=method)
     error = np.linalg.norm(np.asarray(x.to_tensor()).reshape(dense.shape) - dense)
     tails = [float((np.asarray(s)[rank:] ** 2).sum()) for s in exact.singular_values().values()]
     assert error <= sum(tails) ** 0.5 + 1e-12 * norm
@@ -114,7 +115,7 @@ def test_a_tolerance_holds(method, shape):
 @pytest.mark.parametrize(("dtype", "value"), [(np.float64, 1.7e308), (np.float32, 3e38)])
 def test_entries_as_large_as_numbers_get(dtype, value):
     """The norm is larger than any number, so the root's factor cannot hold it."""
-    x = htf.hierarchical_tucker(np.full((2, 2, 2), value, dtype))
+    x = htf.hierarchical_tucker(np.full((2, 2, 2), value, dtype), tol=0)
     np.testing.assert_allclose(x.to_tensor(), value, rtol=1e-5)
 
 
@@ -122,14 +123,16 @@ def test_zero_tensors_and_vectors():
     x = htf.hierarchical_tucker(np.zeros((3, 4, 5)), tol=0.1)
     assert x.rank == (1,) * 5
     np.testing.assert_array_equal(x.to_tensor(), 0)
-    np.testing.assert_allclose(htf.hierarchical_tucker(np.arange(3.0)).to_tensor(), np.arange(3.0))
+    np.testing.assert_allclose(htf.hierarchical_tucker(np.arange(3.0), tol=0).to_tensor(), np.arange(3.0))
 
 
 def test_the_estimator_mirrors_the_function():
     dense = np.random.default_rng(0).standard_normal((4, 4, 4))
     estimator = htf.HierarchicalTucker(rank=2, tree=Tree.linear(3))
     x = estimator.fit_transform(dense)
-    np.testing.assert_array_equal(x.to_tensor(), htf.hierarchical_tucker(dense, 2, Tree.linear(3)).to_tensor())
+    np.testing.assert_array_equal(
+        x.to_tensor(), htf.hierarchical_tucker(dense, rank=2, tree=Tree.linear(3)).to_tensor()
+    )
     assert estimator.fit(dense).decomposition_.rank == x.rank
     assert repr(estimator) == "HierarchicalTucker decomposition of rank 2."
 
@@ -151,7 +154,40 @@ def test_the_estimator_mirrors_the_function():
 )
 def test_bad_input(arguments, error, message):
     with pytest.raises(error, match=message):
-        htf.hierarchical_tucker(**{"tensor": np.ones((3, 3, 3)), **arguments})
+        htf.hierarchical_tucker(**{"tensor": np.ones((3, 3, 3)), "tol": 0.1, **arguments})
+
+
+@pytest.mark.parametrize("given", [1e-3, 5, "same", [2, 2, 2, 2, 1]])
+def test_options_are_given_by_name(given):
+    """A tolerance read as a rank fraction, or a rank as a tolerance, would be silently wrong."""
+    message = re.escape(f"takes its options by name: write rank={given!r} or tol={given!r}, not {given!r} by position")
+    for call in (
+        lambda: htf.hierarchical_tucker(np.ones((3, 3, 3)), given),
+        lambda: htf.hierarchical_tucker(np.ones((3, 3, 3)), given, Tree.balanced(3)),
+        lambda: htf.HierarchicalTucker(given),
+        lambda: htf.ht_als(np.ones((3, 3, 3)), given),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+def test_a_rank_or_a_tolerance_is_needed():
+    for call in (htf.hierarchical_tucker, htf.HierarchicalTucker().fit_transform):
+        with pytest.raises(ValueError, match=r"rank and tol are None; expected rank=\.\.\., tol=\.\.\."):
+            call(np.ones((3, 3, 3)))
+
+
+def test_a_tolerance_of_zero_loses_nothing_but_rounding_error():
+    dense = htf.random_ht((6, 5, 6, 5), 3, random_state=0).to_tensor()
+    x = htf.hierarchical_tucker(dense, tol=0)
+    assert max(x.rank) == 3
+    np.testing.assert_allclose(x.to_tensor(), dense, atol=1e-13 * np.abs(dense).max())
+
+
+def test_warnings_point_at_the_callers_line():
+    with pytest.warns(UserWarning, match="rank 12 of node 0") as caught:
+        htf.HierarchicalTucker(rank=12).fit_transform(np.ones((3, 4, 5)))
+    assert [w.filename for w in caught] == [__file__]
 
 
 def test_rank_above_the_bound_is_lowered_with_a_warning():
@@ -190,6 +226,16 @@ def test_als_at_any_scale(dtype, scale):
     x, errors = htf.ht_als((dense * scale).astype(dtype), rank=2, return_errors=True, n_iter_max=3, tol=0)
     assert errors == pytest.approx(expected, rel=1e-4)
     assert np.linalg.norm(x.to_tensor() / scale - dense) == pytest.approx(errors[-1] * np.linalg.norm(dense), rel=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("f8", 1e-14), ("f4", 1e-6)])
+def test_als_reports_the_error_of_a_tensor_that_it_meets(dtype, most):
+    """A difference of the squared norms would be zero, or the root of the rounding error."""
+    dense = htf.random_ht((5, 6, 7), 2, random_state=0).to_tensor().astype(dtype)
+    x, errors = htf.ht_als(dense, rank=2, return_errors=True)
+    true = np.linalg.norm(x.to_tensor().astype("f8") - dense.astype("f8")) / np.linalg.norm(dense)
+    assert errors[-1] == pytest.approx(true, rel=0.2)
+    assert 0 < errors[-1] < most
 
 
 def test_als_takes_batches_zeros_and_refuses_what_does_not_fit():
@@ -231,6 +277,8 @@ def test_exhaustive_search_beats_every_tree_that_is_drawn():
 def test_bad_arguments_of_the_choice():
     with pytest.raises(ValueError, match="order 1"):
         htf.optimize_tree(np.ones(3), tol=0.1)
+    with pytest.raises(ValueError, match="tol is 5; expected a positive relative error below 1"):
+        htf.optimize_tree(np.ones((3, 3)), 5)
     with pytest.raises(ValueError, match="tol is 0"):
         htf.optimize_tree(np.ones((3, 3)), tol=0)
     with pytest.raises(ValueError, match="method is 'best'"):

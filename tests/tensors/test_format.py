@@ -426,7 +426,7 @@ def test_trees_ranks_and_numbers_in_other_guises():
     with pytest.raises(TypeError, match="tree is a tuple; expected a DimensionTree, see"):
         random_ht((3, 4, 5), 2, ((0, 1), 2))
     with pytest.raises(TypeError, match="tree is a tuple"):
-        htf.hierarchical_tucker(np.ones((3, 4, 5)), 1, ((0, 1), 2))
+        htf.hierarchical_tucker(np.ones((3, 4, 5)), rank=1, tree=((0, 1), 2))
     x = random_ht((3, 4, 5), np.array([2, 2, 2, 2, 1]), random_state=0)
     assert x.round(tol=np.float32(0.5)).n_parameters <= x.n_parameters
     assert x.round(rank={np.int64(0): np.int64(1)}).rank[0] == 1
