@@ -74,7 +74,7 @@ class Epochs(Recording):
         added = losses.new_zeros(()) if penalty is None else penalty.double() * found.samples
         counts = list(found.counts.values())
         self._names = ("penalty", *found.counts, "samples")
-        rest = torch.stack([added, *counts, added.new_tensor(found.samples)])
+        rest = torch.stack([added, *counts, added.new_full((), found.samples)])
         return [torch.cat([losses, rest])]
 
     def after_step(self, sums: list[Tensor]) -> None:

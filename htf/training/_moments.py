@@ -58,10 +58,11 @@ class Moments(Recording):
     def summary(self) -> str:
         return f"loss {self._last_loss:.2e}"
 
-    def before_step(self, found: Found, penalty: Tensor | None) -> None:
+    def before_step(self, found: Found, penalty: Tensor | None) -> bool:
         step, every = self.training.step, self.training.every
         if step % every == 0 or (self._twice and step % every == 1) or step >= self.training.steps:
             self._record(found.losses.detach())
+        return not self.recorder.stopped
 
     def after_step(self, sums: list[Tensor]) -> None:
         rates = flow_rates(self.training.optimizer, self.network)

@@ -33,8 +33,9 @@ class Recording:
     def begin(self) -> None:
         """Note how long the training is to be, before a checkpoint is read."""
 
-    def before_step(self, found: Found, penalty: Tensor | None) -> None:
-        """Look at the losses on a batch, with gradients at hand, before the step is taken."""
+    def before_step(self, found: Found, penalty: Tensor | None) -> bool:
+        """Look at the losses on a batch, with gradients at hand; whether the step is to be taken."""
+        return True
 
     def sums(self, found: Found, penalty: Tensor | None) -> list[Tensor]:
         """What is to be added over an epoch; means over the processes take their place if there are several."""

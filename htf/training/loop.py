@@ -241,13 +241,14 @@ class Returns(Recording):
     def stopped(self) -> str:
         return "epochs" if self.training.step >= self.training.steps else ""
 
-    def before_step(self, found: Found, penalty: Tensor | None) -> None:
+    def before_step(self, found: Found, penalty: Tensor | None) -> bool:
         if self.training.step == 0:
             check_start(found.losses.detach(), self.network)
         if self.training.batch == 0:
             self._total.zero_()
             for start, parameter in zip(self._start, self.network.parameters(), strict=True):
                 start.copy_(parameter.detach())
+        return True
 
     def sums(self, found: Found, penalty: Tensor | None) -> list[Tensor]:
         return [found.losses.detach() * found.samples]

@@ -153,6 +153,7 @@ class Training(Resumable):
         self.device = _device(self.trained[0], device, fabric)
         model.to(self.device)
         self.runs = model.runs if isinstance(model, Factorization) else 1
+        self._shape = torch.Size([self.runs])
         # Factorizations have neither modes nor dropout.
         self._plain = isinstance(model, Factorization)
         self.optimizer = make_optimizer(optimizer, model, lr)
@@ -353,8 +354,7 @@ class Training(Resumable):
         """Take one step; after the last of an epoch, measure."""
         self._began = time.perf_counter()
         found, penalty = self._differentiated()
-        self.recording.before_step(found, penalty)
-        if not self.recording.stopped:
+        if self.recording.before_step(found, penalty):
             self._take_step(found, penalty)
             if self.step % self.objective.batches == 0:
                 self.recording.after_epoch()
@@ -366,7 +366,8 @@ class Training(Resumable):
         try:
             if self._plain and self.regularizer is None and self.processes.world == 1:
                 found = self.objective.find(self._call, *divmod(self.step, self.objective.batches))
-                self._check(found.losses)
+                if found.losses.shape != self._shape or not found.losses.requires_grad:
+                    self._check(found.losses)
                 for parameter in self.trained:
                     parameter.grad = None
                 found.losses.backward(torch.ones_like(found.losses))
