@@ -26,8 +26,8 @@ PUBLISHED = {  # mean squared train errors at ranks 1, 5, 10, 15
     ("mnist", "original"): (0.023, 0.008, 0.004, 0.003),
     ("mnist", "random_images"): (0.089, 0.058, 0.032, 0.014),
     ("mnist", "random_labels"): (0.089, 0.074, 0.057, 0.043),
-    ("fashion", "original"): (0.034, 0.017, 0.010, 0.008),
-    ("fashion", "random_labels"): (0.089, 0.069, 0.048, 0.034),
+    ("fashion_mnist", "original"): (0.034, 0.017, 0.010, 0.008),
+    ("fashion_mnist", "random_labels"): (0.089, 0.069, 0.048, 0.034),
 }
 
 
@@ -70,7 +70,7 @@ def run(bench: Bench) -> dict[str, Any]:
     content["data"] = data.name
     content["epochs_ms"] = _epochs(bench, data, rows)
     content["ht"] = _ht(bench, data, rows)
-    names = [name for name in ("mnist", "fashion") if bench.data_dir is not None] or ["mnist"]
+    names = [name for name in ("mnist", "fashion_mnist") if bench.data_dir is not None] or ["mnist"]
     groups = [(name, twins) for name in names for twins in (LABELS, ("random_images",))]
     # Two sets of fits share the true images, so that they take twice the time of the others.
     shares = [len(twins) for _, twins in groups]
