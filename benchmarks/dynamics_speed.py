@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 import htf
+from htf._files import write_json
 from htf.dynamics import CPStudy, HTStudy, MatrixStudy, StudySettings
 from htf.nn.init import gaussian
 from htf.training import Training, fit, objectives
@@ -73,8 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     report["runs together"] = {form: together(form, options) for form in options.only}
     print(json.dumps(report, indent=1))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, report)
 
 
 # -- against the papers' code ---------------------------------------------------------------------------

@@ -12,7 +12,6 @@ the turns; ratios are medians of ratios to the plain layer within a turn.
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from turns import Step, take_turns
 
+from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.nn import FactorizedConv2d, FactorizedLinear
 from htf.nn.factorized.choice import NAMES
@@ -61,8 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     report["versions"] |= {name: _version(name) for name in ("opt_einsum", "tensorly-torch")}
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, report)
 
 
 def _measured(

@@ -28,7 +28,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import htf
-from htf._files import write_figure
+from htf._files import write_figure, write_json
 from htf.tensors import _backend
 
 # (order, dimension, rank): the corners of what the format is used for, and the middle.
@@ -64,8 +64,7 @@ def main() -> None:
         report["counts"] = [count(order, rank) for rank in (4, 8) for order in COUNTS]
     print(json.dumps(report, indent=1))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, report)
     if options.figure:
         plot_counts(report["counts"], options.figure)
 

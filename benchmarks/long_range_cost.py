@@ -11,7 +11,6 @@ papers' regularizer is that of this library (equal, see tests/regularizers) in a
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from long_range_recipes import MODELS, make_model, make_regularizer
 from torch import nn
 from turns import WARM, Step, take_turns
 
+from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.datasets.long_range import LongRangeData, Split
 from htf.regularizers import InputGradientChange, random_patches
@@ -72,8 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in report["steps"]:
         print(f"{row['what']:40} {row['ms']:9.1f} ms  {row['ratio']:5.2f}")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, report)
 
 
 def _noise(options: argparse.Namespace) -> LongRangeData:

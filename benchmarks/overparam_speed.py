@@ -15,7 +15,6 @@ that before the model was made (on a GPU: the most that torch had allocated), da
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import torch
 from torch import nn
 from turns import WARM, Step, take_turns
 
+from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.nn import small_resnet
 from htf.nn.overparam._base import Overparam
@@ -60,8 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         "rows": rows,
     }
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, report)
 
 
 def _compare(size: int, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ import numpy
 import torch
 
 import htf
+from htf._files import write_json
 
 SIZES = (300, 150, 48)
 SCRIPT = "pathfinder_raw_images_generator.py"
@@ -54,8 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
             report["images per second"] = [measure(length, generator, options) for length in options.path_lengths]
     print(json.dumps(report, indent=1))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, report)
 
 
 def measure(length: int, generator: Any, options: argparse.Namespace) -> dict[str, Any]:

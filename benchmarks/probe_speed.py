@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 import htf
+from htf._files import write_json
 from htf.datasets import ImageData, load, one_hot, one_vs_all, quantize
 
 RATE = 5e-4  # of Adam, as in the papers
@@ -55,8 +56,7 @@ def main() -> None:
     report["tree"] = compare_tree(batches, options)
     print(json.dumps(report, indent=1))
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(options.json, report)
 
 
 Batches = list[tuple[Tensor, Tensor]]

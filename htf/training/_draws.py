@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 def order_of_epoch(samples: int, seed: int, epoch: int) -> Tensor:
     """The order in which an epoch visits the samples."""
-    return torch.randperm(samples, generator=Generator().manual_seed(_mixed(seed, epoch)))
+    return torch.randperm(samples, generator=Generator().manual_seed(_mixed(seed, epoch)), device="cpu")
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def gradient_flow(
     >>> bool(history.loss[0] > 0.1), bool(history.loss[-1] < 1e-4)
     (True, True)
     """
-    at = np.asarray(torch.as_tensor(times, dtype=torch.float64))
+    at = np.asarray(torch.as_tensor(times, dtype=torch.float64, device="cpu"))
     if at.ndim != 1 or not len(at) or at[0] < 0 or not bool((np.diff(at) > 0).all()):
         raise ValueError(f"times is {times!r}; expected a rising sequence from 0 or later")
     if network.dtype != torch.float64:
@@ -122,7 +122,7 @@ def gradient_flow(
     }
     warned = False
     recorder = Recorder(settings, seconds=perf_counter() - began, stopped="steps")
-    nothing = torch.full((network.runs,), torch.nan, dtype=torch.float64)
+    nothing = torch.full((network.runs,), torch.nan, dtype=torch.float64, device="cpu")
     for step, (time, state) in enumerate(zip(at, found.y.T, strict=True)):
         losses = place(np.ascontiguousarray(state))
         if not bool(losses.isfinite().all()):

@@ -245,7 +245,7 @@ class Recorder:
             on = getattr(rule, "on", "loss")
             column = watched if on is None else on
             values = self._losses[:count] if column in ("", "loss") else self._column(column)
-            found = reason or rule(torch.tensor(self._asked), values, self.seconds)
+            found = reason or rule(torch.tensor(self._asked, device="cpu"), values, self.seconds)
             if not isinstance(found, str):
                 raise TypeError(f"rule {rule!r} returned a {type(found).__name__}; expected a reason to stop, or ''")
             reason = found
@@ -285,7 +285,7 @@ class Recorder:
     def history(self) -> History:
         """What has been recorded so far."""
         tensors = {name: torch.stack(values) for name, values in self.rows.items()}
-        tensors["steps"] = torch.tensor(self.steps, dtype=torch.int64)
+        tensors["steps"] = torch.tensor(self.steps, dtype=torch.int64, device="cpu")
         return History.from_tensors(tensors, self.settings, self.seconds, self.stopped)
 
     def restore(self, tensors: Mapping[str, Tensor], seconds: float, stopped: str, every: int) -> None:

@@ -148,7 +148,7 @@ class TestBadInput:
         def full(path, content):
             raise OSError("no space left")
 
-        monkeypatch.setattr("htf.probes.jobs.write_json", full)
+        monkeypatch.setattr("htf.probes.jobs.write_job", full)
         options = ["--ranks", "1", "--format", "cp", "--twins", "original", "--epochs", "1", "--workers", "1"]
         assert main(["probe", *options, "--out", str(tmp_path)]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith("htf: no space left (in job cp_1_original0_")

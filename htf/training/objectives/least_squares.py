@@ -43,7 +43,7 @@ class LeastSquares(Objective):
     def _order(self, epoch: int) -> list[int]:
         if self._latest[0] != epoch:
             generator = Generator().manual_seed((self.place.seed << 20) + epoch)
-            self._latest = epoch, torch.randperm(len(self.train), generator=generator).tolist()
+            self._latest = epoch, torch.randperm(len(self.train), generator=generator, device="cpu").tolist()
         return self._latest[1]
 
     def measure(self, model: nn.Module, epoch: int) -> dict[str, Tensor]:
