@@ -95,11 +95,11 @@ class Epochs(Recording):
         # One clock for all processes: they have to stop together.
         training.processes.average([seconds])
         training.restart_clock(float(seconds))
-        nothing = torch.full((runs,), torch.nan, dtype=torch.float64)
+        nothing = torch.full((runs,), torch.nan, dtype=torch.float64, device="cpu")
         row = {"time": nothing, "rate": nothing, "loss": means[:runs], "test_error": nothing}
         of_train = zip(self._names[:-1], means[runs:], strict=True)
         row |= {f"tracked/train/{name}": mean.expand(runs) for name, mean in of_train}
-        row |= {f"tracked/{name}": value.double().reshape(-1).expand(runs) for name, value in measured.items()}
+        row |= {f"tracked/{name}": value.double().cpu().reshape(-1).expand(runs) for name, value in measured.items()}
         row["tracked/train/seconds"] = seconds.cpu().expand(runs)
         row |= self._tracked(means[:runs])
         self.recorder.seconds = training.seconds

@@ -146,7 +146,7 @@ def test_all_of_the_benchmark_at_a_small_scale(tmp_path):
     dynamics.main(["--only", "mf", *arguments])
     dynamics.main(["--only", "norms", *arguments])
     report = json.loads((tmp_path / "out" / "dynamics.json").read_text())
-    assert set(report) == {"mf", "norms"}
+    assert set(report) == {"mf", "norms", "seal"}
     assert report["mf"]["summary"][0]["seeds"] == 2
     assert report["norms"]["depths"]["3"]["least_spectral_norm_over_bound"] >= 1
     figures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))

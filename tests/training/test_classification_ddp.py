@@ -155,8 +155,8 @@ def test_a_process_that_fails_stops_the_other(folder):
 
 def test_only_the_first_writes(folder):
     assert [read_json(folder / f"facts{rank}.json")["writes"] for rank in (0, 1)] == [True, False]
-    names = sorted(path.name for path in (folder / "whole").iterdir() if not path.name.startswith("."))
-    assert names == ["checkpoint.safetensors", "claim.json", "result.json"]
+    written = sorted(path.name for path in (folder / "whole").iterdir())
+    assert written == [".lock", "checkpoint.safetensors", "claim.json", "result.json"]
 
 
 def test_accuracies_are_those_of_the_shared_model(folder):

@@ -72,7 +72,7 @@ class Classes(Objective):
 
     def measure(self, model: nn.Module, epoch: int) -> dict[str, Tensor]:
         found = self.accuracy(model, "validation", epoch)
-        return {} if found is None else {"validation/accuracy": torch.tensor(found, dtype=torch.float64)}
+        return {} if found is None else {"validation/accuracy": torch.tensor(found, dtype=torch.float64, device="cpu")}
 
     def accuracy(self, model: nn.Module, part: str, epoch: int) -> float | None:
         """Share of right labels in evaluation mode; None if there are no samples.
