@@ -25,7 +25,7 @@ from torch.nn.functional import embedding_bag
 from htf.engine.codes import coded_sum
 from htf.engine.gather import bound_once
 from htf.engine.steps import Patterns
-from htf.engine.tracing import values_at_hand
+from htf.engine.tracing import values_at_hand, values_worth_a_wait
 
 # Logarithms that are summed lie within so many octaves of the frequent one; the rest is counted.
 OCTAVES = 8
@@ -35,6 +35,8 @@ ALIKE = 40
 HEADROOM = 38
 # Octaves by which a product, without its factors of zero, may exceed the largest one of its row that has none.
 LARGEST_SHIFT = 120
+# On a GPU, where a look at the values makes the host wait: products from which on the work that it spares takes longer.
+WORTH_A_WAIT = 2**22
 
 
 def met_product(table: Tensor, inputs: Patterns, least: float = -math.inf) -> tuple[Tensor, Tensor]:
@@ -59,7 +61,7 @@ def met_product(table: Tensor, inputs: Patterns, least: float = -math.inf) -> tu
         value, exponent = met_product(table.float(), inputs, least)
         return value.to(table.dtype), exponent.to(table.dtype)
     flat, shape = table.flatten(1), table.shape[1:]
-    at_hand = values_at_hand(flat)
+    at_hand = _can_look(flat, inputs)
     # Most fits start positive and stay so; one reduction tells.
     positive = at_hand and bool(flat.detach().min() > 0)
     zero = None if positive else flat.detach() == 0
@@ -218,7 +220,7 @@ def _split(flat: Tensor, zero: Tensor | None, inputs: Patterns, positive: bool) 
     common = logs.index_select(0, inputs.common.flatten()).unflatten(0, inputs.common.shape).sum(1)
     logs = logs - logs.index_select(0, inputs.base)
     mark = 2 ** (inputs.arity + 1).bit_length()
-    at_hand = values_at_hand(flat)
+    at_hand = _can_look(flat, inputs)
     if at_hand and positive and bool(logs.abs().max() <= OCTAVES):
         return _Split([logs.to(flat.dtype)], (None, None), common, mark)
     far = (logs / OCTAVES).round()
@@ -232,6 +234,14 @@ def _split(flat: Tensor, zero: Tensor | None, inputs: Patterns, positive: bool) 
         columns.append(part.bool().any(0).nonzero().squeeze(1) if at_hand else None)
         parts.append(part[:, columns[-1]] if at_hand else part)
     return _Split(parts, tuple(columns), common, mark)  # type: ignore[arg-type]
+
+
+def _can_look(flat: Tensor, inputs: Patterns) -> bool:
+    """Whether values may decide what is computed."""
+    if values_at_hand(flat):
+        return True
+    many = inputs.dense is not None and inputs.dense.rows * flat.shape[1] >= WORTH_A_WAIT
+    return many and values_worth_a_wait(flat)
 
 
 def _all_columns(counts: Tensor, columns: Tensor | None, n_columns: int) -> Tensor:

@@ -63,6 +63,11 @@ class Codes:
     table_rows: int
 
     @property
+    def rows(self) -> int:
+        """Rows of all nodes."""
+        return self.code.shape[0] * self.code.shape[1]
+
+    @property
     def n_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (self.code, self.leaves))
 

@@ -17,6 +17,11 @@ def values_known(tensor: Tensor) -> bool:
     return True
 
 
+def values_worth_a_wait(tensor: Tensor) -> bool:
+    """Whether the host may wait for values on a GPU: known, and not while a CUDA graph is captured."""
+    return values_known(tensor) and not (tensor.device.type == "cuda" and torch.cuda.is_current_stream_capturing())
+
+
 def values_at_hand(tensor: Tensor) -> bool:
     """Whether looking at the values costs nothing: known, and not on a GPU, which the host would wait for."""
     return tensor.device.type == "cpu" and values_known(tensor)
