@@ -49,7 +49,8 @@ def check_encoded(vectors: Tensor, dims: Sequence[int], dtype: torch.dtype) -> T
         raise ValueError(f"vectors has dimension {vectors.shape[2]}; the largest mode has {max(dims)}")
     if vectors.dtype != dtype:
         raise TypeError(f"vectors has dtype {vectors.dtype}; the network has {dtype}")
-    if not bool(vectors.isfinite().all()):
+    # A GPU would make the host wait; there NaN shows in the outputs.
+    if vectors.device.type == "cpu" and not bool(vectors.isfinite().all()):
         bad = int((~vectors.isfinite()).sum())
         raise ValueError(f"vectors has {bad} entries that are NaN or infinite")
     return vectors
