@@ -123,3 +123,18 @@ def test_orthogonalized_and_rounded_tensors_keep_their_scale(scale):
         assert exact_norm(y) == pytest.approx(norm, rel=1e-6)
     values = x.singular_values()[0].double()
     assert float(values.norm()) == pytest.approx(norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "pytorch"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_what_is_lost_below_the_range_on_the_way_is_found_again(backend, recorded):
+    # The result alone looks ordinary: its larger part is lost to underflow at a leaf, and enlarged at the root.
+    if recorded and backend == "numpy":
+        pytest.skip("NumPy records no gradients")
+    tree = htf.DimensionTree.balanced(2)
+    frame, root = np.diag([1.0, 1e-170]), np.diag([1.0, 1e170])[..., None]
+    x = htf.HTTensor((tree, [frame, np.eye(2), root])).to_backend(backend)
+    if recorded:
+        x.requires_grad_()
+    for value in (x.inner(x) - 1, x.norm() ** 2 - 1, x.orthogonalize().norm() ** 2 - 1, ht_distance(x, 2 * x) ** 2 - 1):
+        assert float(value.detach() if recorded else value) == pytest.approx(1, rel=1e-12)
