@@ -85,7 +85,7 @@ def certificate(B: Backend, factors: Sequence[Array]) -> Certificate | None:
     # All factors are on one device.
     if factors[0].device.type != "cpu" or not _PLAIN_TENSORS.issuperset(map(type, factors)):
         return None
-    return Certificate(factors[0].dtype, torch.is_grad_enabled() and any([f.requires_grad for f in factors]))
+    return Certificate(factors[0].dtype, torch.is_grad_enabled() and any(f.requires_grad for f in factors))
 
 
 def _host_reads() -> bool:
@@ -94,7 +94,7 @@ def _host_reads() -> bool:
         torch.compiler.is_compiling()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack()
-        or torch.jit.is_tracing()
+        or torch._C._get_tracing_state() is not None
         or forward_ad._current_level >= 0
     )
 

@@ -273,7 +273,8 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
 def _plain_inner(x: HTTensor, y: HTTensor) -> Array | None:
     """Inner product without any scaling; None where that may have gone out of range on the way."""
     B, tree = backend_of(x.factors[0]), x.tree
-    first, second = x.factors, y.factors
+    first: Sequence[Array] = x.factors
+    second: Sequence[Array] = y.factors
     bound = certificate(B, first if x is y else [*first, *second])
     if bound is None:
         return None
