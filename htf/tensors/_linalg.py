@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from htf.tensors._backend import Array, Backend, constant, eye, needs_gradient
+from htf.tensors._certificate import certificate, ordinary
 
 
 def prod(numbers: tuple[int, ...] | list[int]) -> int:
@@ -26,28 +27,41 @@ def prod(numbers: tuple[int, ...] | list[int]) -> int:
 
 def mode_product(B: Backend, tensor: Array, matrix: Array, axis: int) -> Array:
     """``tensor`` times ``matrix`` (new × old) along `axis`."""
-    shape = tuple(tensor.shape)
-    if len(shape) == 2:
+    shape = tensor.shape
+    order = len(shape)
+    if order == 2:
         return B.matmul(tensor, matrix.T) if axis else B.matmul(matrix, tensor)
-    before, after = prod(shape[:axis]), prod(shape[axis + 1 :])
-    new = (*shape[:axis], matrix.shape[0], *shape[axis + 1 :])
-    if after == 1:
-        return B.reshape(B.matmul(B.reshape(tensor, (before, shape[axis])), matrix.T), new)
-    if before == 1:
-        return B.reshape(B.matmul(matrix, B.reshape(tensor, (shape[axis], after))), new)
-    return B.reshape(B.matmul(matrix, B.reshape(tensor, (before, shape[axis], after))), new)
+    size = matrix.shape[0]
+    if axis == order - 1:
+        return _shaped(B, B.matmul(_shaped(B, tensor, (-1, shape[axis])), matrix.T), (*shape[:axis], size))
+    if axis == 0:
+        return _shaped(B, B.matmul(matrix, _shaped(B, tensor, (shape[0], -1))), (size, *shape[1:]))
+    before, after = (shape[0], shape[2]) if order == 3 else (prod(shape[:axis]), prod(shape[axis + 1 :]))
+    if before == 1 or after == 1:
+        new = (*shape[:axis], size, *shape[axis + 1 :])
+        if after == 1:
+            return _shaped(B, B.matmul(_shaped(B, tensor, (before, shape[axis])), matrix.T), new)
+        return _shaped(B, B.matmul(matrix, _shaped(B, tensor, (shape[axis], after))), new)
+    whole = tensor if order == 3 else _shaped(B, tensor, (before, shape[axis], after))
+    product = B.matmul(matrix, whole)
+    return product if order == 3 else _shaped(B, product, (*shape[:axis], size, *shape[axis + 1 :]))
+
+
+def _shaped(B: Backend, array: Array, shape: tuple[int, ...]) -> Array:
+    # TensorLy's way to NumPy takes longer than the products of small matrices do.
+    return array.reshape(shape) if type(array) is np.ndarray else B.reshape(array, shape)
 
 
 def matricize(B: Backend, tensor: Array, axis: int) -> Array:
     """(axis, all others)."""
     if axis:
         tensor = B.moveaxis(tensor, axis, 0)
-    return tensor if len(tensor.shape) == 2 else B.reshape(tensor, (tensor.shape[0], -1))
+    return tensor if len(tensor.shape) == 2 else _shaped(B, tensor, (tensor.shape[0], -1))
 
 
 def tall(B: Backend, tensor: Array) -> Array:
     """(all others, last axis)."""
-    return tensor if len(tensor.shape) == 2 else B.reshape(tensor, (-1, tensor.shape[-1]))
+    return tensor if len(tensor.shape) == 2 else _shaped(B, tensor, (-1, tensor.shape[-1]))
 
 
 def gram(B: Backend, tensor: Array, axis: int) -> Array:
@@ -85,7 +99,7 @@ def orthonormal_parts(B: Backend, matrix: Array) -> tuple[Array, Array | None, A
     largest = float(values[-1])
     condition = float(values[0]) / largest if largest > 0 else 0.0
     # The first pass leaves an error of epsilon / condition in QᵀQ; what the series below drops is its cube.
-    if not condition > (100 * epsilon) ** 0.6:
+    if not condition > (100 * epsilon) ** 0.6 or not ordinary(largest, matrix.dtype):
         Q, R = B.qr(matrix)
         return Q, None, R
     roots = B.sqrt(values)
@@ -220,6 +234,11 @@ def exponents(B: Backend, powers: Array) -> Array:
 
 def frobenius(B: Backend, array: Array) -> Array:
     """Frobenius norm whose squares stay in range; its gradient at zero is zero."""
+    if certificate(B, [array]) is not None:
+        with np.errstate(all="ignore"):
+            plain = B.norm(B.reshape(array, (-1,)), 2)
+        if ordinary(float(constant(plain)), array.dtype):
+            return plain
     scale = safe_scale(B, array)
     return root(B, B.sum((array / scale) ** 2)) * scale
 
@@ -232,6 +251,9 @@ def root(B: Backend, square: Array) -> Array:
 
 def with_scale(B: Backend, array: Array, exponent: Array) -> Array:
     """``array`` times two to the power of a whole number, rounded once; beyond the range ±inf, below it zero."""
+    if isinstance(exponent, float) and abs(exponent) < _largest_exponent(B, array.dtype):
+        with np.errstate(over="ignore", under="ignore"):
+            return array * 2.0**exponent
     size = safe_scale(B, array)
     total = exponents(B, size) + exponent
     most = total * 0 + _largest_exponent(B, array.dtype)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Sequence
 
+import numpy as np
+
 from htf.tensors._backend import (
     Array,
     Backend,
+    asarray,
     backend_of,
     check_alike,
     constant,
@@ -16,6 +19,7 @@ from htf.tensors._backend import (
     real_number,
     zeros,
 )
+from htf.tensors._certificate import certificate, views
 from htf.tensors._linalg import all_divided, divided, exponents, frobenius, mode_product, root, tall, with_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tree import DimensionTree
@@ -262,7 +266,55 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     A difference of two nearly equal tensors loses half of the digits here; `ht_distance` does not.
     """
     x, y = pair(first, second)
-    return with_scale(backend_of(x.factors[0]), *_inner(x, y))
+    plain = _plain_inner(x, y)
+    return with_scale(backend_of(x.factors[0]), *_inner(x, y)) if plain is None else plain
+
+
+def _plain_inner(x: HTTensor, y: HTTensor) -> Array | None:
+    """Inner product without any scaling; None where that may have gone out of range on the way."""
+    B, tree = backend_of(x.factors[0]), x.tree
+    first: Sequence[Array] = x.factors
+    second: Sequence[Array] = y.factors
+    bound = certificate(B, first if x is y else [*first, *second])
+    if bound is None:
+        return None
+    rank = max(*x.rank, *y.rank)
+    small = B.backend_name == "pytorch" and rank <= _SMALL_RANK and not bound.recorded
+    if small:
+        second = views(second)
+        first = second if x is y else views(first)
+        C = backend_of(second[0])
+    else:
+        C = B
+    overlaps: list[Array] = []
+    with np.errstate(all="ignore"):
+        for node in range(tree.root):
+            a, b = first[node], second[node]
+            overlap = frame_overlap(C, tree, node, a, b, overlaps)
+            overlaps.append(overlap)
+            # How much leaves can enlarge errors elsewhere is in their overlaps, smaller than the frames.
+            if node < tree.order:
+                bound.add((overlap,))
+            elif x is y:
+                bound.add((a,), 2)
+            else:
+                bound.add((a, b))
+            if node % 8 == 7 and bound.hopeless():
+                return None
+        a, b = first[-1], second[-1]
+        bound.add((a, b))
+        for axis, child in enumerate(tree.children(tree.root)):
+            b = mode_product(C, b, overlaps[child], axis)
+        value = C.sum(a * b)
+    widest = max([f.ndim for f in first])
+    multiplications = tree.n_nodes * (widest * float(rank) ** (widest + 1) + max(x.dims) * rank**2)
+    if not bound.holds(float(constant(value)), multiplications):
+        return None
+    return asarray(B, value, x.factors[0]) if small else value
+
+
+# Up to it, PyTorch's overhead per operation is more than what threads could gain.
+_SMALL_RANK = 32
 
 
 def _inner(x: HTTensor, y: HTTensor) -> tuple[Array, Array]:
@@ -309,6 +361,9 @@ def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
+    plain = _plain_inner(x, x)
+    if plain is not None and plain > 0:
+        return B.sqrt(plain)
     square, exponent = _inner(x, x)
     half = exponent // 2
     return with_scale(B, root(B, square * B.where(exponent > 2 * half, half * 0 + 2, half * 0 + 1)), half)
@@ -349,9 +404,10 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
 
     x, y = pair(first, second)
     B = backend_of(x.factors[0])
-    factors, _, exponent = orthogonal_sum([x.detach(), ht_scale(y.detach(), -1)])
+    recorded = B.backend_name == "pytorch" and any(map(needs_gradient, [*x.factors, *y.factors]))
+    factors, _, exponent = orthogonal_sum([x.detach(), -y.detach()] if recorded else [x, -y])
     value = with_scale(B, frobenius(B, factors[-1]), exponent)
-    if not any(map(needs_gradient, [*x.factors, *y.factors])):
+    if not recorded:
         return value
     # Derivatives of the decomposition would not exist where frames of the two together lack full column rank.
     unit = B.where(value > 0, value, B.zeros_like(value) + 1)

@@ -6,7 +6,10 @@ import itertools
 import math
 from collections.abc import Container, Sequence
 
+import numpy as np
+
 from htf.tensors._backend import Array, Backend, all_finite, backend_of, constant
+from htf.tensors._certificate import certificate, ordinary, size_of
 from htf.tensors._linalg import (
     divided,
     exponents,
@@ -72,7 +75,7 @@ def representable(B: Backend, array: Array, exponent: Array) -> Array:
     return with_scale(B, array, exponent)
 
 
-Orthogonal = tuple[list[Array], list[Array | None], Array]
+Orthogonal = tuple[list[Array], list[Array | None], Array]  # the exponent a float where values are at hand
 
 
 def orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
@@ -85,6 +88,9 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
     The transfer tensors of a sum are block diagonal; they are multiplied by the blocks of the children's R factors one
     by one, so that of R = Σ r columns only r enter each product.
     """
+    plain = _plain_orthogonal_sum(summands)
+    if plain is not None:
+        return plain
     try:
         found = _orthogonal_sum(summands)
         failed = not all_finite(backend_of(found[0][-1]), found[0][-1])
@@ -100,7 +106,35 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
     return found
 
 
-def _orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
+def _plain_orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal | None:
+    """The same without any scaling but at the root; None where that may have gone out of range on the way."""
+    x = summands[0]
+    B = backend_of(x.factors[0])
+    everything = x.factors if len(summands) == 1 else [f for y in summands for f in y.factors]
+    bound = certificate(B, everything)
+    if bound is None:
+        return None
+    with np.errstate(all="ignore"):
+        bound.add(everything)
+        if bound.hopeless():
+            return None
+        try:
+            factors, corrections, _ = _orthogonal_sum(summands, scaled=False)
+        except Exception:  # of infinities in a decomposition
+            return None
+        size = size_of(factors[-1])
+        rank = sum(max(y.rank) for y in summands)
+        widest = max([f.ndim for f in x.factors])
+        # Ten is more than the decompositions take.
+        multiplications = 10 * x.tree.n_nodes * (widest * float(rank) ** (widest + 1) + max(x.dims) * rank**2)
+        if not ordinary(size, factors[-1].dtype) or not bound.holds(size, multiplications):
+            return None
+        exponent = math.frexp(size)[1] - 1
+        factors[-1] = factors[-1] * 2.0**-exponent
+    return factors, corrections, float(exponent)
+
+
+def _orthogonal_sum(summands: Sequence[HTTensor], scaled: bool = True) -> Orthogonal:
     tree = summands[0].tree
     B = backend_of(summands[0].factors[0])
     triangles: list[list[Array]] = []  # per node, the blocks of R that belong to each summand
@@ -108,11 +142,12 @@ def _orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
     corrections: list[Array | None] = []
     powers: list[Array] = []  # divided out
     for node in range(tree.root):
-        parts = _times_triangles(B, tree, node, summands, triangles, powers)
+        parts = _times_triangles(B, tree, node, summands, triangles, powers if scaled else None)
         whole = parts[0] if len(parts) == 1 else B.concatenate(parts, len(parts[0].shape) - 1)
         Q, P, R = orthonormal_parts(B, tall(B, whole))
-        R, power = divided(B, R)
-        powers.append(power)
+        if scaled:
+            R, power = divided(B, R)
+            powers.append(power)
         corrections.append(P)
         factors.append(Q if node < tree.order else B.reshape(Q, (*whole.shape[:-1], Q.shape[1])))
         if len(parts) == 1:
@@ -122,8 +157,10 @@ def _orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
         for p in parts:
             ends.append(ends[-1] + p.shape[-1])
         triangles.append([R[:, a:b] for a, b in itertools.pairwise(ends)])
-    parts = _times_triangles(B, tree, tree.root, summands, triangles, powers)
+    parts = _times_triangles(B, tree, tree.root, summands, triangles, powers if scaled else None)
     root = sum(parts[1:], parts[0])
+    if not scaled:
+        return [*factors, root], [*corrections, None], 0.0
     powers.append(safe_scale(B, root))
     return [*factors, root / powers[-1]], [*corrections, None], B.sum(exponents(B, B.stack(powers)))
 
@@ -134,17 +171,20 @@ def _times_triangles(
     node: int,
     summands: Sequence[HTTensor],
     triangles: Sequence[Sequence[Array]],
-    powers: list[Array],
+    powers: list[Array] | None,
 ) -> list[Array]:
-    """The summands' factors of a node, over one power of two (added to `powers`), times their children's R."""
+    """The summands' factors of a node, over one power of two (added to `powers`, if any), times their children's R."""
     parts = [x.factors[node] for x in summands]
-    if len(parts) == 1:
+    if powers is None:
+        pass
+    elif len(parts) == 1:
         part, power = divided(B, parts[0])
         parts = [part]
+        powers.append(power)
     else:
         power = safe_scale(B, B.stack([B.max(B.abs(constant(p))) for p in parts]))
         parts = [p / power for p in parts]
-    powers.append(power)
+        powers.append(power)
     for axis, child in enumerate(tree.children(node)):
         parts = [mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
     return parts
