@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from htf.engine.tracing import values_known
+
 
 def check_indices(indices: Tensor, dims: Sequence[int]) -> Tensor:
     """Return (batch, order) integer indices, or raise."""
@@ -18,6 +20,11 @@ def check_indices(indices: Tensor, dims: Sequence[int]) -> Tensor:
         )
     if indices.shape[1] != len(dims):
         raise ValueError(f"indices has {indices.shape[1]} columns; the network has order {len(dims)}")
+    if not values_known(indices):
+        raise ValueError(
+            "indices cannot be read while a graph is traced, or under vmap, and what is computed depends on their "
+            "values; make a plan of them before, or give encoded vectors"
+        )
     if len(indices):
         indices = indices.long()
         low, high = indices.amin(0), indices.amax(0)
@@ -45,7 +52,8 @@ def check_encoded(vectors: Tensor, dims: Sequence[int], dtype: torch.dtype) -> T
         raise ValueError(f"vectors has dimension {vectors.shape[2]}; the largest mode has {max(dims)}")
     if vectors.dtype != dtype:
         raise TypeError(f"vectors has dtype {vectors.dtype}; the network has {dtype}")
-    if not bool(vectors.isfinite().all()):
+    # Not looked at while a graph is traced, or under vmap.
+    if values_known(vectors) and not bool(vectors.isfinite().all()):
         bad = int((~vectors.isfinite()).sum())
         raise ValueError(f"vectors has {bad} entries that are NaN or infinite")
     return vectors
