@@ -15,17 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from htf.engine.gather import pairs, product, take, with_powers
+from htf.engine.gather import pairs, product, take
 from htf.engine.log_domain import met_product
 from htf.engine.plan import Plan
-from htf.engine.steps import FACTORS_IN_RANGE, Gather, Meeting, Outer, Patterns, Step
+from htf.engine.steps import FACTORS_IN_RANGE, Gather, Meeting, Outer, Patterns, Stacked, Step
 from htf.engine.tracing import values_at_hand
 
-# Where samples' scales are smaller, the gradients of values, which have this factor, could underflow.
+# Below this, scales are so small that gradients could underflow: 2^-126 is the smallest normal float.
 LEAST_SCALE = -80
-# They are raised by so many octaves at most, and to no more than so many.
-LARGEST_LIFT = 200
-MOST_RAISED = 60
 # Values of the last step may be as small as this, and 2^-126 of it: all outputs that are normal floats.
 LEAST_EXPONENT = -40.0
 
@@ -61,15 +58,13 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
     O(rows x runs x width (arity + width)) operations per node, `Plan.multiplications` in all.
     """
     out = _contracted(plan, leaves, weights)
-    if not values_at_hand(out.log_scale) or not bool(out.log_scale.min() < LEAST_SCALE):
-        return _scaled(out)
-    # Gradients would come back too small for floats, even those of small entries, which are not small themselves: once
-    # more, with all gradients raised on their way.
-    highest, lowest = out.log_scale.amax(0), out.log_scale.amin(0)
-    lift = (-(highest + lowest) / 2).minimum(MOST_RAISED - highest).round_().clamp_(0, LARGEST_LIFT)
-    leaves = [with_powers(leaf, None, -lift.view(-1, 1)) for leaf in leaves]
-    weights = [None if w is None else with_powers(w, None, -lift.view(-1, 1, 1, 1)) for w in weights]
-    return _scaled(_contracted(plan, leaves, weights), lift)
+    dtype = out.value.dtype
+    if dtype != torch.float64 and values_at_hand(out.value) and bool(out.log_scale.min() < LEAST_SCALE):
+        # The gradients of what is normalized have this factor, and would be too small for floats, even where those of
+        # small entries are not small: once more, in a wider range.
+        wide = [None if w is None else w.double() for w in weights]
+        return _scaled(_contracted(plan, [leaf.double() for leaf in leaves], wide)).to(dtype)
+    return _scaled(out)
 
 
 def _contracted(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | None]) -> _Activations:
@@ -101,11 +96,8 @@ def _contracted(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor |
     return out
 
 
-def _scaled(out: _Activations, lift: Tensor | None = None) -> Tensor:
-    """The values themselves; their gradients are raised by `lift` octaves, (runs,), on their way back."""
-    if lift is not None:
-        exponent = out.log_scale.unsqueeze(-1)
-        return with_powers(out.value, exponent, exponent + lift.unsqueeze(1))
+def _scaled(out: _Activations) -> Tensor:
+    """The values themselves."""
     # In two steps, as the scale of a sample may be beyond all floats where one of its outputs is not.
     root_of_scale = (out.log_scale / 2).exp2().unsqueeze(-1)
     # Bounded where the value is an exact zero, which then stays one, with room for gradients on their way.
@@ -129,9 +121,17 @@ def _joint(step: Step, tables: dict[int, _Activations]) -> _Activations:
         return _gathered(step.inputs, tables)
     if isinstance(step.inputs, Outer):
         return _outer([step.inputs], tables)[0]
-    source = _joined(step.sources, tables)
-    shape = (len(step.nodes), step.arity, step.rows)
-    factors = source.value.unflatten(0, shape).transpose(0, 1).flatten(1, 2)
+    source, nodes = _joined(step.sources, tables), len(step.nodes)
+    if isinstance(step.inputs, Stacked):
+        factors, scales = (
+            table.unflatten(0, (step.inputs.nodes, -1)).index_select(0, step.inputs.index).unflatten(0, (-1, nodes))
+            for table in (source.value, source.log_scale)
+        )
+        return _multiply(factors.flatten(1, 2), scales.sum(0).flatten(0, 1))
+    shape = (nodes, step.arity, -1)
+    factors = source.value.unflatten(0, shape).transpose(0, 1)
+    # A copy is made where one is needed anyway: it does not depend on the batch, which may be a symbol.
+    factors = factors.squeeze(1) if nodes == 1 else factors.clone(memory_format=torch.contiguous_format).flatten(1, 2)
     return _multiply(factors, source.log_scale.unflatten(0, shape).sum(1).flatten(0, 1))
 
 
@@ -194,12 +194,12 @@ def _mix(value: Tensor, step: Step, weight: Tensor | None) -> Tensor:
     # Nodes that share a matrix are more rows of one.
     value = value.unflatten(0, (nodes, -1))
     if width == columns == 1:
-        mixed = value * weight.transpose(0, 1).view(nodes, 1, runs, 1)
-    else:
-        # Matrices are multiplied as they are stored: it is the values that are brought into their order.
-        mixed = torch.bmm(value.permute(2, 0, 1, 3).flatten(0, 1), weight.flatten(0, 1))
-        mixed = mixed.unflatten(0, (runs, nodes)).permute(1, 2, 0, 3)
-    return mixed.flatten(0, 1)
+        return (value * weight.transpose(0, 1).view(nodes, 1, runs, 1)).flatten(0, 1)
+    # Matrices are multiplied as they are stored: it is the values that are brought into their order.
+    mixed = torch.bmm(value.permute(2, 0, 1, 3).flatten(0, 1), weight.flatten(0, 1))
+    mixed = mixed.unflatten(0, (runs, nodes)).permute(1, 2, 0, 3)
+    # In a traced graph of any batch, strides must not be symbols that are compared.
+    return (mixed.contiguous() if torch.compiler.is_compiling() else mixed).flatten(0, 1)
 
 
 def _meet(step: Step, inputs: Meeting, tables: dict[int, _Activations], weight: Tensor | None) -> _Activations:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from typing import TypeVar
 
 import torch
@@ -33,11 +32,6 @@ def pairs(first: Tensor, second: Tensor) -> Tensor:
     return _Pairs.apply(first, second)  # type: ignore[no-untyped-call]
 
 
-def with_powers(x: Tensor, there: Tensor | None, back: Tensor) -> Tensor:
-    """Values times 2^there (None for 1), whose gradients are multiplied by 2^back instead."""
-    return _WithPowers.apply(x, there, back)  # type: ignore[no-untyped-call]
-
-
 F = TypeVar("F", bound=type[torch.autograd.Function])
 
 
@@ -45,28 +39,6 @@ def bound_once(function: F) -> F:
     """Keep the signature of `forward`: `apply` would work it out anew at every call, at a cost of several kernels."""
     function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[attr-defined]
     return function
-
-
-@bound_once
-class _WithPowers(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, there: Tensor | None, back: Tensor | None) -> Tensor:
-        if there is None:
-            return x.view_as(x)
-        # In two steps, as the power may be beyond all floats where the result is not; bounded for zeros, which stay.
-        half = (there / 2).clamp(max=-math.log2(torch.finfo(x.dtype).tiny)).floor()
-        return x * half.exp2() * (there - half).exp2()
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(*inputs[1:])
-
-    @staticmethod
-    def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        there, back = ctx.saved_tensors
-        return _WithPowers.apply(grad, back, there), None, None  # type: ignore[no-untyped-call]
 
 
 @bound_once
@@ -160,7 +132,7 @@ def _times_others(factors: Tensor, grad: Tensor) -> Tensor:
         return torch.cat([_times_others(rest, grad * last), (_fold(rest) * grad).unsqueeze(0)])
     first, second = factors[:half], factors[half:]
     pairs = grad.unsqueeze(0) if half == 1 else _times_others(first * second, grad)
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.cat([second * pairs, first * pairs])
     # Nothing will differentiate this: write in place, and save a copy of all factors.
     result = torch.empty_like(factors)

@@ -192,13 +192,17 @@ def _of_factors(terms: Tensor, shift: Tensor, flat: Tensor, inputs: Patterns) ->
     """The same for terms * 2^shift, which are added in each column at the scale of the largest."""
     with torch.no_grad():
         info = torch.finfo(flat.dtype)
-        largest = terms.abs().log2_().add_(shift).amax(0).round_().clamp_(min=math.log2(info.tiny))
+        least = math.log2(info.tiny)
+        largest = terms.abs().log2_().add_(shift).amax(0).round_().clamp_(min=least)
         lift = math.log2(info.max) - HEADROOM - largest
         # Each power in two steps, as it may be beyond all floats where the result is not.
-        there = ((shift + lift) / 2).clamp_(max=-math.log2(info.tiny)).exp2_()
-        half = (lift / 2).floor_()
-        back, rest = (-half).exp2_(), (half - lift).exp2_()
-    return _Sum.apply(terms * there * there, inputs, True) * back / flat * rest  # type: ignore[no-untyped-call]
+        there = ((shift + lift) / 2).clamp_(max=-least).exp2_()
+        exponent = flat.abs().log2_().floor_().clamp_(least, -least)
+        half = ((lift + exponent) / 2).floor_()
+        back, rest = (-half).exp2_(), (half - lift - exponent).exp2_()
+        inverse = (-exponent).exp2_()
+    summed = _Sum.apply(terms * there * there, inputs, True)  # type: ignore[no-untyped-call]
+    return summed / (flat * inverse) * back * rest
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from htf.engine.layout import Layout
 from htf.engine.meeting import Group, meeting_groups
 from htf.engine.patterns import share_patterns
 from htf.engine.sharing import Distinct, buckets, distinct_tuples
-from htf.engine.steps import FACTORS_IN_RANGE, Aligned, Gather, Meeting, Outer, Patterns, Step
+from htf.engine.steps import FACTORS_IN_RANGE, Aligned, Gather, Meeting, Outer, Patterns, Stacked, Step
 
 # A node with this many leaves and no inner children is summed in the log domain.
 LOG_DOMAIN_ARITY = 12
@@ -58,7 +58,8 @@ class Plan:
 
     Notes
     -----
-    Print a plan to see its steps, multiplications and peak memory.  O(batch N) integer operations to make.
+    Print a plan to see its steps, multiplications and peak memory.  O(batch N) integer operations to make for indices,
+    O(N) for encoded vectors: these steps serve a batch of any size.
     """
 
     def __init__(
@@ -149,9 +150,11 @@ class Plan:
     ) -> Step:
         children = [self.layout.tree.children(node) for node in nodes]
         samples = None if found is None else found.first[positions, :rows]
-        inputs: Gather | Outer | Patterns | Aligned
+        inputs: Gather | Outer | Patterns | Aligned | Stacked
         if (source := self._aligned(children, found)) is not None:
             inputs = Aligned(source)
+        elif not self.discrete:
+            inputs = self._stacked(children)
         elif self._log_domain(children):
             inputs = self._leaf_products(children, rows, samples, ids)
         elif found is not None and (outer := self._outer(children, found.counts[positions].tolist(), counts)):
@@ -209,17 +212,21 @@ class Plan:
         ]
         return sources, torch.tensor(first, device=self.device)
 
+    def _stacked(self, children: list[tuple[int, ...]]) -> Stacked:
+        slots = [child for slot in zip(*children, strict=True) for child in slot]
+        sources = tuple(sorted({self._table_of[n] for n in slots}))
+        nodes = [node for source in sources for node in self._tables[source].nodes]
+        place = {node: k for k, node in enumerate(nodes)}
+        return Stacked(torch.tensor([place[n] for n in slots], device=self.device), len(nodes), sources)
+
     def _gather(
         self, children: list[tuple[int, ...]], rows: int, samples: Tensor | None, ids: dict[int, Tensor]
     ) -> Gather:
         slots = [child for slot in zip(*children, strict=True) for child in slot]
         sources, first = self._row(slots)
-        if self.discrete:
-            value = torch.stack([ids[n] for n in slots])
-            if samples is not None:
-                value = value.gather(1, samples.repeat(len(children[0]), 1))
-        else:
-            value = torch.arange(rows, device=self.device)
+        value = torch.stack([ids[n] for n in slots])
+        if samples is not None:
+            value = value.gather(1, samples.repeat(len(children[0]), 1))
         index = (first[:, None] + value).view(len(children[0]), -1)
         total = sum(len(self._tables[s].nodes) * self._tables[s].rows for s in sources)
         counts = torch.bincount(index.flatten(), minlength=total)
@@ -331,6 +338,8 @@ class Plan:
             product, kept = step.inputs.additions * self.runs, 3 * rows
         elif isinstance(step.inputs, Aligned):
             product, kept = rows * (step.arity - 1), rows
+        elif isinstance(step.inputs, Stacked):
+            product, kept = rows * (step.arity - 1), rows * (step.arity + 1)
         else:
             product, kept = (self.runs * count for count in _joining(step.inputs))
         entries = kept * block.rows + rows * 2 * block.columns

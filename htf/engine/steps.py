@@ -1,8 +1,8 @@
 """The steps of a plan: what is taken from which tables, and by what kind of product.
 
-Inputs of a step are one of five kinds: rows gathered slot by slot, all combinations of rows, patterns of leaf rows for
-products in the log domain, a view of rows that already lie in order, or, at the root, two groups of rows whose products
-are all computed and read from.
+Inputs of a step are one of six kinds: rows gathered slot by slot, all combinations of rows, patterns of leaf rows for
+products in the log domain, a view of rows that already lie in order, samples' rows taken node by node, or, at the root,
+two groups of rows whose products are all computed and read from.
 """
 
 from __future__ import annotations
@@ -129,6 +129,22 @@ class Aligned:
 
 
 @dataclass(frozen=True)
+class Stacked:
+    """Children that have a row for each sample, but not in order: taken node by node, so for any number of samples.
+
+    `index` numbers the children, slot by slot, among the `nodes` of the sources end to end.
+    """
+
+    index: Tensor
+    nodes: int
+    sources: tuple[int, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        return self.index.numel() * self.index.element_size()
+
+
+@dataclass(frozen=True)
 class Outer:
     """All combinations of the rows of each node's children, the last child's changing fastest: nothing to gather.
 
@@ -199,7 +215,7 @@ class Step:
         Rows computed for each node.
     shared : bool
         Whether a row is a distinct value (gathered by the parents) or a sample.
-    inputs : Gather, Outer, Patterns, Aligned or Meeting
+    inputs : Gather, Outer, Patterns, Aligned, Stacked or Meeting
     block : int
         Block of the layout that holds the nodes' matrices.
     positions : Tensor or None
@@ -212,7 +228,7 @@ class Step:
     arity: int
     rows: int
     shared: bool
-    inputs: Gather | Outer | Patterns | Aligned | Meeting
+    inputs: Gather | Outer | Patterns | Aligned | Stacked | Meeting
     block: int
     positions: Tensor | None
     release: tuple[int, ...] = ()

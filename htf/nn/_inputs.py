@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from htf.engine.tracing import values_at_hand, values_known
 from htf.tensors._backend import check_tensor
 
 
@@ -21,6 +22,11 @@ def check_indices(indices: Tensor, dims: Sequence[int]) -> Tensor:
         )
     if indices.shape[1] != len(dims):
         raise ValueError(f"indices has {indices.shape[1]} columns; the network has order {len(dims)}")
+    if not values_known(indices):
+        raise ValueError(
+            "indices cannot be read while a graph is traced, or under vmap, and what is computed depends on their "
+            "values; make a plan of them before, or give encoded vectors"
+        )
     if len(indices):
         indices = indices.long()
         low, high = indices.amin(0), indices.amax(0)
@@ -49,8 +55,8 @@ def check_encoded(vectors: Tensor, dims: Sequence[int], dtype: torch.dtype) -> T
         raise ValueError(f"vectors has dimension {vectors.shape[2]}; the largest mode has {max(dims)}")
     if vectors.dtype != dtype:
         raise TypeError(f"vectors has dtype {vectors.dtype}; the network has {dtype}")
-    # A GPU would make the host wait; there NaN shows in the outputs.
-    if vectors.device.type == "cpu" and not bool(vectors.isfinite().all()):
+    # Not looked at while a graph is traced, or under vmap, nor on a GPU, which the host would wait for.
+    if values_at_hand(vectors) and not bool(vectors.isfinite().all()):
         bad = int((~vectors.isfinite()).sum())
         raise ValueError(f"vectors has {bad} entries that are NaN or infinite")
     return vectors

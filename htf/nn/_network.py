@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import natural, positive
+from htf._random import beside
 from htf.engine import Layout, Plan, contract
 from htf.nn._inputs import check_encoded, check_indices, outputs_of_none
 from htf.nn._norms import run_norms
@@ -177,7 +178,7 @@ class TreeNetwork(nn.Module):
             return outputs_of_none(inputs, self.dims, shape, self.parameters())
         elif inputs.ndim == 3 or inputs.dtype.is_floating_point:
             vectors = check_encoded(inputs, self.dims, self.dtype)
-            plan, leaves = self._encoded_plan(len(vectors)), self._apply_leaves(vectors)
+            plan, leaves = self._encoded_plan(), self._apply_leaves(vectors)
         else:
             plan = self.plan(inputs)
             leaves = self._leaf_matrices(plan.meets)
@@ -215,21 +216,27 @@ class TreeNetwork(nn.Module):
                 stacklevel=5,
             )
 
-    _last_encoded: Plan | None = None
+    _for_encoded: Plan | None = None
 
-    def _encoded_plan(self, batch: int) -> Plan:
-        """The plan for a batch of encoded vectors; it depends on nothing but its size, so the last one is kept."""
-        last = self._last_encoded
-        if last is None or last.batch != batch or last.device != self.device or last.dtype != self.dtype:
-            last = Plan(self._layout, batch=batch, runs=self._channels, dtype=self.dtype, device=self.device)
-            self._last_encoded = last
-        return last
+    def _encoded_plan(self) -> Plan:
+        """The plan for encoded vectors, which serves batches of any size."""
+        known = self._for_encoded
+        if known is None or known.device != self.device or known.dtype != self.dtype:
+            known = Plan(self._layout, batch=1, runs=self._channels, dtype=self.dtype, device=self.device)
+            if not torch.compiler.is_compiling():  # a traced tensor is no tensor afterwards
+                self._for_encoded = known
+        return known
 
     def _apply_leaves(self, vectors: Tensor) -> list[Tensor]:
         blocks = [block for block in self._layout.blocks if block.level == 0]
         applied = []
         for block, matrices in zip(blocks, self._leaf_matrices(), strict=True):
-            x = vectors[:, list(block.nodes), : block.rows].transpose(0, 1)
+            nodes = (
+                list(block.nodes)
+                if vectors.device.type == "cpu"
+                else beside(torch.tensor(block.nodes, device="cpu"), vectors)
+            )
+            x = vectors[:, nodes, : block.rows].transpose(0, 1)
             applied.append(torch.matmul(x, matrices.flatten(2)).unflatten(2, matrices.shape[2:]))
         return applied
 

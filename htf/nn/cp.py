@@ -217,7 +217,9 @@ class CPNetwork(TreeNetwork):
         known = self._known_runs
         if known is None or known.device != self.device:
             runs = torch.arange(self.runs, device=self.device)
-            self._known_runs = known = torch.repeat_interleave(runs, torch.tensor(self.ranks, device=self.device))
+            known = torch.repeat_interleave(runs, torch.tensor(self.ranks, device=self.device))
+            if not torch.compiler.is_compiling():  # a traced tensor is no tensor afterwards
+                self._known_runs = known
         return known
 
     _known_runs: Tensor | None = None
