@@ -1,0 +1,144 @@
+"""Where a function of indices is large: random entries, and ascents from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from htf.decomposition._ascent import ascend
+from htf.decomposition._black_box import BlackBox, LimitReachedError
+
+# Random entries other than zero that are looked for to begin with, among how many, and those without which nothing can
+# be said of the others.
+_WANTED_NONZERO, _MOST_RANDOM, _LEAST_NONZERO = 8, 2**15, 3
+# Where the norm is made by fewer than this part of random entries, these are not typical.
+_UNEQUAL = 0.1
+# The search for them, and the first ascents, may take this part of the evaluations.
+_SHARE = 0.2
+# First ascents where few entries make the norm, and the local maxima through which columns go at most.
+_MOST_ASCENTS, _MOST_MAXIMA = 24, 8
+# Local maxima below this part of the largest are none to begin with.
+_NEGLIGIBLE = 1e-6
+# Steps of the ascents of a second look where entries are of like size.
+_FEW_STEPS = 2
+
+
+@dataclass
+class Scout:
+    """Random entries and ascents, and what they tell about the entries' sizes."""
+
+    box: BlackBox
+    n_test: int
+    rng: Any
+    start: np.ndarray
+    seen: int = 0
+    nonzero: int = 0
+    rms: float = 0.0  # of the random entries met last
+    ascents: int = 0  # to begin with
+
+    @property
+    def unequal(self) -> bool:
+        """Whether few entries make the norm."""
+        return self.ascents > 0
+
+    @property
+    def trusted(self) -> bool:
+        """Whether so many random entries differ from zero that an approximation can be judged by them."""
+        return self.nonzero >= min(_LEAST_NONZERO, self.box.entries) or len(self.start) > 0
+
+    def random_rows(self, count: int) -> np.ndarray:
+        drawn = [self.rng.randint(0, dim, size=count, dtype=np.int64) for dim in self.box.dims]
+        return np.stack(drawn, 1)
+
+    def note(self, values: np.ndarray) -> None:
+        """Take note of values at random rows."""
+        self.seen += len(values)
+        self.nonzero += int(np.count_nonzero(values))
+        largest = float(np.max(np.abs(values)))
+        self.rms = largest
+        if largest > 0:
+            squares = (values / largest) ** 2
+            self.rms *= math.sqrt(float(squares.mean()))
+            # As many equal entries beside zeros would have the same ratio of moments.
+            effective = float(squares.sum() ** 2 / (squares**2).sum())
+            if effective < _UNEQUAL * len(values):
+                self.ascents = max(self.ascents, int(_MOST_ASCENTS * min(1, max(4 / effective, 0.25))))
+
+    def begin(self, count: int) -> np.ndarray:
+        """Index rows through which the first columns go.
+
+        Where entries are of like size, random ones.  Where few make the norm, local maxima and entries around them, as
+        columns through others would tell nothing.
+        """
+        rows = self.random_rows(self.n_test)
+        try:
+            values = self.box([rows])[0]
+        except LimitReachedError:
+            raise ValueError(f"max_evaluations is {self.box.limit}; n_test={self.n_test} alone takes more") from None
+        self.note(values)
+        most = self.box.evaluations + int(_SHARE * self.box.left)
+        while self.nonzero < _WANTED_NONZERO and self.seen < _MOST_RANDOM and self.box.evaluations + self.seen <= most:
+            more = self.random_rows(self.seen)
+            values = np.concatenate([values, self.box([more])[0]])
+            rows = np.concatenate([rows, more])
+            self.note(values[-len(more) :])
+        self.box.rescaled()
+        if not self.unequal and not len(self.start):
+            self.rms = rms(self.box([rows])[0])
+            return self.random_rows(count)
+        ends, around = self._ascents(rows, self.ascents, self.start, most - self.box.evaluations)
+        self.box.rescaled()
+        self.rms = rms(self.box([rows])[0])
+        ends, sizes = self._largest_first(ends)
+        ends = ends[sizes >= _NEGLIGIBLE * max(self.box.largest, 5e-324)][: max(count, _MOST_MAXIMA)]
+        near = self._largest_first(np.concatenate([ends, around]))[0]
+        return np.concatenate([ends, near[: max(count - len(ends), 2)], self.random_rows(0 if self.unequal else count)])
+
+    def second_look(self, random: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+        """Index rows around the ends of fresh ascents from random entries, and from large ones of an approximation."""
+        if self.unequal:
+            starts = self._largest_first(drawn)[0][:4]
+            ends, around = self._ascents(random, self.ascents // 2, starts, self.box.left)
+        else:
+            ends, around = self._ascents(random, 1, drawn[:1], self.box.left, _FEW_STEPS)
+        return np.concatenate([ends, around, self._perturbed(self._largest_first(ends)[0][:_MOST_MAXIMA])])
+
+    def _ascents(
+        self, rows: np.ndarray, count: int, others: np.ndarray, allowance: int, steps: int = 60
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ascents from `count` of the random rows, half of them the largest, and from the others."""
+        sizes = np.abs(self.box([rows])[0])
+        order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
+        rest = order[(count + 1) // 2 :]
+        chosen = np.concatenate([order[: (count + 1) // 2], self.rng.permutation(rest)[: count // 2]])
+        starts = np.unique(np.concatenate([others, rows[chosen]]), axis=0)
+        return ascend(self.box, starts, allowance, steps)
+
+    def _largest_first(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Different rows by the size of their values, and the sizes."""
+        rows = np.unique(rows, axis=0)
+        sizes = np.abs(self.box([rows])[0])
+        order = np.argsort(-sizes, kind="stable")
+        return rows[order], sizes[order]
+
+    def _perturbed(self, ends: np.ndarray) -> np.ndarray:
+        """Rows that differ from ends in two to four indices, half of these by one."""
+        count, dims = self.n_test // 2 if len(ends) else 0, np.array(self.box.dims)
+        rows = ends[self.rng.randint(len(ends), size=count)] if count else ends[:0]
+        each = np.arange(count)
+        for _ in range(min(4, len(dims))):
+            mode = self.rng.randint(len(dims), size=count)
+            step = np.where(self.rng.random_sample(count) < 0.5, self.rng.choice([-1, 1], size=count), 0)
+            far = self.rng.randint(0, dims[mode])
+            near = np.clip(rows[each, mode] + step, 0, dims[mode] - 1)
+            rows[each, mode] = np.where(step == 0, far, near)
+        return rows
+
+
+def rms(values: np.ndarray) -> float:
+    # Squares of the largest or smallest doubles leave the range.
+    largest = float(np.max(np.abs(values)))
+    return largest * math.sqrt(float(np.mean((values / largest) ** 2))) if largest > 0 else 0.0
