@@ -12,7 +12,8 @@ import tensorly as tl
 
 from htf.decomposition._black_box import BlackBox
 from htf.decomposition._draws import drawn_by_square
-from htf.decomposition._scout import Scout, rms
+from htf.decomposition._samples import Sample, perturbed, ratio, rms, weights_of_drawn
+from htf.decomposition._scout import Scout
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
 from htf.tensors._linalg import kept, prod
 from htf.tensors.arithmetic import log_norm
@@ -26,30 +27,8 @@ _NODE_SHARE = 0.01
 _ROUNDING = 32 * float(np.finfo(np.float64).eps)
 # Below this part of the largest error, an entry has nothing to add.
 _NEGLIGIBLE = 1e-3
-_SMALLEST = 1e-290
 # Entries of the largest tensor that is read whole: 128 MB.
 _MOST_ENTRIES = 2**24
-
-
-@dataclass
-class Sample:
-    """Entries on which errors are estimated: random ones, and ones drawn from an approximation by their squares.
-
-    Either finds what the other misses: random ones tell what the approximation has not seen, drawn ones what the norm is
-    made of.  Sums of squares over the sample are divided by how often an entry is drawn (the balance heuristic of Veach
-    & Guibas 1995), so that they estimate those over all entries.
-    """
-
-    rows: np.ndarray
-    values: np.ndarray
-    weights: np.ndarray  # square roots of the frequencies, in units of the approximation's norm
-
-    def error(self, x: HTTensor) -> tuple[float, np.ndarray]:
-        """Relative error in the Frobenius norm, and the sizes of the errors."""
-        found = ht_entries(x, self.rows)
-        errors = np.abs(found - self.values)
-        norm = max(rms(self.values / self.weights), rms(found / self.weights))
-        return _ratio(rms(errors / self.weights), norm), errors
 
 
 @dataclass
@@ -70,7 +49,7 @@ class Search:
     columns: dict[int, np.ndarray] = field(default_factory=dict)
     sweeps: int = 0
     share: float = _NODE_SHARE
-    sample: Sample | None = None
+    samples: list[Sample] = field(default_factory=list)
     x: HTTensor | None = None
     best: HTTensor | None = None
     best_error: float = math.inf
@@ -84,11 +63,14 @@ class Search:
         for mode, dim in enumerate(self.dims):
             self.rows[mode] = np.zeros((dim, self.tree.order), dtype=np.int64)
             self.rows[mode][:, mode] = np.arange(dim)
+        entries = prod(self.dims)
+        inside = [prod([self.dims[mode] for mode in self.tree.modes(node)]) for node in range(self.tree.n_nodes)]
+        self.bounds = [min(below, entries // below) for below in inside]
         self.columns[self.tree.root] = np.zeros((1, self.tree.order), dtype=np.int64)
         self.scout = Scout(self.box, self.n_test, self.rng, start)
-        entries = self.scout.begin(initial_rank)
+        starts = self.scout.begin(initial_rank)
         for node in self.tree.edges:
-            self.columns[node] = _unique(entries * (1 - self.masks[node]))
+            self.columns[node] = _unique(starts * (1 - self.masks[node]))
         self.scale = self.scout.rms
 
     def sweep(self) -> float:
@@ -99,7 +81,7 @@ class Search:
             factors, pivots = self._up()
         self.x = HTTensor._of(self.tree, factors)
         # The test entries that chose the columns are interpolated by now; only fresh ones tell the error.
-        self.sample = self._fresh_sample(self.n_test - self.n_test // 4, self.n_test // 4)
+        self.samples = self._fresh_samples(self.n_test - self.n_test // 4, self.n_test // 4)
         self.sweeps += 1
         self._down(pivots)
         return self._measured()
@@ -112,17 +94,21 @@ class Search:
         self.best = self.best and self.best * (old / self.box.unit)
         return True
 
-    def _fresh_sample(self, random: int, drawn: int) -> Sample:
+    def _fresh_samples(self, random: int, drawn: int) -> list[Sample]:
+        """Random entries with some drawn from the approximation, and where few make the norm, entries around these."""
         assert self.x is not None
-        rows = [self.scout.random_rows(random), drawn_by_square(self.x, drawn, self.rng)]
-        values = self.box(rows)
-        self.scout.note(values[0])
-        mean_square = _rms_of(self.x)
-        self.scale = max(self.scout.rms, mean_square)
-        found = ht_entries(self.x, np.concatenate(rows))
-        share = len(rows[1]) / len(found)
-        weights = np.hypot(math.sqrt(1 - share) * mean_square, math.sqrt(share) * found)
-        return Sample(np.concatenate(rows), np.concatenate(values), np.maximum(weights, _SMALLEST))
+        mean = _rms_of(self.x)
+        rows = np.concatenate([self.scout.random_rows(random), drawn_by_square(self.x, drawn, self.rng)])
+        values, found = self.box([rows])[0], ht_entries(self.x, rows)
+        self.scout.note(values[:random])
+        self.scale = max(self.scout.rms, mean)
+        samples = [Sample(rows, values, weights_of_drawn(found, len(rows) - random, mean))]
+        if self.scout.unequal and len(rows) > random:
+            # What is not near the drawn ones is not drawn, though there may be many of such entries.
+            near, alike = perturbed(np.repeat(rows[random:], 2, axis=0), self.dims, self.rng)
+            weights = np.maximum(rms(found[random:]) / alike, max(mean, 1e-290))
+            samples.append(Sample(near, self.box([near])[0], weights))
+        return samples
 
     def _up(self) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
         tree = self.tree
@@ -167,21 +153,26 @@ class Search:
         return maxvol(U[:, :rank])
 
     def _measured(self) -> float:
-        assert self.x is not None and self.sample is not None
-        error, self.test_errors = self.sample.error(self.x)
+        assert self.x is not None
+        error = self._test()
         self.block_errors: list[np.ndarray] = []
         if self.block_rows:
             found = ht_entries(self.x, np.concatenate(self.block_rows))
             values = np.concatenate(self.block_values)
             errors = np.abs(found - values)
             self.block_errors = np.split(errors, np.cumsum([len(v) for v in self.block_values])[:-1])
-            error = max(error, _ratio(rms(errors), max(rms(values), self.scale)))
+            error = max(error, ratio(rms(errors), max(rms(values), self.scale)))
         if self.best is not None:
             # What is known by now may show that the best one so far was not as good as it seemed.
-            self.best_error = max(self.best_error, self.sample.error(self.best)[0])
+            self.best_error = max(self.best_error, *(sample.error(self.best)[0] for sample in self.samples))
         if error < self.best_error or self.best is None:
             self.best, self.best_error = self.x, error
         return error
+
+    def _test(self) -> float:
+        assert self.x is not None
+        errors, self.test_errors = zip(*(sample.error(self.x) for sample in self.samples), strict=True)
+        return max(errors)
 
     def confirmed(self) -> bool:
         """Whether a second look agrees that the error is within the tolerance.
@@ -191,14 +182,14 @@ class Search:
         """
         assert self.x is not None
         random = 3 * self.n_test
-        self.sample = self._fresh_sample(random, self.n_test)
-        error, self.test_errors = self.sample.error(self.x)
+        self.samples = self._fresh_samples(random, self.n_test)
+        error = self._test()
         if error <= self.tol:
-            rows = self.scout.second_look(self.sample.rows[:random], self.sample.rows[random:])
+            tests = self.samples[0].rows
+            rows = self.scout.second_look(tests[:random], tests[random:])
             values = self.box([rows])[0]
             errors = np.abs(ht_entries(self.x, rows) - values)
-            local = _ratio(rms(errors), max(rms(values), self.scale))
-            error = max(error, local)
+            error = max(error, ratio(rms(errors), max(rms(values), self.scale)))
             self.block_rows, self.block_errors = [rows], [errors]
         if self.best is self.x:
             self.best_error = max(self.best_error, error)
@@ -206,17 +197,22 @@ class Search:
 
     def enrich(self) -> None:
         """Add columns through the entries where the approximation errs most, half as many as the largest rank."""
-        assert self.x is not None and self.sample is not None
-        count = max(2, max(self.x.rank) // 2)
-        tests = np.argsort(-self.test_errors)[: count - count // 2]
+        assert self.x is not None
+        largest = max(self.x.rank)
+        count = max(4, largest) if self.scout.unequal else max(2, largest // 2)
+        sets = [(sample.rows, errors) for sample, errors in zip(self.samples, self.test_errors, strict=True)]
+        picked = [_worst(*each, (count + 1) // 2 // len(sets) + 1) for each in sets]
         # Errors come in families within a block; one of each of the worst blocks tells more than all of one.
-        worst = sorted(((int(np.argmax(e)), b) for b, e in enumerate(self.block_errors)), key=lambda w: -float(self.block_errors[w[1]][w[0]]))
-        worst = worst[: count // 2]
-        entries = np.concatenate([self.sample.rows[tests], *(self.block_rows[b][[i]] for i, b in worst)])
-        errors = np.concatenate([self.test_errors[tests], [self.block_errors[b][i] for i, b in worst]])
-        entries = entries[errors >= _NEGLIGIBLE * errors.max()]
+        blocks = [_worst(*each, 1) for each in zip(self.block_rows, self.block_errors, strict=True)]
+        picked += sorted(blocks, key=lambda block: -float(block[1][0]))[: count // 2]
+        errors = np.concatenate([errors for _, errors in picked])
+        entries = np.concatenate([rows for rows, _ in picked])[np.argsort(-errors)]
+        entries = entries[: np.count_nonzero(errors >= _NEGLIGIBLE * errors.max())]
         for node in self.tree.edges:
-            self.columns[node] = _unique(np.concatenate([self.columns[node], entries * (1 - self.masks[node])]))
+            known = self.columns[node]
+            room = self.bounds[node] - self.x.rank[node]
+            more = _unique(np.concatenate([known, entries * (1 - self.masks[node])]))
+            self.columns[node] = more[: len(known) + min(count, room)]
 
     @property
     def size(self) -> int:
@@ -249,16 +245,16 @@ class Search:
         self._rescaled()
         values = np.concatenate([self.box([part])[0] for part in parts])
         self.best = hierarchical_tucker(values.reshape(self.dims), rank=self.max_rank, tree=self.tree, tol=self.tol)
-        self.best_error = _ratio(rms(self.best.to_vec() - values), rms(values))
+        self.best_error = ratio(rms(self.best.to_vec() - values), rms(values))
         self.exact = True
 
     def rounded(self) -> tuple[HTTensor, float]:
         """The best tensor met, of the lowest ranks that half of the tolerance allows, and its error."""
-        assert self.best is not None and self.sample is not None
+        assert self.best is not None
         if self.exact:
             return self.best, self.best_error
         x = self.best.round(tol=self.tol)
-        return x, max(self.sample.error(x)[0], self.best_error)
+        return x, max(self.best_error, *(sample.error(x)[0] for sample in self.samples))
 
 
 def _grid(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -267,6 +263,11 @@ def _grid(parts: Sequence[np.ndarray]) -> np.ndarray:
     for part in parts[1:]:
         grid = grid[..., None, :] + part
     return grid
+
+
+def _worst(rows: np.ndarray, errors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    at = np.argsort(-errors)[:count]
+    return rows[at], errors[at]
 
 
 def _unique(rows: np.ndarray) -> np.ndarray:
@@ -300,7 +301,3 @@ def maxvol(Q: np.ndarray, tolerance: float = 1.05, n_iter_max: int = 100) -> tup
 def _rms_of(x: HTTensor) -> float:
     # In logarithms, as a norm can be beyond the range of doubles where a typical entry is of size one.
     return math.exp(log_norm(x) - 0.5 * math.log(prod(x.shape)))
-
-
-def _ratio(error: float, scale: float) -> float:
-    return error / scale if scale > 0 else (0.0 if error == 0 else math.inf)

@@ -10,6 +10,7 @@ import numpy as np
 
 from htf.decomposition._ascent import ascend
 from htf.decomposition._black_box import BlackBox, LimitReachedError
+from htf.decomposition._samples import rms
 
 # Random entries other than zero that are looked for to begin with, among how many, and those without which nothing can
 # be said of the others.
@@ -104,7 +105,7 @@ class Scout:
             ends, around = self._ascents(random, self.ascents // 2, starts, self.box.left)
         else:
             ends, around = self._ascents(random, 1, drawn[:1], self.box.left, _FEW_STEPS)
-        return np.concatenate([ends, around, self._perturbed(self._largest_first(ends)[0][:_MOST_MAXIMA])])
+        return np.concatenate([ends, around])
 
     def _ascents(
         self, rows: np.ndarray, count: int, others: np.ndarray, allowance: int, steps: int = 60
@@ -123,22 +124,3 @@ class Scout:
         sizes = np.abs(self.box([rows])[0])
         order = np.argsort(-sizes, kind="stable")
         return rows[order], sizes[order]
-
-    def _perturbed(self, ends: np.ndarray) -> np.ndarray:
-        """Rows that differ from ends in two to four indices, half of these by one."""
-        count, dims = self.n_test // 2 if len(ends) else 0, np.array(self.box.dims)
-        rows = ends[self.rng.randint(len(ends), size=count)] if count else ends[:0]
-        each = np.arange(count)
-        for _ in range(min(4, len(dims))):
-            mode = self.rng.randint(len(dims), size=count)
-            step = np.where(self.rng.random_sample(count) < 0.5, self.rng.choice([-1, 1], size=count), 0)
-            far = self.rng.randint(0, dims[mode])
-            near = np.clip(rows[each, mode] + step, 0, dims[mode] - 1)
-            rows[each, mode] = np.where(step == 0, far, near)
-        return rows
-
-
-def rms(values: np.ndarray) -> float:
-    # Squares of the largest or smallest doubles leave the range.
-    largest = float(np.max(np.abs(values)))
-    return largest * math.sqrt(float(np.mean((values / largest) ** 2))) if largest > 0 else 0.0

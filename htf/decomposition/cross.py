@@ -249,7 +249,7 @@ def _swept(search: Search, max_sweeps: int, bar: tqdm[Any]) -> str:
         enough = search.box.limit is None and search.box.evaluations > _ENOUGH
         if search.sweeps - (halved if enough else max(halved, grown)) >= _PATIENCE:
             return f"the error no longer fell in {_PATIENCE} sweeps"
-        if search.sweeps > halved:
+        if search.sweeps > max(halved, grown):
             search.share /= 10
         search.enrich()
     return f"max_sweeps is {max_sweeps}"
