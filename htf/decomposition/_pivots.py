@@ -25,6 +25,7 @@ from htf.tree import DimensionTree
 _NODE_SHARE = 0.01
 # Singular values below this part of the largest are rounding error of the function's values.
 _ROUNDING = 32 * float(np.finfo(np.float64).eps)
+_LEAST_COLUMN = 1e-10
 # Below this part of the largest error, an entry has nothing to add.
 _NEGLIGIBLE = 1e-3
 # Entries of the largest tensor that is read whole: 128 MB.
@@ -132,19 +133,32 @@ class Search:
     def _down(self, pivots: dict[int, np.ndarray]) -> None:
         tree = self.tree
         self.block_rows, self.block_values = [], []
+        self.others: dict[int, np.ndarray] = {}
         for level in reversed(tree.levels[1:]):
             grids = [_grid([*self._below(node, pivots), self.columns[node]]) for node in level]
             for node, grid, values in zip(level, grids, self.box(grids), strict=True):
                 self.block_rows.append(grid.reshape(-1, tree.order))
                 self.block_values.append(values.reshape(-1))
                 for axis, child in enumerate(tree.children(node)):
-                    unfolded = np.moveaxis(values, axis, 0)
-                    chosen = self._skeleton(unfolded.reshape(len(unfolded), -1).T, None)[1]
-                    candidates = np.moveaxis(grid, axis, 0)[0].reshape(-1, tree.order)
-                    self.columns[child] = candidates[chosen] * (1 - self.masks[child])
+                    unfolded = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+                    chosen = self._skeleton(unfolded.T, None)[1]
+                    candidates = np.moveaxis(grid, axis, 0)[0].reshape(-1, tree.order) * (1 - self.masks[child])
+                    self.columns[child] = candidates[chosen]
+                    self.others[child] = candidates[self._drawn(unfolded, max(2, len(unfolded) // 2))]
+
+    def _drawn(self, matrix: np.ndarray, count: int) -> np.ndarray:
+        """Different columns, drawn by the roots of their norms."""
+        sizes = np.sqrt(np.linalg.norm(matrix, axis=0))
+        most = min(count, int(np.count_nonzero(sizes)))
+        return self.rng.choice(len(sizes), most, replace=False, p=sizes / sizes.sum()) if most else np.arange(0)
 
     def _skeleton(self, matrix: np.ndarray, max_rank: int | None) -> tuple[np.ndarray, np.ndarray]:
         """The interpolation matrix of a column space, and the rows at which it interpolates."""
+        # A column of small entries stands for many like it, where few entries make the norm.
+        sizes = np.linalg.norm(matrix, axis=0)
+        largest = sizes.max()
+        if largest > 0:
+            matrix = matrix * np.sqrt(largest / np.maximum(sizes, _LEAST_COLUMN * largest))
         U, S, _ = np.linalg.svd(matrix, full_matrices=False)
         # A typical block has entries of the tensor's mean size; where few entries make the norm, pivots are among them.
         wanted = self.share * self.tol * max(self.scale * math.sqrt(matrix.size), math.hypot(*S.tolist()))
@@ -199,7 +213,7 @@ class Search:
         """Add columns through the entries where the approximation errs most, half as many as the largest rank."""
         assert self.x is not None
         largest = max(self.x.rank)
-        count = max(4, largest) if self.scout.unequal else max(2, largest // 2)
+        count = max(2, largest // 2)
         sets = [(sample.rows, errors) for sample, errors in zip(self.samples, self.test_errors, strict=True)]
         picked = [_worst(*each, (count + 1) // 2 // len(sets) + 1) for each in sets]
         # Errors come in families within a block; one of each of the worst blocks tells more than all of one.
@@ -211,8 +225,8 @@ class Search:
         for node in self.tree.edges:
             known = self.columns[node]
             room = self.bounds[node] - self.x.rank[node]
-            more = _unique(np.concatenate([known, entries * (1 - self.masks[node])]))
-            self.columns[node] = more[: len(known) + min(count, room)]
+            more = _unique(np.concatenate([known, self.others[node], entries * (1 - self.masks[node])]))
+            self.columns[node] = more[: len(known) + min(len(self.others[node]) + count, room)]
 
     @property
     def size(self) -> int:
