@@ -25,6 +25,12 @@ from htf.tree import DimensionTree
 _NODE_SHARE = 0.01
 # Singular values below this part of the largest are rounding error of the function's values.
 _ROUNDING = 32 * float(np.finfo(np.float64).eps)
+# Pivots stay while no other has a coefficient above this, as the values at them are known.
+_LOOSE = 2.0
+# Entries tried for a column that is added.
+_TRIALS = 8
+# The tolerance is half of the one asked for; with what rounding adds, this much of it is within the other half.
+_CONFIRMED = 1.6
 _LEAST_COLUMN = 1e-10
 # Below this part of the largest error, an entry has nothing to add.
 _NEGLIGIBLE = 1e-3
@@ -48,6 +54,7 @@ class Search:
     random_state: Any
     rows: dict[int, np.ndarray] = field(default_factory=dict)
     columns: dict[int, np.ndarray] = field(default_factory=dict)
+    pivots: dict[int, np.ndarray] = field(default_factory=dict)
     sweeps: int = 0
     share: float = _NODE_SHARE
     samples: list[Sample] = field(default_factory=list)
@@ -80,7 +87,7 @@ class Search:
         if self._rescaled():
             # Values far larger than any before were met; in the new unit, nothing is evaluated again.
             factors, pivots = self._up()
-        self.x = HTTensor._of(self.tree, factors)
+        self.x, self.pivots = HTTensor._of(self.tree, factors), pivots
         # The test entries that chose the columns are interpolated by now; only fresh ones tell the error.
         self.samples = self._fresh_samples(self.n_test - self.n_test // 4, self.n_test // 4)
         self.sweeps += 1
@@ -122,9 +129,11 @@ class Search:
                     factors[node] = values
                     continue
                 width = values.shape[-1]
-                transfer, chosen = self._skeleton(values.reshape(-1, width), self.max_rank)
+                candidates = grid[..., 0, :].reshape(-1, tree.order) * self.masks[node]
+                known = _among(candidates, self.pivots.get(node))
+                transfer, chosen = self._skeleton(values.reshape(-1, width), self.max_rank, known)
                 factors[node] = transfer.reshape(*values.shape[:-1], -1)
-                pivots[node] = grid[..., 0, :].reshape(-1, tree.order)[chosen] * self.masks[node]
+                pivots[node] = candidates[chosen]
         return factors, pivots
 
     def _below(self, node: int, pivots: dict[int, np.ndarray]) -> list[np.ndarray]:
@@ -133,7 +142,7 @@ class Search:
     def _down(self, pivots: dict[int, np.ndarray]) -> None:
         tree = self.tree
         self.block_rows, self.block_values = [], []
-        self.others: dict[int, np.ndarray] = {}
+        self.crossings: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for level in reversed(tree.levels[1:]):
             grids = [_grid([*self._below(node, pivots), self.columns[node]]) for node in level]
             for node, grid, values in zip(level, grids, self.box(grids), strict=True):
@@ -141,18 +150,13 @@ class Search:
                 self.block_values.append(values.reshape(-1))
                 for axis, child in enumerate(tree.children(node)):
                     unfolded = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-                    chosen = self._skeleton(unfolded.T, None)[1]
                     candidates = np.moveaxis(grid, axis, 0)[0].reshape(-1, tree.order) * (1 - self.masks[child])
+                    known = _among(candidates, self.columns[child])
+                    chosen = self._skeleton(unfolded.T, None, known)[1]
                     self.columns[child] = candidates[chosen]
-                    self.others[child] = candidates[self._drawn(unfolded, max(2, len(unfolded) // 2))]
+                    self.crossings[child] = candidates, unfolded
 
-    def _drawn(self, matrix: np.ndarray, count: int) -> np.ndarray:
-        """Different columns, drawn by the roots of their norms."""
-        sizes = np.sqrt(np.linalg.norm(matrix, axis=0))
-        most = min(count, int(np.count_nonzero(sizes)))
-        return self.rng.choice(len(sizes), most, replace=False, p=sizes / sizes.sum()) if most else np.arange(0)
-
-    def _skeleton(self, matrix: np.ndarray, max_rank: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def _skeleton(self, matrix: np.ndarray, max_rank: int | None, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The interpolation matrix of a column space, and the rows at which it interpolates."""
         # A column of small entries stands for many like it, where few entries make the norm.
         sizes = np.linalg.norm(matrix, axis=0)
@@ -164,7 +168,7 @@ class Search:
         wanted = self.share * self.tol * max(self.scale * math.sqrt(matrix.size), math.hypot(*S.tolist()))
         least = max(wanted, _ROUNDING * float(S[0]) * math.sqrt(len(S)))
         rank = kept(S, max_rank, least)
-        return maxvol(U[:, :rank])
+        return maxvol(U[:, :rank], known)
 
     def _measured(self) -> float:
         assert self.x is not None
@@ -198,7 +202,7 @@ class Search:
         random = 3 * self.n_test
         self.samples = self._fresh_samples(random, self.n_test)
         error = self._test()
-        if error <= self.tol:
+        if error <= _CONFIRMED * self.tol:
             tests = self.samples[0].rows
             rows = self.scout.second_look(tests[:random], tests[random:])
             values = self.box([rows])[0]
@@ -207,7 +211,7 @@ class Search:
             self.block_rows, self.block_errors = [rows], [errors]
         if self.best is self.x:
             self.best_error = max(self.best_error, error)
-        return error <= self.tol
+        return error <= _CONFIRMED * self.tol
 
     def enrich(self) -> None:
         """Add columns through the entries where the approximation errs most, half as many as the largest rank."""
@@ -222,11 +226,45 @@ class Search:
         errors = np.concatenate([errors for _, errors in picked])
         entries = np.concatenate([rows for rows, _ in picked])[np.argsort(-errors)]
         entries = entries[: np.count_nonzero(errors >= _NEGLIGIBLE * errors.max())]
-        for node in self.tree.edges:
+        nodes = [node for node in self.tree.edges if self.x.rank[node] < self.bounds[node]]
+        crossing = self._worst_crossing(nodes)
+        for node in nodes:
             known = self.columns[node]
-            room = self.bounds[node] - self.x.rank[node]
-            more = _unique(np.concatenate([known, self.others[node], entries * (1 - self.masks[node])]))
-            self.columns[node] = more[: len(known) + min(len(self.others[node]) + count, room)]
+            more = np.concatenate([known, crossing[node], entries * (1 - self.masks[node])])
+            most = len(known) + min(len(crossing[node]) + count, self.bounds[node] - self.x.rank[node])
+            self.columns[node] = _unique(more)[:most]
+
+    def _worst_crossing(self, nodes: list[int]) -> dict[int, np.ndarray]:
+        """Columns of each node, of those that its parent's and siblings' pivots allow, at which it interpolates worst.
+
+        At all of them but few rows; each entry costs an evaluation.
+        """
+        assert self.x is not None
+        grids, guesses, drawn = [], [], []
+        for node in nodes:
+            candidates, values = self.crossings[node]
+            rank = len(values)
+            rows = _grid(self._below(node, self.pivots)).reshape(-1, self.tree.order)
+            transfer = self.x.factors[node].reshape(-1, rank)
+            count = _TRIALS * max(2, rank // 2)
+            i = self._drawn(np.linalg.norm(transfer, axis=1), count)
+            j = self._drawn(np.linalg.norm(values, axis=0), count)
+            grids.append(rows[i] + candidates[j])
+            guesses.append(np.einsum("sa,as->s", transfer[i], values[:, j]))
+            drawn.append(j)
+        found: dict[int, np.ndarray] = {}
+        for node, guess, j, actual in zip(nodes, guesses, drawn, self.box(grids) if grids else [], strict=True):
+            candidates, values = self.crossings[node]
+            errors = np.abs(actual - guess)
+            least = self.share * self.tol * max(self.scale, float(np.abs(values).max(initial=0)))
+            order = np.argsort(-errors)[: np.count_nonzero(errors > least)]
+            found[node] = _unique(candidates[j[order]])[: max(2, len(values) // 2)]
+        return found
+
+    def _drawn(self, sizes: np.ndarray, count: int) -> np.ndarray:
+        """Indices, drawn by the roots of sizes."""
+        ends = np.cumsum(np.sqrt(sizes))
+        return np.minimum(np.searchsorted(ends, self.rng.random_sample(count) * ends[-1]), len(sizes) - 1)
 
     @property
     def size(self) -> int:
@@ -289,19 +327,37 @@ def _unique(rows: np.ndarray) -> np.ndarray:
     return rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])]
 
 
-def maxvol(Q: np.ndarray, tolerance: float = 1.05, n_iter_max: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Rows P of Q (m, r) of nearly the largest volume, and Q Q[P]⁻¹, whose entries are at most `tolerance` in size."""
+def _among(rows: np.ndarray, wanted: np.ndarray | None) -> np.ndarray:
+    """Which rows are among the wanted ones."""
+    if wanted is None:
+        return np.zeros(len(rows), dtype=bool)
+    numbers = np.unique(np.concatenate([rows, wanted]), axis=0, return_inverse=True)[1].reshape(-1)
+    return np.isin(numbers[: len(rows)], numbers[len(rows) :])
+
+
+def maxvol(
+    Q: np.ndarray, known: np.ndarray | None = None, tolerance: float = 1.05, n_iter_max: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows P of Q (m, r) of nearly the largest volume, and Q Q[P]⁻¹, whose entries are at most `tolerance` in size.
+
+    With a mask of `known` rows these are preferred, up to a tolerance of `_LOOSE`.
+    """
     rank = Q.shape[1]
     rest, rows = Q.copy(), np.zeros(rank, dtype=np.int64)
+    preferred = known is not None and known.any()
     # Gaussian elimination with row pivoting gives the start.
     for k in range(rank):
-        rows[k] = np.argmax(np.abs(rest[:, k]))
+        sizes = np.abs(rest[:, k])
+        rows[k] = np.argmax(sizes)
+        if preferred:
+            first = int(np.argmax(sizes * known))
+            rows[k] = first if _LOOSE * sizes[first] >= sizes[rows[k]] else rows[k]
         pivot = rest[rows[k]].copy()
         rest -= np.outer(rest[:, k] / pivot[k], pivot)
     coefficients = np.linalg.solve(Q[rows].T, Q.T).T
     for _ in range(n_iter_max):
         i, j = divmod(int(np.argmax(np.abs(coefficients))), rank)
-        if abs(coefficients[i, j]) <= tolerance:
+        if abs(coefficients[i, j]) <= (_LOOSE if preferred else tolerance):
             break
         rows[j] = i
         change = coefficients[i].copy()
