@@ -29,8 +29,10 @@ _ROUNDING = 32 * float(np.finfo(np.float64).eps)
 _LOOSE = 2.0
 # Entries tried for a column that is added.
 _TRIALS = 8
-# The tolerance is half of the one asked for; with what rounding adds, this much of it is within the other half.
-_CONFIRMED = 1.6
+# `Search.tol` is half of the tolerance asked for, so errors may be above it by this factor: rounding adds the half.
+_WITHIN = 1.6
+# What stands for zero where something is divided by it.
+_SMALLEST = 1e-290
 _LEAST_COLUMN = 1e-10
 # Below this part of the largest error, an entry has nothing to add.
 _NEGLIGIBLE = 1e-3
@@ -114,7 +116,7 @@ class Search:
         if self.scout.unequal and len(rows) > random:
             # What is not near the drawn ones is not drawn, though there may be many of such entries.
             near, alike = perturbed(np.repeat(rows[random:], 2, axis=0), self.dims, self.rng)
-            weights = np.maximum(rms(found[random:]) / alike, max(mean, 1e-290))
+            weights = np.maximum(rms(found[random:]) / alike, max(mean, _SMALLEST))
             samples.append(Sample(near, self.box([near])[0], weights))
         return samples
 
@@ -192,6 +194,10 @@ class Search:
         errors, self.test_errors = zip(*(sample.error(self.x) for sample in self.samples), strict=True)
         return max(errors)
 
+    def within(self, error: float) -> bool:
+        """Whether an error is within the tolerance, with what rounding adds."""
+        return error <= _WITHIN * self.tol
+
     def confirmed(self) -> bool:
         """Whether a second look agrees that the error is within the tolerance.
 
@@ -202,7 +208,7 @@ class Search:
         random = 3 * self.n_test
         self.samples = self._fresh_samples(random, self.n_test)
         error = self._test()
-        if error <= _CONFIRMED * self.tol:
+        if self.within(error):
             tests = self.samples[0].rows
             rows = self.scout.second_look(tests[:random], tests[random:])
             values = self.box([rows])[0]
@@ -211,7 +217,7 @@ class Search:
             self.block_rows, self.block_errors = [rows], [errors]
         if self.best is self.x:
             self.best_error = max(self.best_error, error)
-        return error <= _CONFIRMED * self.tol
+        return self.within(error)
 
     def enrich(self) -> None:
         """Add columns through the entries where the approximation errs most, half as many as the largest rank."""
@@ -246,7 +252,7 @@ class Search:
             rank = len(values)
             rows = _grid(self._below(node, self.pivots)).reshape(-1, self.tree.order)
             transfer = self.x.factors[node].reshape(-1, rank)
-            count = _TRIALS * max(2, rank // 2)
+            count = _TRIALS * max(8 if self.scout.unequal else 2, rank // 2)
             i = self._drawn(np.linalg.norm(transfer, axis=1), count)
             j = self._drawn(np.linalg.norm(values, axis=0), count)
             grids.append(rows[i] + candidates[j])
@@ -262,8 +268,9 @@ class Search:
         return found
 
     def _drawn(self, sizes: np.ndarray, count: int) -> np.ndarray:
-        """Indices, drawn by the roots of sizes."""
-        ends = np.cumsum(np.sqrt(sizes))
+        """Indices, half of them drawn by the roots of sizes, the others alike."""
+        roots = np.sqrt(sizes)
+        ends = np.cumsum(roots + max(float(roots.mean()), _SMALLEST))
         return np.minimum(np.searchsorted(ends, self.rng.random_sample(count) * ends[-1]), len(sizes) - 1)
 
     @property

@@ -239,7 +239,7 @@ def _swept(search: Search, max_sweeps: int, bar: tqdm[Any]) -> str:
         error = search.sweep()
         bar.set_postfix_str(f"{search.box.evaluations:,} evaluations, error {error:.1e}", refresh=False)
         bar.update()
-        if error <= search.tol and search.confirmed():
+        if search.within(error) and search.confirmed():
             return search.doubt()
         if error < lowest / 2:
             lowest, halved = error, search.sweeps
