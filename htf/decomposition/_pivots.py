@@ -145,6 +145,7 @@ class Search:
         tree = self.tree
         self.block_rows, self.block_values = [], []
         self.crossings: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.crossed: dict[int, np.ndarray] = {}
         for level in reversed(tree.levels[1:]):
             grids = [_grid([*self._below(node, pivots), self.columns[node]]) for node in level]
             for node, grid, values in zip(level, grids, self.box(grids), strict=True):
@@ -215,6 +216,8 @@ class Search:
             errors = np.abs(ht_entries(self.x, rows) - values)
             error = max(error, ratio(rms(errors), max(rms(values), self.scale)))
             self.block_rows, self.block_errors = [rows], [errors]
+        if self.within(error):
+            error = max(error, self._cross())
         if self.best is self.x:
             self.best_error = max(self.best_error, error)
         return self.within(error)
@@ -232,40 +235,42 @@ class Search:
         errors = np.concatenate([errors for _, errors in picked])
         entries = np.concatenate([rows for rows, _ in picked])[np.argsort(-errors)]
         entries = entries[: np.count_nonzero(errors >= _NEGLIGIBLE * errors.max())]
-        nodes = [node for node in self.tree.edges if self.x.rank[node] < self.bounds[node]]
-        crossing = self._worst_crossing(nodes)
-        for node in nodes:
+        if not self.crossed:
+            self._cross()
+        for node, worst in self.crossed.items():
             known = self.columns[node]
-            more = np.concatenate([known, crossing[node], entries * (1 - self.masks[node])])
-            most = len(known) + min(len(crossing[node]) + count, self.bounds[node] - self.x.rank[node])
+            more = np.concatenate([known, worst, entries * (1 - self.masks[node])])
+            most = len(known) + min(len(worst) + count, self.bounds[node] - self.x.rank[node])
             self.columns[node] = _unique(more)[:most]
 
-    def _worst_crossing(self, nodes: list[int]) -> dict[int, np.ndarray]:
-        """Columns of each node, of those that its parent's and siblings' pivots allow, at which it interpolates worst.
+    def _cross(self) -> float:
+        """Try new pivots: entries where a node's rows cross columns that its parent's and siblings' pivots allow.
 
-        At all of them but few rows; each entry costs an evaluation.
+        The largest relative error among the nodes is returned, and the columns at which a node interpolates worst become
+        its candidates; all of a column would cost an evaluation per row.
         """
         assert self.x is not None
+        nodes = [node for node in self.tree.edges if self.x.rank[node] < self.bounds[node]]
         grids, guesses, drawn = [], [], []
         for node in nodes:
             candidates, values = self.crossings[node]
-            rank = len(values)
             rows = _grid(self._below(node, self.pivots)).reshape(-1, self.tree.order)
-            transfer = self.x.factors[node].reshape(-1, rank)
-            count = _TRIALS * max(8 if self.scout.unequal else 2, rank // 2)
+            transfer = self.x.factors[node].reshape(len(rows), -1)
+            count = _TRIALS * max(8 if self.scout.unequal else 2, len(values) // 2)
             i = self._drawn(np.linalg.norm(transfer, axis=1), count)
             j = self._drawn(np.linalg.norm(values, axis=0), count)
             grids.append(rows[i] + candidates[j])
             guesses.append(np.einsum("sa,as->s", transfer[i], values[:, j]))
             drawn.append(j)
-        found: dict[int, np.ndarray] = {}
+        error = 0.0
         for node, guess, j, actual in zip(nodes, guesses, drawn, self.box(grids) if grids else [], strict=True):
             candidates, values = self.crossings[node]
             errors = np.abs(actual - guess)
+            error = max(error, ratio(rms(errors), max(rms(actual), self.scale)))
             least = self.share * self.tol * max(self.scale, float(np.abs(values).max(initial=0)))
             order = np.argsort(-errors)[: np.count_nonzero(errors > least)]
-            found[node] = _unique(candidates[j[order]])[: max(2, len(values) // 2)]
-        return found
+            self.crossed[node] = _unique(candidates[j[order]])[: max(2, len(values) // 2)]
+        return error
 
     def _drawn(self, sizes: np.ndarray, count: int) -> np.ndarray:
         """Indices, half of them drawn by the roots of sizes, the others alike."""
