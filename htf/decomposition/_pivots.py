@@ -29,6 +29,8 @@ _ROUNDING = 32 * float(np.finfo(np.float64).eps)
 _LOOSE = 2.0
 # Entries tried for a column that is added.
 _TRIALS = 8
+# Entries that are tried at least where few entries make the norm, at a node at most and at all of them about.
+_MOST_TRIALS, _ALL_TRIALS = 512, 12_000
 # `Search.tol` is half of the tolerance asked for, so errors may be above it by this factor: rounding adds the half.
 _WITHIN = 1.6
 # What stands for zero where something is divided by it.
@@ -91,7 +93,7 @@ class Search:
             factors, pivots = self._up()
         self.x, self.pivots = HTTensor._of(self.tree, factors), pivots
         # The test entries that chose the columns are interpolated by now; only fresh ones tell the error.
-        self.samples = self._fresh_samples(self.n_test - self.n_test // 4, self.n_test // 4)
+        self.samples = self._fresh_samples(self.n_test - self.n_test // 4, self.n_test // 4, self.n_test // 2)
         self.sweeps += 1
         self._down(pivots)
         return self._measured()
@@ -104,7 +106,7 @@ class Search:
         self.best = self.best and self.best * (old / self.box.unit)
         return True
 
-    def _fresh_samples(self, random: int, drawn: int) -> list[Sample]:
+    def _fresh_samples(self, random: int, drawn: int, near: int) -> list[Sample]:
         """Random entries with some drawn from the approximation, and where few make the norm, entries around these."""
         assert self.x is not None
         mean = _rms_of(self.x)
@@ -115,9 +117,10 @@ class Search:
         samples = [Sample(rows, values, weights_of_drawn(found, len(rows) - random, mean))]
         if self.scout.unequal and len(rows) > random:
             # What is not near the drawn ones is not drawn, though there may be many of such entries.
-            near, alike = perturbed(np.repeat(rows[random:], 2, axis=0), self.dims, self.rng)
+            bases = random + self.rng.randint(len(rows) - random, size=near)
+            changed, alike = perturbed(rows[bases], self.dims, self.rng)
             weights = np.maximum(rms(found[random:]) / alike, max(mean, _SMALLEST))
-            samples.append(Sample(near, self.box([near])[0], weights))
+            samples.append(Sample(changed, self.box([changed])[0], weights))
         return samples
 
     def _up(self) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
@@ -207,7 +210,7 @@ class Search:
         """
         assert self.x is not None
         random = 3 * self.n_test
-        self.samples = self._fresh_samples(random, self.n_test)
+        self.samples = self._fresh_samples(random, self.n_test, 8 * self.n_test)
         error = self._test()
         if self.within(error):
             tests = self.samples[0].rows
@@ -240,7 +243,7 @@ class Search:
         for node, worst in self.crossed.items():
             known = self.columns[node]
             more = np.concatenate([known, worst, entries * (1 - self.masks[node])])
-            most = len(known) + min(len(worst) + count, self.bounds[node] - self.x.rank[node])
+            most = len(known) + min(len(worst) + count, 2 * (self.bounds[node] - self.x.rank[node]) + 2)
             self.columns[node] = _unique(more)[:most]
 
     def _cross(self) -> float:
@@ -251,12 +254,13 @@ class Search:
         """
         assert self.x is not None
         nodes = [node for node in self.tree.edges if self.x.rank[node] < self.bounds[node]]
+        least = min(_MOST_TRIALS, max(_ALL_TRIALS // self.tree.n_nodes, 64)) if self.scout.unequal else 0
         grids, guesses, drawn = [], [], []
         for node in nodes:
             candidates, values = self.crossings[node]
             rows = _grid(self._below(node, self.pivots)).reshape(-1, self.tree.order)
             transfer = self.x.factors[node].reshape(len(rows), -1)
-            count = _TRIALS * max(8 if self.scout.unequal else 2, len(values) // 2)
+            count = max(_TRIALS * max(2, len(values) // 2), least)
             i = self._drawn(np.linalg.norm(transfer, axis=1), count)
             j = self._drawn(np.linalg.norm(values, axis=0), count)
             grids.append(rows[i] + candidates[j])
@@ -267,8 +271,8 @@ class Search:
             candidates, values = self.crossings[node]
             errors = np.abs(actual - guess)
             error = max(error, ratio(rms(errors), max(rms(actual), self.scale)))
-            least = self.share * self.tol * max(self.scale, float(np.abs(values).max(initial=0)))
-            order = np.argsort(-errors)[: np.count_nonzero(errors > least)]
+            negligible = self.share * self.tol * max(self.scale, float(np.abs(values).max(initial=0)))
+            order = np.argsort(-errors)[: np.count_nonzero(errors > negligible)]
             self.crossed[node] = _unique(candidates[j[order]])[: max(2, len(values) // 2)]
         return error
 
