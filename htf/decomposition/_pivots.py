@@ -27,6 +27,7 @@ _NODE_SHARE = 0.01
 _ROUNDING = 32 * float(np.finfo(np.float64).eps)
 # Pivots stay while no other has a coefficient above this, as the values at them are known.
 _LOOSE = 2.0
+_SWAP = 2.0
 # Entries tried for a column that is added.
 _TRIALS = 8
 # Entries that are tried at least where few entries make the norm, at a node at most and at all of them about.
@@ -361,19 +362,22 @@ def maxvol(
     rank = Q.shape[1]
     rest, rows = Q.copy(), np.zeros(rank, dtype=np.int64)
     preferred = known is not None and known.any()
-    # Gaussian elimination with row pivoting gives the start.
+    # Gaussian elimination with row pivoting gives the start, with complete pivoting where some rows are preferred.
     for k in range(rank):
-        sizes = np.abs(rest[:, k])
-        rows[k] = np.argmax(sizes)
+        column = k
         if preferred:
+            sizes = np.abs(rest).max(1)
             first = int(np.argmax(sizes * known))
-            rows[k] = first if _LOOSE * sizes[first] >= sizes[rows[k]] else rows[k]
+            rows[k] = first if _LOOSE * sizes[first] >= sizes.max() else int(np.argmax(sizes))
+            column = int(np.argmax(np.abs(rest[rows[k]])))
+        else:
+            rows[k] = np.argmax(np.abs(rest[:, k]))
         pivot = rest[rows[k]].copy()
-        rest -= np.outer(rest[:, k] / pivot[k], pivot)
+        rest -= np.outer(rest[:, column] / pivot[column], pivot)
     coefficients = np.linalg.solve(Q[rows].T, Q.T).T
     for _ in range(n_iter_max):
         i, j = divmod(int(np.argmax(np.abs(coefficients))), rank)
-        if abs(coefficients[i, j]) <= (_LOOSE if preferred else tolerance):
+        if abs(coefficients[i, j]) <= (_SWAP if preferred else tolerance):
             break
         rows[j] = i
         change = coefficients[i].copy()
