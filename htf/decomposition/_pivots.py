@@ -27,6 +27,9 @@ _NODE_SHARE = 0.01
 _ROUNDING = 32 * float(np.finfo(np.float64).eps)
 # Pivots stay while no other has a coefficient above this, as the values at them are known.
 _LOOSE = 2.0
+_EXTREME = 5.0
+_ADD=4
+_NEG = 0.1
 _SWAP = 2.0
 # Entries tried for a column that is added.
 _TRIALS = 8
@@ -186,7 +189,8 @@ class Search:
             values = np.concatenate(self.block_values)
             errors = np.abs(found - values)
             self.block_errors = np.split(errors, np.cumsum([len(v) for v in self.block_values])[:-1])
-            error = max(error, ratio(rms(errors), max(rms(values), self.scale)))
+            blocks = ratio(rms(errors), max(rms(values), self.scale))
+            error = max(error, blocks / _EXTREME if self.scout.unequal else blocks)
         if self.best is not None:
             # What is known by now may show that the best one so far was not as good as it seemed.
             self.best_error = max(self.best_error, *(sample.error(self.best)[0] for sample in self.samples))
@@ -221,7 +225,8 @@ class Search:
             error = max(error, ratio(rms(errors), max(rms(values), self.scale)))
             self.block_rows, self.block_errors = [rows], [errors]
         if self.within(error):
-            error = max(error, self._cross())
+            crossing = self._cross()
+            error = max(error, crossing / _EXTREME if self.scout.unequal else crossing)
         if self.best is self.x:
             self.best_error = max(self.best_error, error)
         return self.within(error)
@@ -230,7 +235,7 @@ class Search:
         """Add columns through the entries where the approximation errs most, half as many as the largest rank."""
         assert self.x is not None
         largest = max(self.x.rank)
-        count = max(2, largest // 2)
+        count = max(2, largest // _ADD)
         sets = [(sample.rows, errors) for sample, errors in zip(self.samples, self.test_errors, strict=True)]
         picked = [_worst(*each, (count + 1) // 2 // len(sets) + 1) for each in sets]
         # Errors come in families within a block; one of each of the worst blocks tells more than all of one.
@@ -272,7 +277,7 @@ class Search:
             candidates, values = self.crossings[node]
             errors = np.abs(actual - guess)
             error = max(error, ratio(rms(errors), max(rms(actual), self.scale)))
-            negligible = self.share * self.tol * max(self.scale, float(np.abs(values).max(initial=0)))
+            negligible = _NEG * self.tol * max(self.scale, rms(actual))
             order = np.argsort(-errors)[: np.count_nonzero(errors > negligible)]
             self.crossed[node] = _unique(candidates[j[order]])[: max(2, len(values) // 2)]
         return error
