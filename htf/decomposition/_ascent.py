@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from htf.decomposition._black_box import BlackBox
@@ -23,13 +25,13 @@ def ascend(box: BlackBox, starts: np.ndarray, allowance: int, steps: int) -> tup
     Returns
     -------
     ends : array of integers (count, order)
-    around : array of integers (neighbours, order)
-        Index rows of the last changes tried: entries around the ends.
+    met : array of integers (rows, order)
+        Index rows on the way, and of the last changes tried: entries around the ends.
     """
     ends, active = starts.copy(), np.arange(len(starts))
-    around = [starts[:0]]
+    met = [starts]
     most = box.evaluations + allowance
-    single, carried = _changes(box.dims)
+    single, digits = _changes(box.dims)
     for _ in range(steps):
         points = ends[active]
         tried = _neighbours(points, single, box.dims)  # (points, changes, order)
@@ -41,15 +43,15 @@ def ascend(box: BlackBox, starts: np.ndarray, allowance: int, steps: int) -> tup
         if box.evaluations + len(points) * joint.shape[1] <= most:
             best = _best(*best, joint, np.abs(box([joint])[0]))
         stuck = np.flatnonzero(best[1] <= sizes)
-        if carried and len(stuck) and box.evaluations + len(stuck) * len(carried) <= most:
-            digits = _neighbours(points[stuck], carried, box.dims)
-            found = _best(points[stuck], sizes[stuck], digits, np.abs(box([digits])[0]))
-            best[0][stuck], best[1][stuck] = found
+        if digits and len(stuck) and box.evaluations + len(stuck) * len(digits) <= most:
+            near = _neighbours(points[stuck], digits, box.dims)
+            best[0][stuck], best[1][stuck] = _best(points[stuck], sizes[stuck], near, np.abs(box([near])[0]))
+            met.append(near.reshape(-1, points.shape[1]))
         moved = best[1] > sizes
-        around += [tried[~moved].reshape(-1, points.shape[1])]
+        met += [best[0][moved], tried[~moved].reshape(-1, points.shape[1])]
         ends[active] = best[0]
         active = active[moved]
-    return ends, np.concatenate(around)
+    return ends, np.concatenate(met)
 
 
 def _best(
@@ -76,26 +78,38 @@ def _changes(dims: tuple[int, ...]) -> tuple[list[Change], list[Change]]:
             powers = [2**k for k in range(dim.bit_length()) if 2**k < dim]
             steps = [*powers, *(dim - p for p in powers)]
         single += [(mode, step, 0) for step in steps]
-    carried: list[Change] = []
-    if len(dims) > 1 and max(dims) <= _LARGEST_DIGIT:
-        carried = [(mode, step, way) for mode in range(len(dims)) for step in (1, -1) for way in (-1, 1)]
-    return single, carried
+    digits: list[Change] = []
+    if are_digits(dims):
+        digits = [(mode, step, way) for mode in range(len(dims)) for step in (1, -1) for way in (-1, 1)]
+    return single, digits
+
+
+def are_digits(dims: tuple[int, ...]) -> bool:
+    """Whether indices may be the digits of a number."""
+    return len(dims) > 1 and max(dims) <= _LARGEST_DIGIT
 
 
 def _neighbours(points: np.ndarray, changes: list[Change], dims: tuple[int, ...]) -> np.ndarray:
     tried = np.repeat(points[:, None], len(changes), axis=1)
     for number, (mode, step, way) in enumerate(changes):
-        rows = tried[:, number]
-        if way == 0:
-            rows[:, mode] = (rows[:, mode] + step) % dims[mode]
-            continue
-        carried = np.ones(len(rows), dtype=bool)
-        while 0 <= mode < len(dims) and carried.any():
-            moved = rows[:, mode] + step * carried
-            rows[:, mode] = moved % dims[mode]
-            carried &= (moved < 0) | (moved >= dims[mode])
-            mode += way
+        if way:
+            tried[:, number] = carried(points, dims, np.full(len(points), mode), step, way)
+        else:
+            tried[:, number, mode] = (points[:, mode] + step) % dims[mode]
     return tried
+
+
+def carried(points: np.ndarray, dims: tuple[int, ...], modes: np.ndarray, steps: Any, way: int) -> np.ndarray:
+    """Index rows (count, order) as digits of numbers, to which a step is added at a mode each.
+
+    What exceeds a digit is carried on to the previous (way -1) or the next (way 1) mode.
+    """
+    moved, carry = points.copy(), np.zeros(len(points), dtype=np.int64)
+    for mode in range(len(dims))[::way]:
+        digits = moved[:, mode] + np.where(modes == mode, steps, 0) + carry
+        moved[:, mode] = digits % dims[mode]
+        carry = digits // dims[mode]
+    return moved
 
 
 def _joint_changes(points: np.ndarray, tried: np.ndarray, sizes: np.ndarray, tried_sizes: np.ndarray) -> np.ndarray:

@@ -72,14 +72,22 @@ class BlackBox:
             values += [v.reshape(b.shape[:-1]) for v, b in zip(np.split(found, ends), group, strict=True)]
         return values
 
-    def _values(self, rows: np.ndarray) -> np.ndarray:
-        keys, first, inverse = np.unique(self._hashed(rows, 0), return_index=True, return_inverse=True)
-        checks = self._hashed(rows[first], 1)
+    def known(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the index rows (count, order) have been evaluated."""
+        return self._looked_up(self._hashed(rows, 0), self._hashed(rows, 1))[1]
+
+    def _looked_up(self, keys: np.ndarray, checks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, known = np.empty(len(keys)), np.zeros(len(keys), dtype=bool)
         for run_keys, run_checks, run_values in self._runs:
             at = np.minimum(np.searchsorted(run_keys, keys), len(run_keys) - 1)
             hit = (run_keys[at] == keys) & (run_checks[at] == checks)
             values[hit], known = run_values[at[hit]], known | hit
+        return values, known
+
+    def _values(self, rows: np.ndarray) -> np.ndarray:
+        keys, first, inverse = np.unique(self._hashed(rows, 0), return_index=True, return_inverse=True)
+        checks = self._hashed(rows[first], 1)
+        values, known = self._looked_up(keys, checks)
         if not known.all():
             new = ~known
             # In the order in which they were asked for, which is the one that a reader of the calls expects.

@@ -97,7 +97,7 @@ class Search:
             factors, pivots = self._up()
         self.x, self.pivots = HTTensor._of(self.tree, factors), pivots
         # The test entries that chose the columns are interpolated by now; only fresh ones tell the error.
-        self.samples = self._fresh_samples(self.n_test - self.n_test // 4, self.n_test // 4, self.n_test // 2)
+        self.samples = self._fresh_samples(self.scout.random_rows(self.n_test - self.n_test // 4), self.n_test // 4, self.n_test // 2)
         self.sweeps += 1
         self._down(pivots)
         return self._measured()
@@ -110,11 +110,12 @@ class Search:
         self.best = self.best and self.best * (old / self.box.unit)
         return True
 
-    def _fresh_samples(self, random: int, drawn: int, near: int) -> list[Sample]:
+    def _fresh_samples(self, random_rows: np.ndarray, drawn: int, near: int) -> list[Sample]:
         """Random entries with some drawn from the approximation, and where few make the norm, entries around these."""
         assert self.x is not None
         mean = _rms_of(self.x)
-        rows = np.concatenate([self.scout.random_rows(random), drawn_by_square(self.x, drawn, self.rng)])
+        random = len(random_rows)
+        rows = np.concatenate([random_rows, drawn_by_square(self.x, drawn, self.rng)])
         values, found = self.box([rows])[0], ht_entries(self.x, rows)
         self.scout.note(values[:random])
         self.scale = max(self.scout.rms, mean)
@@ -214,16 +215,18 @@ class Search:
         approximation.  Where it does not agree, this is what is learnt from.
         """
         assert self.x is not None
-        random = 3 * self.n_test
-        self.samples = self._fresh_samples(random, self.n_test, 8 * self.n_test)
+        rows = self.scout.new_random_rows(3 * self.n_test)
+        random = len(rows)
+        self.samples = self._fresh_samples(rows, self.n_test, 8 * self.n_test)
         error = self._test()
         if self.within(error):
             tests = self.samples[0].rows
             rows = self.scout.second_look(tests[:random], tests[random:])
-            values = self.box([rows])[0]
-            errors = np.abs(ht_entries(self.x, rows) - values)
-            error = max(error, ratio(rms(errors), max(rms(values), self.scale)))
-            self.block_rows, self.block_errors = [rows], [errors]
+            if len(rows):
+                values = self.box([rows])[0]
+                errors = np.abs(ht_entries(self.x, rows) - values)
+                error = max(error, ratio(rms(errors), max(rms(values), self.scale)))
+                self.block_rows, self.block_errors = [rows], [errors]
         if self.within(error):
             crossing = self._cross()
             error = max(error, crossing / _EXTREME if self.scout.unequal else crossing)
@@ -301,7 +304,7 @@ class Search:
         if self.box.largest == 0:
             self.best_error = math.nan
             return f"all {self.box.evaluations:,} entries met are zero; name index tuples where others are with start"
-        return f"only {self.scout.nonzero} of {self.scout.seen:,} random entries are not zero"
+        return f"only {self.scout.nonzero:,} of {self.scout.seen:,} random entries are not zero"
 
     def readable(self, entries: int | None) -> bool:
         """Whether the tensor has no more entries than that, and the evaluations allowed suffice to read the rest."""

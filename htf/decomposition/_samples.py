@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln
 
+from htf.decomposition._ascent import are_digits, carried
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.indexing import ht_entries
 
@@ -66,14 +67,22 @@ def perturbed(rows: np.ndarray, dims: Sequence[int], rng: Any) -> tuple[np.ndarr
     changes = np.minimum(np.exp(rng.random_sample(count) * math.log(order + 1)).astype(np.int64), order)
     changed = np.argsort(rng.random_sample((count, order)), axis=1).argsort(1) < changes[:, None]
     near = rng.random_sample(count)[:, None] < 0.5
-    step = np.where(near, rng.choice([-1, 1], size=(count, order)), 1 + rng.randint(0, np.maximum(sizes - 1, 1), size=(count, order)))
+    far = 1 + rng.randint(0, np.maximum(sizes - 1, 1), size=(count, order))
+    step = np.where(near, rng.choice([-1, 1], size=(count, order)), far)
     moved = rows + step
     # A step of one over the end goes the other way.
     moved = np.where(near & ((moved < 0) | (moved >= sizes)), rows - step, moved) % sizes
+    moved = np.where(changed, moved, rows)
     kinds = np.where(near, np.minimum(sizes - 1, 2), sizes - 1)
     logs = np.where(changed, np.log(np.maximum(kinds, 1)), 0).sum(1)
     logs += gammaln(order + 1) - gammaln(changes + 1) - gammaln(order - changes + 1)
-    return np.where(changed, moved, rows), np.exp(logs / 2)
+    if are_digits(tuple(dims)):
+        # A quarter of the rows is changed as numbers are, by one at some digit.
+        some = slice(0, count // 4)
+        modes, way = rng.randint(order, size=count // 4), int(rng.choice([-1, 1]))
+        moved[some] = carried(rows[some], tuple(dims), modes, rng.choice([-1, 1], size=count // 4), way)
+        logs[some] = math.log(4 * order)
+    return moved, np.exp(logs / 2)
 
 
 def rms(values: np.ndarray) -> float:

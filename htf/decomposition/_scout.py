@@ -12,9 +12,9 @@ from htf.decomposition._ascent import ascend
 from htf.decomposition._black_box import BlackBox, LimitReachedError
 from htf.decomposition._samples import rms
 
-# Random entries other than zero that are looked for to begin with, among how many, and those without which nothing can
-# be said of the others.
-_WANTED_NONZERO, _MOST_RANDOM, _LEAST_NONZERO = 8, 2**15, 3
+# Random entries other than zero that are looked for to begin with, among how many, and new ones by which alone an
+# approximation can be judged.
+_WANTED_NONZERO, _MOST_RANDOM, _LEAST_NONZERO = 8, 2**15, 5
 # Where the norm is made by fewer than this part of random entries, these are not typical.
 _UNEQUAL = 0.1
 # The search for them, and the first ascents, may take this part of the evaluations.
@@ -37,6 +37,7 @@ class Scout:
     start: np.ndarray
     seen: int = 0
     nonzero: int = 0
+    witnesses: int = 0  # new random entries other than zero in a second look
     rms: float = 0.0  # of the random entries met last
     ascents: int = 0  # to begin with
 
@@ -48,7 +49,7 @@ class Scout:
     @property
     def trusted(self) -> bool:
         """Whether so many random entries differ from zero that an approximation can be judged by them."""
-        return self.nonzero >= min(_LEAST_NONZERO, self.box.entries) or len(self.start) > 0
+        return self.witnesses >= _LEAST_NONZERO or len(self.start) > 0
 
     def random_rows(self, count: int) -> np.ndarray:
         drawn = [self.rng.randint(0, dim, size=count, dtype=np.int64) for dim in self.box.dims]
@@ -90,22 +91,30 @@ class Scout:
         if not self.unequal and not len(self.start):
             self.rms = rms(self.box([rows])[0])
             return self.random_rows(count)
-        ends, around = self._ascents(rows, self.ascents, self.start, most - self.box.evaluations)
+        ends, met = self._ascents(rows, self.ascents, self.start, most - self.box.evaluations)
         self.box.rescaled()
         self.rms = rms(self.box([rows])[0])
         ends, sizes = self._largest_first(ends)
         ends = ends[sizes >= _NEGLIGIBLE * max(self.box.largest, 5e-324)][: max(count, _MOST_MAXIMA)]
-        near = self._largest_first(np.concatenate([ends, around]))[0]
+        near = self._largest_first(np.concatenate([ends, met]))[0]
         return np.concatenate([ends, near[: max(count - len(ends), 2)], self.random_rows(0 if self.unequal else count)])
 
+    def new_random_rows(self, count: int) -> np.ndarray:
+        """Random rows, as many more as it takes to meet new entries that are not zero."""
+        rows, self.witnesses = self.random_rows(0), 0
+        while len(rows) < count or (not self.trusted and len(rows) < _MOST_RANDOM and self.box.left >= len(rows)):
+            more = self.random_rows(max(count - len(rows), len(rows)))
+            new = ~self.box.known(more)
+            self.witnesses += int(np.count_nonzero(self.box([more])[0][new]))
+            rows = np.concatenate([rows, more])
+        return rows
+
     def second_look(self, random: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        """Index rows around the ends of fresh ascents from random entries, and from large ones of an approximation."""
+        """Index rows that fresh ascents meet, from random entries and from large ones of an approximation."""
         if self.unequal:
             starts = self._largest_first(drawn)[0][:4]
-            ends, around = self._ascents(random, self.ascents // 2, starts, self.box.left)
-        else:
-            ends, around = self._ascents(random, 1, drawn[:1], self.box.left, _FEW_STEPS)
-        return np.concatenate([ends, around])
+            return self._ascents(random, self.ascents // 2, starts, self.box.entries)[1]
+        return self._ascents(random, 1, drawn[:1], self.box.entries, _FEW_STEPS)[1]
 
     def _ascents(
         self, rows: np.ndarray, count: int, others: np.ndarray, allowance: int, steps: int = 60
