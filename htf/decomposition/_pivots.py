@@ -3,87 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorly as tl
 
+from htf.decomposition._black_box import BlackBox
+from htf.decomposition._draws import drawn_by_square
+from htf.decomposition._samples import Sample, perturbed, ratio, rms, weights_of_drawn
+from htf.decomposition._scout import Scout
+from htf.decomposition.hierarchical_tucker import hierarchical_tucker
 from htf.tensors._linalg import kept, prod
 from htf.tensors.arithmetic import log_norm
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.indexing import ht_entries
 from htf.tree import DimensionTree
 
-IndexFunction = Callable[[np.ndarray], Any]
-
-# Index entries of one call of the function: 128 MB.
-_BATCH_ENTRIES = 2**24
 # Singular values of a pivot block are wanted to this part of the tolerance, as the errors of all nodes add up.
 _NODE_SHARE = 0.01
 # Singular values below this part of the largest are rounding error of the function's values.
 _ROUNDING = 32 * float(np.finfo(np.float64).eps)
-
-
-class LimitReachedError(Exception):
-    """The next evaluation would be one too many."""
-
-
-@dataclass
-class BlackBox:
-    """The function with its values checked and counted."""
-
-    function: IndexFunction
-    order: int
-    limit: int | None
-    evaluations: int = 0
-    unit: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not callable(self.function):
-            raise TypeError(f"function is a {type(self.function).__name__}; expected a callable")
-
-    def __call__(self, blocks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Values at arrays of index rows (..., order), in as few calls as memory allows."""
-        total = sum(block.size for block in blocks) // self.order
-        if self.limit is not None and self.evaluations + total > self.limit:
-            raise LimitReachedError
-        values: list[np.ndarray] = []
-        for group in _batches(blocks):
-            rows = np.concatenate([block.reshape(-1, self.order) for block in group])
-            found = self._values(rows)
-            ends = np.cumsum([block.size // self.order for block in group])[:-1]
-            values += [v.reshape(b.shape[:-1]) for v, b in zip(np.split(found, ends), group, strict=True)]
-        return values
-
-    def _values(self, rows: np.ndarray) -> np.ndarray:
-        self.evaluations += len(rows)
-        # The function may write to what it is given; error messages need the rows as they were.
-        returned = self.function(rows.copy())
-        if hasattr(returned, "detach"):
-            returned = returned.detach().cpu()
-        values = np.asarray(returned)
-        if values.dtype.kind not in "fiub":
-            raise TypeError(f"function returned values of dtype {values.dtype}; expected real numbers")
-        if values.shape != (len(rows),):
-            raise ValueError(f"function returned shape {values.shape}; expected ({len(rows)},), a value per index row")
-        values = values.astype(np.float64) / self.unit
-        if not np.isfinite(values).all():
-            worst = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise ValueError(f"function returned {values[worst] * self.unit} at index row {rows[worst].tolist()}")
-        return values
-
-
-def _batches(blocks: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    group: list[np.ndarray] = []
-    for block in blocks:
-        if group and sum(b.size for b in group) + block.size > _BATCH_ENTRIES:
-            yield group
-            group = []
-        group.append(block)
-    if group:
-        yield group
+# Pivots stay while no other has a coefficient above this, as the values at them are known.
+_LOOSE = 2.0
+_EXTREME = 5.0
+_ADD = 4
+_NEG = 0.1
+_SWAP = 2.0
+# Entries tried for a column that is added.
+_TRIALS = 8
+# Entries that are tried at least where few entries make the norm, at a node at most and at all of them about.
+_MOST_TRIALS, _ALL_TRIALS = 512, 12_000
+# `Search.tol` is half of the tolerance asked for, so errors may be above it by this factor: rounding adds the half.
+_WITHIN = 1.6
+# What stands for zero where something is divided by it.
+_SMALLEST = 1e-290
+_LEAST_COLUMN = 1e-10
+# Below this part of the largest error, an entry has nothing to add.
+_NEGLIGIBLE = 1e-3
+# Entries of the largest tensor that is read whole: 128 MB.
+_MOST_ENTRIES = 2**24
 
 
 @dataclass
@@ -102,12 +62,16 @@ class Search:
     random_state: Any
     rows: dict[int, np.ndarray] = field(default_factory=dict)
     columns: dict[int, np.ndarray] = field(default_factory=dict)
+    pivots: dict[int, np.ndarray] = field(default_factory=dict)
     sweeps: int = 0
+    share: float = _NODE_SHARE
+    samples: list[Sample] = field(default_factory=list)
     x: HTTensor | None = None
     best: HTTensor | None = None
     best_error: float = math.inf
+    exact: bool = False  # whether all entries have been read
 
-    def begin(self, initial_rank: int) -> None:
+    def begin(self, initial_rank: int, start: np.ndarray) -> None:
         self.rng = tl.check_random_state(self.random_state)
         self.masks = np.zeros((self.tree.n_nodes, self.tree.order), dtype=np.int64)
         for node in range(self.tree.n_nodes):
@@ -115,37 +79,56 @@ class Search:
         for mode, dim in enumerate(self.dims):
             self.rows[mode] = np.zeros((dim, self.tree.order), dtype=np.int64)
             self.rows[mode][:, mode] = np.arange(dim)
+        entries = prod(self.dims)
+        inside = [prod([self.dims[mode] for mode in self.tree.modes(node)]) for node in range(self.tree.n_nodes)]
+        self.bounds = [min(below, entries // below) for below in inside]
         self.columns[self.tree.root] = np.zeros((1, self.tree.order), dtype=np.int64)
-        drawn = self._random_rows(initial_rank)
+        self.scout = Scout(self.box, self.n_test, self.rng, start)
+        starts = self.scout.begin(initial_rank)
         for node in self.tree.edges:
-            self.columns[node] = _unique(drawn * (1 - self.masks[node]))
-        self.test_rows = self._random_rows(self.n_test)
-        try:
-            self.test_values = self.box([self.test_rows])[0]
-        except LimitReachedError:
-            raise ValueError(f"max_evaluations is {self.box.limit}; n_test={self.n_test} alone takes more") from None
-        largest = float(np.max(np.abs(self.test_values)))
-        if largest > 0 and not 1e-100 < largest < 1e100:
-            # Squares have to stay in the range of doubles; by a power of two nothing is rounded.
-            self.box.unit = 2.0 ** (math.frexp(largest)[1] - 1)
-            self.test_values = self.test_values / self.box.unit
-        self.scale = _rms(self.test_values)
-
-    def _random_rows(self, count: int) -> np.ndarray:
-        drawn = [self.rng.randint(0, dim, size=count, dtype=np.int64) for dim in self.dims]
-        return np.stack(drawn, 1)
+            self.columns[node] = _unique(starts * (1 - self.masks[node]))
+        self.scale = self.scout.rms
 
     def sweep(self) -> float:
         """Once up and down the tree; the error of the tensor that the way up gave."""
         factors, pivots = self._up()
-        self.x = HTTensor._of(self.tree, factors)
+        if self._rescaled():
+            # Values far larger than any before were met; in the new unit, nothing is evaluated again.
+            factors, pivots = self._up()
+        self.x, self.pivots = HTTensor._of(self.tree, factors), pivots
         # The test entries that chose the columns are interpolated by now; only fresh ones tell the error.
-        fresh = self._random_rows(self.n_test)
-        self.test_rows, self.test_values = fresh, self.box([fresh])[0]
-        self.scale = max(_rms(self.test_values), _rms_of(self.x))
+        self.samples = self._fresh_samples(
+            self.scout.random_rows(self.n_test - self.n_test // 4), self.n_test // 4, self.n_test // 2
+        )
         self.sweeps += 1
         self._down(pivots)
         return self._measured()
+
+    def _rescaled(self) -> bool:
+        old = self.box.unit
+        if not self.box.rescaled():
+            return False
+        self.scale *= old / self.box.unit
+        self.best = self.best and self.best * (old / self.box.unit)
+        return True
+
+    def _fresh_samples(self, random_rows: np.ndarray, drawn: int, near: int) -> list[Sample]:
+        """Random entries with some drawn from the approximation, and where few make the norm, entries around these."""
+        assert self.x is not None
+        mean = _rms_of(self.x)
+        random = len(random_rows)
+        rows = np.concatenate([random_rows, drawn_by_square(self.x, drawn, self.rng)])
+        values, found = self.box([rows])[0], ht_entries(self.x, rows)
+        self.scout.note(values[:random])
+        self.scale = max(self.scout.rms, mean)
+        samples = [Sample(rows, values, weights_of_drawn(found, len(rows) - random, mean))]
+        if self.scout.unequal and len(rows) > random:
+            # What is not near the drawn ones is not drawn, though there may be many of such entries.
+            bases = random + self.rng.randint(len(rows) - random, size=near)
+            changed, alike = perturbed(rows[bases], self.dims, self.rng)
+            weights = np.maximum(rms(found[random:]) / alike, max(mean, _SMALLEST))
+            samples.append(Sample(changed, self.box([changed])[0], weights))
+        return samples
 
     def _up(self) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
         tree = self.tree
@@ -158,9 +141,11 @@ class Search:
                     factors[node] = values
                     continue
                 width = values.shape[-1]
-                transfer, chosen = self._skeleton(values.reshape(-1, width), self.max_rank)
+                candidates = grid[..., 0, :].reshape(-1, tree.order) * self.masks[node]
+                known = _among(candidates, self.pivots.get(node))
+                transfer, chosen = self._skeleton(values.reshape(-1, width), self.max_rank, known)
                 factors[node] = transfer.reshape(*values.shape[:-1], -1)
-                pivots[node] = grid[..., 0, :].reshape(-1, tree.order)[chosen] * self.masks[node]
+                pivots[node] = candidates[chosen]
         return factors, pivots
 
     def _below(self, node: int, pivots: dict[int, np.ndarray]) -> list[np.ndarray]:
@@ -169,74 +154,186 @@ class Search:
     def _down(self, pivots: dict[int, np.ndarray]) -> None:
         tree = self.tree
         self.block_rows, self.block_values = [], []
+        self.crossings: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.crossed: dict[int, np.ndarray] = {}
         for level in reversed(tree.levels[1:]):
             grids = [_grid([*self._below(node, pivots), self.columns[node]]) for node in level]
             for node, grid, values in zip(level, grids, self.box(grids), strict=True):
                 self.block_rows.append(grid.reshape(-1, tree.order))
                 self.block_values.append(values.reshape(-1))
                 for axis, child in enumerate(tree.children(node)):
-                    unfolded = np.moveaxis(values, axis, 0)
-                    chosen = self._skeleton(unfolded.reshape(len(unfolded), -1).T, None)[1]
-                    candidates = np.moveaxis(grid, axis, 0)[0].reshape(-1, tree.order)
-                    self.columns[child] = candidates[chosen] * (1 - self.masks[child])
+                    unfolded = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+                    candidates = np.moveaxis(grid, axis, 0)[0].reshape(-1, tree.order) * (1 - self.masks[child])
+                    known = _among(candidates, self.columns[child])
+                    chosen = self._skeleton(unfolded.T, None, known)[1]
+                    self.columns[child] = candidates[chosen]
+                    self.crossings[child] = candidates, unfolded
 
-    def _skeleton(self, matrix: np.ndarray, max_rank: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def _skeleton(self, matrix: np.ndarray, max_rank: int | None, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The interpolation matrix of a column space, and the rows at which it interpolates."""
+        # A column of small entries stands for many like it, where few entries make the norm.
+        sizes = np.linalg.norm(matrix, axis=0)
+        largest = sizes.max()
+        if largest > 0:
+            matrix = matrix * np.sqrt(largest / np.maximum(sizes, _LEAST_COLUMN * largest))
         U, S, _ = np.linalg.svd(matrix, full_matrices=False)
-        wanted = _NODE_SHARE * self.tol * self.scale * math.sqrt(matrix.size)
+        # A typical block has entries of the tensor's mean size; where few entries make the norm, pivots are among them.
+        wanted = self.share * self.tol * max(self.scale * math.sqrt(matrix.size), math.hypot(*S.tolist()))
         least = max(wanted, _ROUNDING * float(S[0]) * math.sqrt(len(S)))
         rank = kept(S, max_rank, least)
-        return maxvol(U[:, :rank])
+        return maxvol(U[:, :rank], known)
 
     def _measured(self) -> float:
         assert self.x is not None
-        self.test_errors = np.abs(ht_entries(self.x, self.test_rows) - self.test_values)
-        error = _ratio(_rms(self.test_errors), self.scale)
+        error = self._test()
         self.block_errors: list[np.ndarray] = []
         if self.block_rows:
             found = ht_entries(self.x, np.concatenate(self.block_rows))
             values = np.concatenate(self.block_values)
             errors = np.abs(found - values)
             self.block_errors = np.split(errors, np.cumsum([len(v) for v in self.block_values])[:-1])
-            error = max(error, _ratio(_rms(errors), max(_rms(values), self.scale)))
+            blocks = ratio(rms(errors), max(rms(values), self.scale))
+            error = max(error, blocks / _EXTREME if self.scout.unequal else blocks)
+        if self.best is not None:
+            # What is known by now may show that the best one so far was not as good as it seemed.
+            self.best_error = max(self.best_error, *(sample.error(self.best)[0] for sample in self.samples))
         if error < self.best_error or self.best is None:
             self.best, self.best_error = self.x, error
         return error
 
-    def confirmed(self) -> bool:
-        """Whether the error is within the tolerance on more fresh entries, too; if not, these are what is learnt from.
+    def _test(self) -> float:
+        assert self.x is not None
+        errors, self.test_errors = zip(*(sample.error(self.x) for sample in self.samples), strict=True)
+        return max(errors)
 
-        Where entries differ much in size, few of them can miss those that make the norm.
+    def within(self, error: float) -> bool:
+        """Whether an error is within the tolerance, with what rounding adds."""
+        return error <= _WITHIN * self.tol
+
+    def confirmed(self) -> bool:
+        """Whether a second look agrees that the error is within the tolerance.
+
+        It takes more fresh entries, and ascents to large ones from random entries and from some drawn from the
+        approximation.  Where it does not agree, this is what is learnt from.
         """
         assert self.x is not None
-        self.test_rows = self._random_rows(4 * self.n_test)
-        self.test_values = self.box([self.test_rows])[0]
-        self.test_errors = np.abs(ht_entries(self.x, self.test_rows) - self.test_values)
-        self.scale = max(_rms(self.test_values), _rms_of(self.x))
-        error = _ratio(_rms(self.test_errors), self.scale)
+        rows = self.scout.new_random_rows(3 * self.n_test)
+        random = len(rows)
+        self.samples = self._fresh_samples(rows, self.n_test, 8 * self.n_test)
+        error = self._test()
+        if self.within(error):
+            tests = self.samples[0].rows
+            rows = self.scout.second_look(tests[:random], tests[random:])
+            if len(rows):
+                values = self.box([rows])[0]
+                errors = np.abs(ht_entries(self.x, rows) - values)
+                error = max(error, ratio(rms(errors), max(rms(values), self.scale)))
+                self.block_rows, self.block_errors = [rows], [errors]
+        if self.within(error):
+            crossing = self._cross()
+            error = max(error, crossing / _EXTREME if self.scout.unequal else crossing)
         if self.best is self.x:
             self.best_error = max(self.best_error, error)
-        return error <= self.tol
+        return self.within(error)
 
     def enrich(self) -> None:
         """Add columns through the entries where the approximation errs most, half as many as the largest rank."""
         assert self.x is not None
-        count = max(2, max(self.x.rank) // 2)
-        picked = [self.test_rows[np.argsort(-self.test_errors)[: count - count // 2]]]
+        largest = max(self.x.rank)
+        count = max(2, largest // _ADD)
+        sets = [(sample.rows, errors) for sample, errors in zip(self.samples, self.test_errors, strict=True)]
+        picked = [_worst(*each, (count + 1) // 2 // len(sets) + 1) for each in sets]
         # Errors come in families within a block; one of each of the worst blocks tells more than all of one.
-        worst = sorted(range(len(self.block_errors)), key=lambda b: -float(self.block_errors[b].max()))
-        picked += [self.block_rows[b][[int(np.argmax(self.block_errors[b]))]] for b in worst[: count // 2]]
-        entries = np.concatenate(picked)
-        for node in self.tree.edges:
-            self.columns[node] = _unique(np.concatenate([self.columns[node], entries * (1 - self.masks[node])]))
+        blocks = [_worst(*each, 1) for each in zip(self.block_rows, self.block_errors, strict=True)]
+        picked += sorted(blocks, key=lambda block: -float(block[1][0]))[: count // 2]
+        errors = np.concatenate([errors for _, errors in picked])
+        entries = np.concatenate([rows for rows, _ in picked])[np.argsort(-errors)]
+        entries = entries[: np.count_nonzero(errors >= _NEGLIGIBLE * errors.max())]
+        if not self.crossed:
+            self._cross()
+        for node, worst in self.crossed.items():
+            known = self.columns[node]
+            more = np.concatenate([known, worst, entries * (1 - self.masks[node])])
+            most = len(known) + min(len(worst) + count, 2 * (self.bounds[node] - self.x.rank[node]) + 2)
+            self.columns[node] = _unique(more)[:most]
+
+    def _cross(self) -> float:
+        """Try new pivots: entries where a node's rows cross columns that its parent's and siblings' pivots allow.
+
+        The largest relative error among the nodes is returned, and the columns at which a node interpolates worst become
+        its candidates; all of a column would cost an evaluation per row.
+        """
+        assert self.x is not None
+        nodes = [node for node in self.tree.edges if self.x.rank[node] < self.bounds[node]]
+        least = min(_MOST_TRIALS, max(_ALL_TRIALS // self.tree.n_nodes, 64)) if self.scout.unequal else 0
+        grids, guesses, drawn = [], [], []
+        for node in nodes:
+            candidates, values = self.crossings[node]
+            rows = _grid(self._below(node, self.pivots)).reshape(-1, self.tree.order)
+            transfer = self.x.factors[node].reshape(len(rows), -1)
+            count = max(_TRIALS * max(2, len(values) // 2), least)
+            i = self._drawn(np.linalg.norm(transfer, axis=1), count)
+            j = self._drawn(np.linalg.norm(values, axis=0), count)
+            grids.append(rows[i] + candidates[j])
+            guesses.append(np.einsum("sa,as->s", transfer[i], values[:, j]))
+            drawn.append(j)
+        error = 0.0
+        for node, guess, j, actual in zip(nodes, guesses, drawn, self.box(grids) if grids else [], strict=True):
+            candidates, values = self.crossings[node]
+            errors = np.abs(actual - guess)
+            error = max(error, ratio(rms(errors), max(rms(actual), self.scale)))
+            negligible = _NEG * self.tol * max(self.scale, rms(actual))
+            order = np.argsort(-errors)[: np.count_nonzero(errors > negligible)]
+            self.crossed[node] = _unique(candidates[j[order]])[: max(2, len(values) // 2)]
+        return error
+
+    def _drawn(self, sizes: np.ndarray, count: int) -> np.ndarray:
+        """Indices, half of them drawn by the roots of sizes, the others alike."""
+        roots = np.sqrt(sizes)
+        ends = np.cumsum(roots + max(float(roots.mean()), _SMALLEST))
+        return np.minimum(np.searchsorted(ends, self.rng.random_sample(count) * ends[-1]), len(sizes) - 1)
+
+    @property
+    def size(self) -> int:
+        """Sum of the ranks."""
+        assert self.x is not None
+        return sum(self.x.rank)
+
+    def doubt(self) -> str:
+        """Why an approximation that agrees with all entries met cannot be trusted, if there is a reason."""
+        if self.scout.trusted:
+            return ""
+        if self.box.largest == 0:
+            self.best_error = math.nan
+            return f"all {self.box.evaluations:,} entries met are zero; name index tuples where others are with start"
+        return f"only {self.scout.nonzero:,} of {self.scout.seen:,} random entries are not zero"
+
+    def readable(self, entries: int | None) -> bool:
+        """Whether the tensor has no more entries than that, and the evaluations allowed suffice to read the rest."""
+        most = _MOST_ENTRIES if entries is None else min(entries, _MOST_ENTRIES)
+        return self.box.entries <= most and self.box.left == self.box.entries - self.box.evaluations
+
+    def read_all(self) -> None:
+        """Decompose the tensor of all its entries."""
+        step = 2**16
+        parts = [
+            np.stack(np.unravel_index(np.arange(at, min(at + step, self.box.entries)), self.dims), 1)
+            for at in range(0, self.box.entries, step)
+        ]
+        values = np.concatenate([self.box([part])[0] for part in parts])
+        self._rescaled()
+        values = np.concatenate([self.box([part])[0] for part in parts])
+        self.best = hierarchical_tucker(values.reshape(self.dims), rank=self.max_rank, tree=self.tree, tol=self.tol)
+        self.best_error = ratio(rms(self.best.to_vec() - values), rms(values))
+        self.exact = True
 
     def rounded(self) -> tuple[HTTensor, float]:
         """The best tensor met, of the lowest ranks that half of the tolerance allows, and its error."""
         assert self.best is not None
+        if self.exact:
+            return self.best, self.best_error
         x = self.best.round(tol=self.tol)
-        errors = ht_entries(x, self.test_rows) - self.test_values
-        scale = max(_rms(self.test_values), _rms_of(x))
-        return x, max(_ratio(_rms(errors), scale), self.best_error)
+        return x, max(self.best_error, *(sample.error(x)[0] for sample in self.samples))
 
 
 def _grid(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -247,24 +344,50 @@ def _grid(parts: Sequence[np.ndarray]) -> np.ndarray:
     return grid
 
 
+def _worst(rows: np.ndarray, errors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    at = np.argsort(-errors)[:count]
+    return rows[at], errors[at]
+
+
 def _unique(rows: np.ndarray) -> np.ndarray:
     """Rows without repetitions, in the order in which they first come."""
     return rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])]
 
 
-def maxvol(Q: np.ndarray, tolerance: float = 1.05, n_iter_max: int = 100) -> tuple[np.ndarray, np.ndarray]:
-    """Rows P of Q (m, r) of nearly the largest volume, and Q Q[P]⁻¹, whose entries are at most `tolerance` in size."""
+def _among(rows: np.ndarray, wanted: np.ndarray | None) -> np.ndarray:
+    """Which rows are among the wanted ones."""
+    if wanted is None:
+        return np.zeros(len(rows), dtype=bool)
+    numbers = np.unique(np.concatenate([rows, wanted]), axis=0, return_inverse=True)[1].reshape(-1)
+    return np.isin(numbers[: len(rows)], numbers[len(rows) :])
+
+
+def maxvol(
+    Q: np.ndarray, known: np.ndarray | None = None, tolerance: float = 1.05, n_iter_max: int = 100
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows P of Q (m, r) of nearly the largest volume, and Q Q[P]⁻¹, whose entries are at most `tolerance` in size.
+
+    With a mask of `known` rows these are preferred, up to a tolerance of `_LOOSE`.
+    """
     rank = Q.shape[1]
     rest, rows = Q.copy(), np.zeros(rank, dtype=np.int64)
-    # Gaussian elimination with row pivoting gives the start.
+    preferred = known is not None and known.any()
+    # Gaussian elimination with row pivoting gives the start, with complete pivoting where some rows are preferred.
     for k in range(rank):
-        rows[k] = np.argmax(np.abs(rest[:, k]))
+        column = k
+        if preferred:
+            sizes = np.abs(rest).max(1)
+            first = int(np.argmax(sizes * known))
+            rows[k] = first if _LOOSE * sizes[first] >= sizes.max() else int(np.argmax(sizes))
+            column = int(np.argmax(np.abs(rest[rows[k]])))
+        else:
+            rows[k] = np.argmax(np.abs(rest[:, k]))
         pivot = rest[rows[k]].copy()
-        rest -= np.outer(rest[:, k] / pivot[k], pivot)
+        rest -= np.outer(rest[:, column] / pivot[column], pivot)
     coefficients = np.linalg.solve(Q[rows].T, Q.T).T
     for _ in range(n_iter_max):
         i, j = divmod(int(np.argmax(np.abs(coefficients))), rank)
-        if abs(coefficients[i, j]) <= tolerance:
+        if abs(coefficients[i, j]) <= (_SWAP if preferred else tolerance):
             break
         rows[j] = i
         change = coefficients[i].copy()
@@ -275,16 +398,6 @@ def maxvol(Q: np.ndarray, tolerance: float = 1.05, n_iter_max: int = 100) -> tup
     return coefficients, rows
 
 
-def _rms(values: np.ndarray) -> float:
-    # Squares of the largest or smallest doubles leave the range.
-    largest = float(np.max(np.abs(values)))
-    return largest * math.sqrt(float(np.mean((values / largest) ** 2))) if largest > 0 else 0.0
-
-
 def _rms_of(x: HTTensor) -> float:
     # In logarithms, as a norm can be beyond the range of doubles where a typical entry is of size one.
     return math.exp(log_norm(x) - 0.5 * math.log(prod(x.shape)))
-
-
-def _ratio(error: float, scale: float) -> float:
-    return error / scale if scale > 0 else (0.0 if error == 0 else math.inf)

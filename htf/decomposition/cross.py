@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from htf._checks import check_dims, positive
 from htf._repr import brief
-from htf.decomposition._pivots import BlackBox, IndexFunction, LimitReachedError, Search
+from htf.decomposition._black_box import BlackBox, IndexFunction, LimitReachedError
+from htf.decomposition._pivots import Search
 from htf.tensors._backend import Array, asarray, backend_of, check_alike
 from htf.tensors._linalg import prod
 from htf.tensors.ht_tensor import HTTensor
@@ -21,6 +23,10 @@ from htf.tree import DimensionTree
 
 # Sweeps in which the error may fail to halve before the search is given up.
 _PATIENCE = 4
+# Evaluations after which ranks that grow are no reason to go on, where no limit was given.
+_ENOUGH = 2_000_000
+# Entries of a tensor that are all read, where no limit was given and some of them did not tell enough.
+_MOST_READ = 2**20
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ def cross_approximation(
     n_test: int | None = None,
     random_state: Any = None,
     like: Array | None = None,
+    start: Any = None,
     progress: bool = False,
     return_info: bool = False,
 ) -> Any:
@@ -166,46 +173,91 @@ def cross_approximation(
     limit = None if max_evaluations is None else positive("max_evaluations", max_evaluations)
     if like is not None:
         check_alike([like], "like")
-    search = Search(tree, dims, BlackBox(function, tree.order, limit), tol / 2, max_rank, n_test, random_state)
-    search.begin(positive("initial_rank", initial_rank))
+    box = BlackBox(function, dims, limit)
+    search = Search(tree, dims, box, tol / 2, max_rank, n_test, random_state)
+    search.begin(positive("initial_rank", initial_rank), _start_rows(start, dims))
     with tqdm(disable=not progress, total=max_sweeps, unit="sweep") as bar:
         reason = _run(search, max_sweeps, bar)
     if search.best is None:
         raise ValueError(f"max_evaluations is {max_evaluations}; the first sweep alone takes more")
     x, error = search.rounded()
-    info = CrossInfo(search.box.evaluations, error, search.sweeps, error <= tol)
+    info = CrossInfo(box.evaluations, error, search.sweeps, not reason and error <= tol)
     if not info.converged:
+        how = f"above tol={tol:g}" if not error <= tol else f"which is not confirmed for tol={tol:g}"
         warnings.warn(
-            f"stopped at a relative error of {error:.1e}, above tol={tol:g}, after {info.evaluations:,} evaluations: "
-            f"{reason}",
+            f"stopped at a relative error of {error:.1e}, {how}, after {info.evaluations:,} evaluations: "
+            f"{reason or ('its rounding error' if max_rank is None else f'max_rank is {max_rank}')}",
             UserWarning,
             stacklevel=2,
         )
-    x = x * search.box.unit
+    x = x * box.unit
     if like is not None:
         x = HTTensor._of(tree, [asarray(backend_of(like, "like"), factor, like) for factor in x.factors])
     return (x, info) if return_info else x
 
 
+def _start_rows(start: Any, dims: tuple[int, ...]) -> np.ndarray:
+    """Index tuples that the user names, checked."""
+    if start is None:
+        return np.zeros((0, len(dims)), dtype=np.int64)
+    rows = np.asarray(start.detach().cpu() if hasattr(start, "detach") else start)
+    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.ndim != 2 or rows.shape[1] != len(dims):
+        raise ValueError(f"start has shape {np.shape(start)}; expected (count, {len(dims)}), an index tuple per row")
+    if rows.dtype.kind not in "iu":
+        raise TypeError(f"start has dtype {rows.dtype}; expected integers")
+    bad = np.argwhere((rows < 0) | (rows >= np.array(dims)))
+    if len(bad):
+        row, mode = bad[0]
+        raise ValueError(f"start[{row}, {mode}] is {rows[row, mode]}; expected an index from 0 to {dims[mode] - 1}")
+    return rows.astype(np.int64)
+
+
 def _run(search: Search, max_sweeps: int, bar: tqdm[Any]) -> str:
-    """Sweep until there is a reason to stop, and tell it."""
-    reference, at = math.inf, 0
+    """Sweep until the tolerance is reached, or tell the reason to stop before."""
     try:
-        while search.sweeps < max_sweeps:
-            error = search.sweep()
-            bar.set_postfix_str(f"{search.box.evaluations:,} evaluations, error {error:.1e}", refresh=False)
-            bar.update()
-            if error <= search.tol and search.confirmed():
-                return "the tolerance was reached"
-            if error < reference / 2:
-                reference, at = error, search.sweeps
-            if search.sweeps - at >= _PATIENCE:
-                return f"the error no longer fell in {_PATIENCE} sweeps"
-            search.enrich()
+        try:
+            reason = _swept(search, max_sweeps, bar)
+        except LimitReachedError:
+            reason = "the next step would have exceeded max_evaluations"
+        if reason and search.sweeps < max_sweeps and search.readable(_MOST_READ if search.box.limit is None else None):
+            # What the entries chosen did not tell, all of them do.
+            search.read_all()
+            reason = ""
     except KeyboardInterrupt:
         if search.best is None:
             raise
         return "it was interrupted"
-    except LimitReachedError:
-        return "the next step would have exceeded max_evaluations"
+    if reason and search.scout.unequal:
+        reason += "; few entries make the norm: name index tuples where the function is large with start"
+    return reason
+
+
+def _swept(search: Search, max_sweeps: int, bar: tqdm[Any]) -> str:
+    lowest, size, halved, grown = (
+        math.inf,
+        0,
+        0,
+        0,
+    )  # of the errors and ranks so far, and the last sweeps that bettered them
+    while search.sweeps < max_sweeps:
+        if search.readable(2 * search.box.evaluations):
+            search.read_all()
+            return ""
+        error = search.sweep()
+        bar.set_postfix_str(f"{search.box.evaluations:,} evaluations, error {error:.1e}", refresh=False)
+        bar.update()
+        if search.within(error) and search.confirmed():
+            return search.doubt()
+        if error < lowest / 2:
+            lowest, halved = error, search.sweeps
+        if search.size > size:
+            size, grown = search.size, search.sweeps
+        # Ranks of what has none grow for ever.
+        enough = search.box.limit is None and search.box.evaluations > _ENOUGH
+        if search.sweeps - (halved if enough else max(halved, grown)) >= _PATIENCE:
+            return f"the error no longer fell in {_PATIENCE} sweeps"
+        if search.sweeps > max(halved, grown):
+            search.share /= 10
+        search.enrich()
     return f"max_sweeps is {max_sweeps}"
