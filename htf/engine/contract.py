@@ -235,7 +235,7 @@ def _normalize(value: Tensor, log_scale: Tensor | None = None) -> _Activations:
         # A row of zeros keeps its scale: its gradient may be all that matters of it.
         exponent = size.masked_fill_(size.logical_not(), 1).log2_().round_()
         # Of a power whose inverse is a normal number too.
-        exponent = exponent.clamp_(least := math.log2(torch.finfo(size.dtype).tiny), -least)
+        exponent = exponent.clamp(least := math.log2(torch.finfo(size.dtype).tiny), -least)
         total = exponent if log_scale is None else exponent + log_scale
         divisor = exponent.neg().exp2_()
     return _Activations(value * divisor.unsqueeze(-1), total)

@@ -33,8 +33,8 @@ OCTAVES = 8
 ALIKE = 40
 # Octaves between the largest term of a gradient's sums and the largest float: room for the sum.
 HEADROOM = 38
-# Octaves by which a product, without its factors of zero, may exceed the largest one of its row that has none.
-LARGEST_SHIFT = 120
+# Octaves by which a product without its factors of zero may exceed the scale of its row.
+LARGEST_SHIFT = 100
 # On a GPU, where a look at the values makes the host wait: products from which on the work that it spares takes longer.
 WORTH_A_WAIT = 2**22
 
@@ -153,7 +153,7 @@ class _Met(torch.autograd.Function):
             met = (marks / split.mark).floor()
             unit = unit * (1 - 2 * (marks - split.mark * met).remainder(2))
         exponent = _largest(octaves, met).clamp(min=least)
-        shift = (octaves - exponent).clamp_(max=LARGEST_SHIFT)
+        shift = octaves - exponent
         unit, shift = unit.view(-1, flat.shape[1]), shift.view(-1, flat.shape[1])
         met = None if met is None else met.view(-1, flat.shape[1])
         return unit * shift.exp2(), unit, shift, met, exponent.flatten(2).flatten(0, 1)
@@ -193,11 +193,11 @@ def _of_factors(terms: Tensor, shift: Tensor, flat: Tensor, inputs: Patterns) ->
     with torch.no_grad():
         info = torch.finfo(flat.dtype)
         least = math.log2(info.tiny)
-        largest = terms.abs().log2_().add_(shift).amax(0).round_().clamp_(min=least)
+        largest = terms.abs().log2_().add_(shift).amax(0).round_().clamp(min=least)
         lift = math.log2(info.max) - HEADROOM - largest
         # Each power in two steps, as it may be beyond all floats where the result is not.
-        there = ((shift + lift) / 2).clamp_(max=-least).exp2_()
-        exponent = flat.abs().log2_().floor_().clamp_(least, -least)
+        there = ((shift + lift) / 2).clamp(max=-least).exp2_()
+        exponent = flat.abs().log2_().floor_().clamp(least, -least)
         half = ((lift + exponent) / 2).floor_()
         back, rest = (-half).exp2_(), (half - lift - exponent).exp2_()
         inverse = (-exponent).exp2_()
@@ -253,9 +253,9 @@ def _all_columns(counts: Tensor, columns: Tensor | None, n_columns: int) -> Tens
 
 
 def _largest(octaves: Tensor, met: Tensor | None) -> Tensor:
-    """The largest exponent of each row and run, (nodes, rows, runs, 1): of the products without zeros, if there are."""
+    """The largest exponent of each row and run, (nodes, rows, runs, 1), of products without zeros where that can be."""
     largest = octaves.amax(-1, keepdim=True)
     if met is None or octaves.shape[-1] == 1:
         return largest
     other = octaves.masked_fill(met > 0, -math.inf).amax(-1, keepdim=True)
-    return torch.where(other == -math.inf, largest, other)
+    return torch.where(other == -math.inf, largest, other.maximum(largest - LARGEST_SHIFT))

@@ -281,6 +281,74 @@ def test_functional_transforms():
     torch.testing.assert_close(gradient, expected_one[0])
 
 
+TRACED = {
+    "cp": lambda: CPNetwork([2] * 16, [2, 3], seed=0),
+    "cp with outputs": lambda: CPNetwork([2, 3, 4], [2, 3], outputs=2, seed=0),
+    "binary tree": lambda: HTNetwork(DimensionTree.balanced(7), 2, 3, runs=2, seed=0),
+    "shared": lambda: HTNetwork(DimensionTree.balanced(8), 2, 3, shared=True, seed=0),
+    "windows": lambda: HTNetwork(DimensionTree.grid(5, 4, 4), 2, 3, outputs=2, seed=0),
+    "depth one": lambda: HTNetwork(DimensionTree.balanced(20, 20), 2, 3, seed=0),
+    "any tree": lambda: HTNetwork(
+        DimensionTree.from_nested(((0, 2), 1, (4, (3, 5)))), (2, 2, 3, 1, 2, 3), [1, 4], seed=0
+    ),
+}
+
+
+def encoded(network, batch, seed=0):
+    return torch.randn(batch, network.order, max(network.dims), generator=torch.Generator().manual_seed(seed))
+
+
+# Dynamo's own, when it meets any autograd function.
+FROM_DYNAMO = "ignore:.*Function.* should not be instantiated:DeprecationWarning"
+
+
+@pytest.mark.filterwarnings(FROM_DYNAMO)
+@pytest.mark.parametrize(("name", "strict"), [*((name, False) for name in TRACED), ("any tree", True)])
+def test_export_with_any_batch(name, strict):
+    torch.compiler.reset()
+    network = TRACED[name]()
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(network, (encoded(network, 5),), dynamic_shapes=({0: batch},), strict=strict)
+    for size in (2, 5, 40):
+        x = encoded(network, size, seed=1)
+        torch.testing.assert_close(exported.module()(x), network(x), rtol=1e-5, atol=1e-6)
+    # Tracing leaves nothing behind in the network.
+    assert network(encoded(network, 3)).isfinite().all()
+
+
+@pytest.mark.filterwarnings(FROM_DYNAMO)
+def test_compiled_as_one_graph():
+    torch.compiler.reset()
+    network = TRACED["cp with outputs"]()
+    x = encoded(network, 5)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), network(x))
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_gradients_of_each_sample(name):
+    network = TRACED[name]()
+    parameters, x = dict(network.named_parameters()), encoded(network, 6)
+
+    def output(p, sample):
+        return torch.func.functional_call(network, p, (sample.unsqueeze(0),)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(output), in_dims=(None, 0))(parameters, x)
+    for k in range(6):
+        expected = torch.autograd.grad(network(x[k : k + 1]).square().sum(), list(parameters.values()))
+        for a, b in zip(found.values(), expected, strict=True):
+            torch.testing.assert_close(a[k], b)
+
+
+def test_indices_cannot_be_traced():
+    network = CPNetwork([2] * 16, 2, seed=0)
+    indices = torch.zeros(4, 16, dtype=torch.int64)
+    with pytest.raises(ValueError, match="indices cannot be read while a graph is traced"):
+        torch.export.export(network, (indices,), strict=False)
+    with pytest.raises(ValueError, match="make a plan of them before, or give encoded vectors"):
+        torch.func.vmap(lambda row: network(row.unsqueeze(0)))(indices)
+
+
 def test_importing_changes_no_global_backend():
     assert tl.get_backend() == "numpy"
     assert htf.__version__

@@ -264,7 +264,10 @@ def test_a_loss_that_is_not_finite_at_the_start_is_named():
     network = make()
     with torch.no_grad():
         network.weights[0][1] = float("inf")
-    with pytest.raises(ValueError, match=r"the loss of run 1 is (nan|inf) at the start"):
+    with (
+        pytest.warns(RuntimeWarning, match=r"outputs are not finite at the start in runs \[1\]"),
+        pytest.raises(ValueError, match=r"the loss of run 1 is (nan|inf) at the start"),
+    ):
         fit(network).advance()
 
 
