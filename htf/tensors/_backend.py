@@ -171,7 +171,6 @@ def check_alike(arrays: Iterable[Array], name: str) -> None:
             raise TypeError(f"{name} mixes dtypes {first.dtype} and {array.dtype}; expected one")
         if _is_torch(array) and array.device != first.device:
             raise ValueError(f"{name} is partly on {first.device} and partly on {array.device}; expected one device")
-    _check_entries(first, name)
 
 
 def _check_layout(array: Array, name: str) -> None:
