@@ -35,7 +35,7 @@ ALIKE = 40
 HEADROOM = 38
 # Octaves by which a product without its factors of zero may exceed the scale of its row.
 LARGEST_SHIFT = 100
-# On a GPU, where a look at the values makes the host wait: products from which on the work that it spares takes longer.
+# On a GPU, where looking makes the host wait: products from which on the work that it spares takes longer.
 WORTH_A_WAIT = 2**22
 
 
