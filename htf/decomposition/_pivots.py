@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorly as tl
 
-from htf.decomposition._black_box import BlackBox
+from htf.decomposition._black_box import BlackBox, LimitReachedError
 from htf.decomposition._draws import drawn_by_square
 from htf.decomposition._samples import Sample, perturbed, ratio, rms, weights_of_drawn
 from htf.decomposition._scout import Scout
@@ -28,7 +28,7 @@ _ROUNDING = 32 * float(np.finfo(np.float64).eps)
 # Pivots stay while no other has a coefficient above this, as the values at them are known.
 _LOOSE = 2.0
 _EXTREME = 5.0
-_ADD = 4
+_ADD=4
 _NEG = 0.1
 _SWAP = 2.0
 # Entries tried for a column that is added.
@@ -97,9 +97,17 @@ class Search:
             factors, pivots = self._up()
         self.x, self.pivots = HTTensor._of(self.tree, factors), pivots
         # The test entries that chose the columns are interpolated by now; only fresh ones tell the error.
-        self.samples = self._fresh_samples(
-            self.scout.random_rows(self.n_test - self.n_test // 4), self.n_test // 4, self.n_test // 2
-        )
+        random = self.scout.random_rows(self.n_test - self.n_test // 4)
+        try:
+            self.samples = self._fresh_samples(random, self.n_test // 4, self.n_test // 2)
+        except LimitReachedError:
+            if self.best is None:
+                # What was met before is better than nothing.
+                self.scale = self.scout.rms
+                met, values = self.scout.met, self.box([self.scout.met])[0]
+                self.samples = [Sample(met, values, np.ones(len(met)))]
+                self.best, self.best_error = self.x, self.samples[0].error(self.x)[0]
+            raise
         self.sweeps += 1
         self._down(pivots)
         return self._measured()
@@ -315,14 +323,14 @@ class Search:
 
     def read_all(self) -> None:
         """Decompose the tensor of all its entries."""
-        step = 2**16
-        parts = [
-            np.stack(np.unravel_index(np.arange(at, min(at + step, self.box.entries)), self.dims), 1)
-            for at in range(0, self.box.entries, step)
-        ]
-        values = np.concatenate([self.box([part])[0] for part in parts])
-        self._rescaled()
-        values = np.concatenate([self.box([part])[0] for part in parts])
+        step = 2**18
+        values = np.empty(self.box.entries)
+        for at in range(0, len(values), step):
+            numbers = np.arange(at, min(at + step, len(values)))
+            values[numbers] = self.box([np.stack(np.unravel_index(numbers, self.dims), 1)])[0]
+        unit = self.box.unit
+        if self._rescaled():
+            values *= unit / self.box.unit
         self.best = hierarchical_tucker(values.reshape(self.dims), rank=self.max_rank, tree=self.tree, tol=self.tol)
         self.best_error = ratio(rms(self.best.to_vec() - values), rms(values))
         self.exact = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,10 @@ class Scout:
     witnesses: int = 0  # new random entries other than zero in a second look
     rms: float = 0.0  # of the random entries met last
     ascents: int = 0  # to begin with
+    met: np.ndarray = field(init=False)  # random entries met first, and the ends of all ascents
+
+    def __post_init__(self) -> None:
+        self.met = self.start
 
     @property
     def unequal(self) -> bool:
@@ -81,6 +85,7 @@ class Scout:
         except LimitReachedError:
             raise ValueError(f"max_evaluations is {self.box.limit}; n_test={self.n_test} alone takes more") from None
         self.note(values)
+        self.met = np.concatenate([rows, self.start])
         most = self.box.evaluations + int(_SHARE * self.box.left)
         while self.nonzero < _WANTED_NONZERO and self.seen < _MOST_RANDOM and self.box.evaluations + self.seen <= most:
             more = self.random_rows(self.seen)
@@ -95,14 +100,15 @@ class Scout:
         self.box.rescaled()
         self.rms = rms(self.box([rows])[0])
         ends, sizes = self._largest_first(ends)
-        ends = ends[sizes >= _NEGLIGIBLE * max(self.box.largest, 5e-324)][: max(count, _MOST_MAXIMA)]
-        near = self._largest_first(np.concatenate([ends, met]))[0]
-        return np.concatenate([ends, near[: max(count - len(ends), 2)], self.random_rows(0 if self.unequal else count)])
+        ends = ends[sizes >= _NEGLIGIBLE * self.box.largest][: max(count, _MOST_MAXIMA)]
+        near = self._largest_first(met)[0][: max(count, len(ends) + 2)]
+        return np.concatenate([self.start, ends, near, self.random_rows(0 if self.unequal else count)])
 
     def new_random_rows(self, count: int) -> np.ndarray:
         """Random rows, as many more as it takes to meet new entries that are not zero."""
         rows, self.witnesses = self.random_rows(0), 0
-        while len(rows) < count or (not self.trusted and len(rows) < _MOST_RANDOM and self.box.left >= len(rows)):
+        most = min(_MOST_RANDOM if self.box.largest > 0 else 0, self.box.left)
+        while len(rows) < count or (not self.trusted and len(rows) < most):
             more = self.random_rows(max(count - len(rows), len(rows)))
             new = ~self.box.known(more)
             self.witnesses += int(np.count_nonzero(self.box([more])[0][new]))
@@ -113,8 +119,10 @@ class Scout:
         """Index rows that fresh ascents meet, from random entries and from large ones of an approximation."""
         if self.unequal:
             starts = self._largest_first(drawn)[0][:4]
-            return self._ascents(random, self.ascents // 2, starts, self.box.entries)[1]
-        return self._ascents(random, 1, drawn[:1], self.box.entries, _FEW_STEPS)[1]
+            met = self._ascents(random, self.ascents // 2, starts, self.box.entries)[1]
+        else:
+            met = self._ascents(random, 1, drawn[:1], self.box.entries, _FEW_STEPS)[1]
+        return np.concatenate([self.met, met])
 
     def _ascents(
         self, rows: np.ndarray, count: int, others: np.ndarray, allowance: int, steps: int = 60
@@ -125,7 +133,9 @@ class Scout:
         rest = order[(count + 1) // 2 :]
         chosen = np.concatenate([order[: (count + 1) // 2], self.rng.permutation(rest)[: count // 2]])
         starts = np.unique(np.concatenate([others, rows[chosen]]), axis=0)
-        return ascend(self.box, starts, allowance, steps)
+        ends, met = ascend(self.box, starts, allowance, steps)
+        self.met = np.unique(np.concatenate([self.met, ends]), axis=0)
+        return ends, met
 
     def _largest_first(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Different rows by the size of their values, and the sizes."""

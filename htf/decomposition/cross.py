@@ -183,13 +183,14 @@ def cross_approximation(
     x, error = search.rounded()
     info = CrossInfo(box.evaluations, error, search.sweeps, not reason and error <= tol)
     if not info.converged:
-        how = f"above tol={tol:g}" if not error <= tol else f"which is not confirmed for tol={tol:g}"
-        warnings.warn(
-            f"stopped at a relative error of {error:.1e}, {how}, after {info.evaluations:,} evaluations: "
-            f"{reason or ('its rounding error' if max_rank is None else f'max_rank is {max_rank}')}",
-            UserWarning,
-            stacklevel=2,
-        )
+        if math.isnan(error):
+            found = "stopped without a relative error"
+        elif error <= tol:
+            found = f"stopped at a relative error of {error:.1e}, not confirmed,"
+        else:
+            found = f"stopped at a relative error of {error:.1e}, above tol={tol:g},"
+        reason = reason or ("of rounding error" if max_rank is None else f"max_rank is {max_rank}")
+        warnings.warn(f"{found} after {info.evaluations:,} evaluations: {reason}", UserWarning, stacklevel=2)
     x = x * box.unit
     if like is not None:
         x = HTTensor._of(tree, [asarray(backend_of(like, "like"), factor, like) for factor in x.factors])
