@@ -28,7 +28,7 @@ _ROUNDING = 32 * float(np.finfo(np.float64).eps)
 # Pivots stay while no other has a coefficient above this, as the values at them are known.
 _LOOSE = 2.0
 _EXTREME = 5.0
-_ADD=4
+_ADD = 4
 _NEG = 0.1
 _SWAP = 2.0
 # Entries tried for a column that is added.
@@ -268,8 +268,8 @@ class Search:
     def _cross(self) -> float:
         """Try new pivots: entries where a node's rows cross columns that its parent's and siblings' pivots allow.
 
-        The largest relative error among the nodes is returned, and the columns at which a node interpolates worst become
-        its candidates; all of a column would cost an evaluation per row.
+        The largest relative error among the nodes is returned, and the columns at which a node interpolates worst
+        become its candidates; all of a column would cost an evaluation per row.
         """
         assert self.x is not None
         nodes = [node for node in self.tree.edges if self.x.rank[node] < self.bounds[node]]
