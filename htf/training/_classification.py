@@ -44,8 +44,6 @@ class Classification(Training):
     ----------
     history : list of Epoch
         Of the finished epochs.
-    batch : int
-        Batches done in the present epoch.
     processes : Alone or Several
         Those that share the work.
     """
