@@ -39,6 +39,8 @@ _MOST_TRIALS, _ALL_TRIALS = 512, 12_000
 _WITHIN = 1.6
 # What stands for zero where something is divided by it.
 _SMALLEST = 1e-290
+# Entries of a pivot block on which the error is measured.
+_BLOCK_TESTS = 2000
 _LEAST_COLUMN = 1e-10
 # Below this part of the largest error, an entry has nothing to add.
 _NEGLIGIBLE = 1e-3
@@ -99,7 +101,7 @@ class Search:
         # The test entries that chose the columns are interpolated by now; only fresh ones tell the error.
         random = self.scout.random_rows(self.n_test - self.n_test // 4)
         try:
-            self.samples = self._fresh_samples(random, self.n_test // 4, self.n_test // 2)
+            self.samples = self._fresh_samples(random, self.n_test // 4, self.n_test // 2 if self.scout.unequal else 0)
         except LimitReachedError:
             if self.best is None:
                 # What was met before is better than nothing.
@@ -130,7 +132,7 @@ class Search:
         self.scout.note(values[:random])
         self.scale = max(self.scout.rms, mean)
         samples = [Sample(rows, values, weights_of_drawn(found, len(rows) - random, mean))]
-        if self.scout.unequal and len(rows) > random:
+        if near and len(rows) > random:
             # What is not near the drawn ones is not drawn, though there may be many of such entries.
             bases = random + self.rng.randint(len(rows) - random, size=near)
             changed, alike = perturbed(rows[bases], self.dims, self.rng)
@@ -167,8 +169,11 @@ class Search:
         for level in reversed(tree.levels[1:]):
             grids = [_grid([*self._below(node, pivots), self.columns[node]]) for node in level]
             for node, grid, values in zip(level, grids, self.box(grids), strict=True):
-                self.block_rows.append(grid.reshape(-1, tree.order))
-                self.block_values.append(values.reshape(-1))
+                some = np.arange(values.size)
+                if values.size > _BLOCK_TESTS:
+                    some = self.rng.randint(values.size, size=_BLOCK_TESTS)
+                self.block_rows.append(grid.reshape(-1, tree.order)[some])
+                self.block_values.append(values.reshape(-1)[some])
                 for axis, child in enumerate(tree.children(node)):
                     unfolded = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
                     candidates = np.moveaxis(grid, axis, 0)[0].reshape(-1, tree.order) * (1 - self.masks[child])
@@ -227,7 +232,7 @@ class Search:
         assert self.x is not None
         rows = self.scout.new_random_rows(3 * self.n_test)
         random = len(rows)
-        self.samples = self._fresh_samples(rows, self.n_test, 8 * self.n_test)
+        self.samples = self._fresh_samples(rows, self.n_test, self._looks(0, 8 * self.n_test))
         error = self._test()
         if self.within(error):
             tests = self.samples[0].rows
@@ -273,7 +278,7 @@ class Search:
         """
         assert self.x is not None
         nodes = [node for node in self.tree.edges if self.x.rank[node] < self.bounds[node]]
-        least = min(_MOST_TRIALS, max(_ALL_TRIALS // self.tree.n_nodes, 64)) if self.scout.unequal else 0
+        least = min(_MOST_TRIALS, self._looks(0, _ALL_TRIALS) // self.tree.n_nodes)
         grids, guesses, drawn = [], [], []
         for node in nodes:
             candidates, values = self.crossings[node]
@@ -294,6 +299,10 @@ class Search:
             order = np.argsort(-errors)[: np.count_nonzero(errors > negligible)]
             self.crossed[node] = _unique(candidates[j[order]])[: max(2, len(values) // 2)]
         return error
+
+    def _looks(self, least: int, most: int) -> int:
+        """Entries of a second look, in proportion to what the first ones cost; where few make the norm, the most."""
+        return most if self.scout.unequal else min(max(self.box.evaluations // 8, least), most)
 
     def _drawn(self, sizes: np.ndarray, count: int) -> np.ndarray:
         """Indices, half of them drawn by the roots of sizes, the others alike."""
