@@ -282,8 +282,9 @@ class Search:
             self._cross()
         for node, worst in self.crossed.items():
             known = self.columns[node]
-            more = np.concatenate([known, worst, entries * (1 - self.masks[node])])
-            most = len(known) + min(len(worst) + count, 2 * (self.bounds[node] - self.x.rank[node]) + 2)
+            new = _unique(np.concatenate([known, entries * (1 - self.masks[node])]))[: len(known) + count]
+            more = np.concatenate([new, worst])
+            most = len(known) + 2 * (self.bounds[node] - len(known)) + 6
             self.columns[node] = _unique(more)[:most]
 
     def _cross(self) -> float:
@@ -293,7 +294,7 @@ class Search:
         its candidates; all of a column would cost an evaluation per row.
         """
         assert self.x is not None
-        nodes = [node for node in self.tree.edges if self.x.rank[node] < self.bounds[node]]
+        nodes = [node for node in self.tree.edges if len(self.columns[node]) < self.bounds[node]]
         least = min(_MOST_TRIALS, self._looks(0, _ALL_TRIALS) // self.tree.n_nodes)
         grids, guesses, drawn = [], [], []
         for node in nodes:

@@ -25,7 +25,7 @@ _MOST_ASCENTS, _MOST_MAXIMA = 24, 16
 # Local maxima below this part of the largest are none to begin with.
 _NEGLIGIBLE = 1e-6
 # Share of ascents that may end somewhere new.
-_NEW = 0.02
+_NEW = 0.05
 # Steps of the ascents of a second look where entries are of like size.
 _FEW_STEPS = 2
 
@@ -125,14 +125,14 @@ class Scout:
 
         Ascents are made from random entries and from large ones of the approximation.  Where few entries make the norm,
         they go on while more than `_NEW` of those from random entries ended where no other did: such is the share of
-        those that would end somewhere new (Good 1953).  A rugged function has new ends for ever, so they take an eighth
+        those that would end somewhere new (Good 1953).  A rugged function has new ends for ever, so they take a sixteenth
         of the evaluations.
         """
         if not self.unequal:
             met = [self._ascents(random, 1, drawn[:1], self.box.entries, _FEW_STEPS)[1]]
         else:
             met = [self._ascents(random, self.ascents // 2, self._largest_first(drawn)[0][:4], self.box.entries)[1]]
-            most = self.box.evaluations * 9 // 8
+            most = self.box.evaluations * 17 // 16
             while self._share_of_new() > _NEW and self.box.evaluations < most:
                 count = len(random)
                 random = random[self.rng.permutation(count)[: count // 2]]
