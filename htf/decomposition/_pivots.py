@@ -39,6 +39,10 @@ _MOST_TRIALS, _ALL_TRIALS = 512, 12_000
 _WITHIN = 1.6
 # What stands for zero where something is divided by it.
 _SMALLEST = 1e-290
+# Entries of a pivot block on which the error is measured.
+_BLOCK_TESTS = 2000
+# Large entries that a second look found and columns go through at once.
+_PEAKS = 32
 _LEAST_COLUMN = 1e-10
 # Below this part of the largest error, an entry has nothing to add.
 _NEGLIGIBLE = 1e-3
@@ -91,7 +95,7 @@ class Search:
 
     def sweep(self) -> float:
         """Once up and down the tree; the error of the tensor that the way up gave."""
-        factors, pivots = self._up()
+        factors, pivots = self._first_up() if self.best is None else self._up()
         if self._rescaled():
             # Values far larger than any before were met; in the new unit, nothing is evaluated again.
             factors, pivots = self._up()
@@ -99,18 +103,28 @@ class Search:
         # The test entries that chose the columns are interpolated by now; only fresh ones tell the error.
         random = self.scout.random_rows(self.n_test - self.n_test // 4)
         try:
-            self.samples = self._fresh_samples(random, self.n_test // 4, self.n_test // 2)
+            self.samples = self._fresh_samples(random, self.n_test // 4, self.n_test // 2 if self.scout.unequal else 0)
         except LimitReachedError:
             if self.best is None:
                 # What was met before is better than nothing.
                 self.scale = self.scout.rms
-                met, values = self.scout.met, self.box([self.scout.met])[0]
-                self.samples = [Sample(met, values, np.ones(len(met)))]
+                met = np.concatenate([self.scout.first, self.scout.ends])
+                self.samples = [Sample(met, self.box([met])[0], np.ones(len(met)))]
                 self.best, self.best_error = self.x, self.samples[0].error(self.x)[0]
             raise
         self.sweeps += 1
         self._down(pivots)
         return self._measured()
+
+    def _first_up(self) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
+        """The first way up, through fewer entries where the evaluations left do not suffice for all that were found."""
+        while True:
+            try:
+                return self._up()
+            except LimitReachedError:
+                if not self.scout.unequal or max(map(len, self.columns.values())) == 1:
+                    raise
+            self.columns = {node: rows[: (len(rows) + 1) // 2] for node, rows in self.columns.items()}
 
     def _rescaled(self) -> bool:
         old = self.box.unit
@@ -130,7 +144,7 @@ class Search:
         self.scout.note(values[:random])
         self.scale = max(self.scout.rms, mean)
         samples = [Sample(rows, values, weights_of_drawn(found, len(rows) - random, mean))]
-        if self.scout.unequal and len(rows) > random:
+        if near and len(rows) > random:
             # What is not near the drawn ones is not drawn, though there may be many of such entries.
             bases = random + self.rng.randint(len(rows) - random, size=near)
             changed, alike = perturbed(rows[bases], self.dims, self.rng)
@@ -164,11 +178,15 @@ class Search:
         self.block_rows, self.block_values = [], []
         self.crossings: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.crossed: dict[int, np.ndarray] = {}
+        self.missed = 0
         for level in reversed(tree.levels[1:]):
             grids = [_grid([*self._below(node, pivots), self.columns[node]]) for node in level]
             for node, grid, values in zip(level, grids, self.box(grids), strict=True):
-                self.block_rows.append(grid.reshape(-1, tree.order))
-                self.block_values.append(values.reshape(-1))
+                some = np.arange(values.size)
+                if values.size > _BLOCK_TESTS:
+                    some = self.rng.randint(values.size, size=_BLOCK_TESTS)
+                self.block_rows.append(grid.reshape(-1, tree.order)[some])
+                self.block_values.append(values.reshape(-1)[some])
                 for axis, child in enumerate(tree.children(node)):
                     unfolded = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
                     candidates = np.moveaxis(grid, axis, 0)[0].reshape(-1, tree.order) * (1 - self.masks[child])
@@ -227,16 +245,19 @@ class Search:
         assert self.x is not None
         rows = self.scout.new_random_rows(3 * self.n_test)
         random = len(rows)
-        self.samples = self._fresh_samples(rows, self.n_test, 8 * self.n_test)
+        self.samples = self._fresh_samples(rows, self.n_test, self._looks(0, 8 * self.n_test))
         error = self._test()
         if self.within(error):
             tests = self.samples[0].rows
-            rows = self.scout.second_look(tests[:random], tests[random:])
-            if len(rows):
-                values = self.box([rows])[0]
-                errors = np.abs(ht_entries(self.x, rows) - values)
-                error = max(error, ratio(rms(errors), max(rms(values), self.scale)))
-                self.block_rows, self.block_errors = [rows], [errors]
+            ends, met = self.scout.second_look(tests[:random], tests[random:])
+            # Each end on its own, as there may be many more of them than an enrichment takes of one block.
+            self.block_rows = [met, *ends[:, None]]
+            values = self.box(self.block_rows)
+            found = ht_entries(self.x, np.concatenate(self.block_rows))
+            self.block_errors = np.split(np.abs(found - np.concatenate(values)), np.cumsum([len(v) for v in values])[:-1])
+            norm = max(rms(np.concatenate(values)), self.scale)
+            self.missed = sum(float(errors[0]) > self.tol * norm for errors in self.block_errors[1:])
+            error = max(error, ratio(rms(np.concatenate(self.block_errors)), norm))
         if self.within(error):
             crossing = self._cross()
             error = max(error, crossing / _EXTREME if self.scout.unequal else crossing)
@@ -248,12 +269,12 @@ class Search:
         """Add columns through the entries where the approximation errs most, half as many as the largest rank."""
         assert self.x is not None
         largest = max(self.x.rank)
-        count = max(2, largest // _ADD)
+        count = max(2, largest // _ADD, min(self.missed, _PEAKS))
         sets = [(sample.rows, errors) for sample, errors in zip(self.samples, self.test_errors, strict=True)]
         picked = [_worst(*each, (count + 1) // 2 // len(sets) + 1) for each in sets]
         # Errors come in families within a block; one of each of the worst blocks tells more than all of one.
         blocks = [_worst(*each, 1) for each in zip(self.block_rows, self.block_errors, strict=True)]
-        picked += sorted(blocks, key=lambda block: -float(block[1][0]))[: count // 2]
+        picked += sorted(blocks, key=lambda block: -float(block[1][0]))[: max(count // 2, self.missed)]
         errors = np.concatenate([errors for _, errors in picked])
         entries = np.concatenate([rows for rows, _ in picked])[np.argsort(-errors)]
         entries = entries[: np.count_nonzero(errors >= _NEGLIGIBLE * errors.max())]
@@ -261,8 +282,9 @@ class Search:
             self._cross()
         for node, worst in self.crossed.items():
             known = self.columns[node]
-            more = np.concatenate([known, worst, entries * (1 - self.masks[node])])
-            most = len(known) + min(len(worst) + count, 2 * (self.bounds[node] - self.x.rank[node]) + 2)
+            new = _unique(np.concatenate([known, entries * (1 - self.masks[node])]))[: len(known) + count]
+            more = np.concatenate([new, worst])
+            most = len(known) + 2 * (self.bounds[node] - len(known)) + 6
             self.columns[node] = _unique(more)[:most]
 
     def _cross(self) -> float:
@@ -272,8 +294,8 @@ class Search:
         become its candidates; all of a column would cost an evaluation per row.
         """
         assert self.x is not None
-        nodes = [node for node in self.tree.edges if self.x.rank[node] < self.bounds[node]]
-        least = min(_MOST_TRIALS, max(_ALL_TRIALS // self.tree.n_nodes, 64)) if self.scout.unequal else 0
+        nodes = [node for node in self.tree.edges if len(self.columns[node]) < self.bounds[node]]
+        least = min(_MOST_TRIALS, self._looks(0, _ALL_TRIALS) // self.tree.n_nodes)
         grids, guesses, drawn = [], [], []
         for node in nodes:
             candidates, values = self.crossings[node]
@@ -294,6 +316,10 @@ class Search:
             order = np.argsort(-errors)[: np.count_nonzero(errors > negligible)]
             self.crossed[node] = _unique(candidates[j[order]])[: max(2, len(values) // 2)]
         return error
+
+    def _looks(self, least: int, most: int) -> int:
+        """Entries of a second look, in proportion to what the first ones cost; where few make the norm, the most."""
+        return most if self.scout.unequal else min(max(self.box.evaluations // 8, least), most)
 
     def _drawn(self, sizes: np.ndarray, count: int) -> np.ndarray:
         """Indices, half of them drawn by the roots of sizes, the others alike."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +21,11 @@ _UNEQUAL = 0.1
 # The search for them, and the first ascents, may take this part of the evaluations.
 _SHARE = 0.2
 # First ascents where few entries make the norm, and the local maxima through which columns go at most.
-_MOST_ASCENTS, _MOST_MAXIMA = 24, 8
+_MOST_ASCENTS, _MOST_MAXIMA = 24, 16
 # Local maxima below this part of the largest are none to begin with.
 _NEGLIGIBLE = 1e-6
+# Share of ascents that may end somewhere new.
+_NEW = 0.05
 # Steps of the ascents of a second look where entries are of like size.
 _FEW_STEPS = 2
 
@@ -40,10 +43,12 @@ class Scout:
     witnesses: int = 0  # new random entries other than zero in a second look
     rms: float = 0.0  # of the random entries met last
     ascents: int = 0  # to begin with
-    met: np.ndarray = field(init=False)  # random entries met first, and the ends of all ascents
+    first: np.ndarray = field(init=False)  # random entries
+    ends: np.ndarray = field(init=False)  # of all ascents, and the entries to start with
+    reached: Counter[bytes] = field(default_factory=Counter)  # ends, by the ascents from random entries
 
     def __post_init__(self) -> None:
-        self.met = self.start
+        self.ends = self.start
 
     @property
     def unequal(self) -> bool:
@@ -85,7 +90,7 @@ class Scout:
         except LimitReachedError:
             raise ValueError(f"max_evaluations is {self.box.limit}; n_test={self.n_test} alone takes more") from None
         self.note(values)
-        self.met = np.concatenate([rows, self.start])
+        self.first = rows
         most = self.box.evaluations + int(_SHARE * self.box.left)
         while self.nonzero < _WANTED_NONZERO and self.seen < _MOST_RANDOM and self.box.evaluations + self.seen <= most:
             more = self.random_rows(self.seen)
@@ -115,14 +120,30 @@ class Scout:
             rows = np.concatenate([rows, more])
         return rows
 
-    def second_look(self, random: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-        """Index rows that fresh ascents meet, from random entries and from large ones of an approximation."""
-        if self.unequal:
-            starts = self._largest_first(drawn)[0][:4]
-            met = self._ascents(random, self.ascents // 2, starts, self.box.entries)[1]
+    def second_look(self, random: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Index rows on which to judge an approximation: the ends of ascents, and others met on their ways.
+
+        Ascents are made from random entries and from large ones of the approximation.  Where few entries make the norm,
+        they go on while more than `_NEW` of those from random entries ended where no other did: such is the share of
+        those that would end somewhere new (Good 1953).  A rugged function has new ends for ever, so they take a sixteenth
+        of the evaluations.
+        """
+        if not self.unequal:
+            met = [self._ascents(random, 1, drawn[:1], self.box.entries, _FEW_STEPS)[1]]
         else:
-            met = self._ascents(random, 1, drawn[:1], self.box.entries, _FEW_STEPS)[1]
-        return np.concatenate([self.met, met])
+            met = [self._ascents(random, self.ascents // 2, self._largest_first(drawn)[0][:4], self.box.entries)[1]]
+            most = self.box.evaluations * 17 // 16
+            while self._share_of_new() > _NEW and self.box.evaluations < most:
+                count = len(random)
+                random = random[self.rng.permutation(count)[: count // 2]]
+                if not np.any(self.box([random])[0]):
+                    break
+                met.append(self._ascents(random, self.ascents, random[:0], most - self.box.evaluations)[1])
+        return self.ends, np.concatenate([self.first, *met])
+
+    def _share_of_new(self) -> float:
+        counts = list(self.reached.values())
+        return sum(count == 1 for count in counts) / max(sum(counts), 1)
 
     def _ascents(
         self, rows: np.ndarray, count: int, others: np.ndarray, allowance: int, steps: int = 60
@@ -132,9 +153,10 @@ class Scout:
         order = np.argsort(-sizes, kind="stable")[: np.count_nonzero(sizes)]
         rest = order[(count + 1) // 2 :]
         chosen = np.concatenate([order[: (count + 1) // 2], self.rng.permutation(rest)[: count // 2]])
-        starts = np.unique(np.concatenate([others, rows[chosen]]), axis=0)
-        ends, met = ascend(self.box, starts, allowance, steps)
-        self.met = np.unique(np.concatenate([self.met, ends]), axis=0)
+        ends, met = ascend(self.box, np.concatenate([rows[chosen], others]), allowance, steps)
+        for end in ends[: len(chosen)]:
+            self.reached[end.tobytes()] += 1
+        self.ends = np.unique(np.concatenate([self.ends, ends]), axis=0)
         return ends, met
 
     def _largest_first(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from htf.tree import DimensionTree
 # Sweeps in which the error may fail to halve before the search is given up.
 _PATIENCE = 4
 # Evaluations after which ranks that grow are no reason to go on, where no limit was given.
-_ENOUGH = 2_000_000
+_ENOUGH = 1_000_000
 # Entries of a tensor that are all read, where no limit was given and some of them did not tell enough.
 _MOST_READ = 2**20
 
