@@ -254,7 +254,9 @@ class Search:
             self.block_rows = [met, *ends[:, None]]
             values = self.box(self.block_rows)
             found = ht_entries(self.x, np.concatenate(self.block_rows))
-            self.block_errors = np.split(np.abs(found - np.concatenate(values)), np.cumsum([len(v) for v in values])[:-1])
+            self.block_errors = np.split(
+                np.abs(found - np.concatenate(values)), np.cumsum([len(v) for v in values])[:-1]
+            )
             norm = max(rms(np.concatenate(values)), self.scale)
             self.missed = sum(float(errors[0]) > self.tol * norm for errors in self.block_errors[1:])
             error = max(error, ratio(rms(np.concatenate(self.block_errors)), norm))
