@@ -302,6 +302,7 @@ def encoded(network, batch, seed=0):
 FROM_DYNAMO = "ignore:.*Function.* should not be instantiated:DeprecationWarning"
 
 
+@pytest.mark.filterwarnings("ignore:the outputs of this:RuntimeWarning")  # nothing is trained here
 @pytest.mark.filterwarnings(FROM_DYNAMO)
 @pytest.mark.parametrize(("name", "strict"), [*((name, False) for name in TRACED), ("any tree", True)])
 def test_export_with_any_batch(name, strict):
@@ -325,6 +326,7 @@ def test_compiled_as_one_graph():
     torch.testing.assert_close(compiled(x), network(x))
 
 
+@pytest.mark.filterwarnings("ignore:the outputs of this:RuntimeWarning")  # nothing is trained here
 @pytest.mark.parametrize("name", TRACED)
 def test_gradients_of_each_sample(name):
     network = TRACED[name]()
