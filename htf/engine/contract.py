@@ -59,7 +59,8 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
     """
     out = _contracted(plan, leaves, weights)
     dtype = out.value.dtype
-    if dtype != torch.float64 and values_at_hand(out.value) and bool(out.log_scale.min() < LEAST_SCALE):
+    bounded = dtype == torch.float64 or isinstance(plan.steps[-1].inputs, Patterns)
+    if not bounded and values_at_hand(out.value) and bool(out.log_scale.min() < LEAST_SCALE):
         # The gradients of what is normalized have this factor, and would be too small for floats, even where those of
         # small entries are not small: once more, in a wider range.
         wide = [None if w is None else w.double() for w in weights]

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from htf.engine.codes import coded_sum
 from htf.engine.gather import bound_once
-from htf.engine.steps import Patterns
-from htf.engine.tracing import values_at_hand, values_worth_a_wait
+from htf.engine.steps import Bags, Patterns
+from htf.engine.tracing import values_at_hand, values_known, values_worth_a_wait
 
 # Logarithms that are summed lie within so many octaves of the frequent one; the rest is counted.
 OCTAVES = 8
@@ -65,16 +64,33 @@ def met_product(table: Tensor, inputs: Patterns, least: float = -math.inf) -> tu
     # Most fits start positive and stay so; one reduction tells.
     positive = at_hand and bool(flat.detach().min() > 0)
     zero = None if positive else flat.detach() == 0
-    if zero is None or (at_hand and not bool(zero.any())):
+    empty = None
+    if zero is not None and at_hand:
+        empty = _empty_columns(zero, shape[-1])
+        if empty is not None:
+            # As columns of others, for a scale, and as zeros in the end.
+            flat = torch.where(empty, table.detach()[..., :1].expand_as(table).flatten(1), flat)
+            positive, zero = bool(flat.detach().min() > 0), None
+        elif not bool(zero.any()):
+            zero = None
+    if zero is None:
         value, _, _, _, exponent = _Met.apply(flat, None, inputs, shape[-1], least, positive)  # type: ignore[no-untyped-call]
-        return value.unflatten(1, shape), exponent
+        return (value if empty is None else value.masked_fill(empty, 0)).unflatten(1, shape), exponent
     others, _, _, met, exponent = _Met.apply(  # type: ignore[no-untyped-call]
         torch.where(zero, 1, flat), zero, inputs, shape[-1], least, False
     )
     # The zero factors themselves: their sum is zero, and carries the gradient where just one is met.
-    lone = _Sum.apply(torch.where(zero, flat, 0), inputs, False)  # type: ignore[no-untyped-call]
+    lone = _SumOfZeros.apply(torch.where(zero, flat, 0), inputs)  # type: ignore[no-untyped-call]
     value = torch.where(met == 0, others, torch.where(met == 1, others * lone, 0))
     return value.unflatten(1, shape), exponent
+
+
+def _empty_columns(zero: Tensor, width: int) -> Tensor | None:
+    """Marks of the columns of zeros alone, as of runs of fewer components than others, if there are no other zeros."""
+    empty = zero.all(0)
+    if not bool(empty.any()) or bool(empty[::width].any()) or not torch.equal(zero.any(0), empty):
+        return None
+    return empty
 
 
 @bound_once
@@ -86,10 +102,10 @@ class _Sum(torch.autograd.Function):
         if inputs.dense is not None:
             return coded_sum(x, inputs.dense, transpose)
         first, *last = [inputs.pieces, inputs.leaves] if transpose else [inputs.patterns, *inputs.rows]
-        x = embedding_bag(first.index, x.contiguous(), first.starts, mode="sum")
-        total, *parts = (embedding_bag(bags.index, x, bags.starts, mode="sum") for bags in last)
-        for part in parts:
-            total += part
+        x = _added(first, x.contiguous())
+        total = _added(last[0], x)
+        for bags in last[1:]:
+            total += _added(bags, x)
         return total
 
     @staticmethod
@@ -105,6 +121,25 @@ class _Sum(torch.autograd.Function):
         # Columns are summed apart: a batch is more of them.
         columns = x.movedim(in_dims[0], 1).flatten(1)
         return _Sum.apply(columns, inputs, transpose).unflatten(1, (info.batch_size, -1)), 1  # type: ignore[no-untyped-call]
+
+
+@bound_once
+class _SumOfZeros(torch.autograd.Function):
+    """The same of zeros: nothing to add, but to differentiate."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, inputs: Patterns) -> Tensor:
+        return x.new_zeros(len(inputs.rows[0].starts), x.shape[1])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+        ctx.inputs = inputs[1]
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        return _summed(grad, ctx.inputs, True), None
 
 
 @bound_once
@@ -124,21 +159,16 @@ class _Met(torch.autograd.Function):
     ):
         split = _split(flat, zero, inputs, positive)
         shape = (inputs.nodes, -1, flat.shape[1] // width, width)  # nodes, rows, runs, width
-        summed = _Sum.apply(torch.cat(split.parts, 1), inputs, False)  # type: ignore[no-untyped-call]
-        sums, *counts = summed.split([part.shape[1] for part in split.parts], 1)
+        summed = _summed(torch.cat(split.parts, 1) if len(split.parts) > 1 else split.parts[0], inputs, False)
+        sums, *counts = summed.split([part.shape[1] for part in split.parts], 1) if len(split.parts) > 1 else [summed]
         sums = sums.view(shape)
         common = split.common.view(inputs.nodes, 1, *shape[2:])
         whole = common.round()
         rest = (common - whole).to(flat.dtype)
         whole = whole.to(flat.dtype)
-        if not counts:
-            of_run = whole.amax(-1, keepdim=True)
-            octaves = sums + (rest + (whole - of_run))
-            largest = octaves.amax(-1, keepdim=True).round_() if width > 1 else octaves.round()
-            octaves -= largest
-            exponent = largest + of_run
-            if bool(octaves.min() > -ALIKE) and bool(exponent.min() >= least):
-                return octaves.exp2_().view(-1, flat.shape[1]), None, None, None, exponent.flatten(2).flatten(0, 1)
+        if not counts and (alike := _alike(sums, whole, rest, least)) is not None:
+            value, exponent = alike
+            return value.view(-1, flat.shape[1]), None, None, None, exponent.flatten(2).flatten(0, 1)
         sums = sums + rest
         octaves = sums.round()
         unit = sums.sub_(octaves).exp2_()
@@ -183,9 +213,40 @@ class _Met(torch.autograd.Function):
         return (sum(grads) if grads else None), *[None] * 5
 
 
+def _alike(sums: Tensor, whole: Tensor, rest: Tensor, least: float) -> tuple[Tensor, Tensor] | None:
+    """Values and exponents where the products of no row and run differ by many octaves, nor from 2^least; or None."""
+    if sums.shape[-1] == 1:
+        octaves, of_run = sums + rest, whole
+        largest = octaves.round()
+        octaves -= largest
+    else:
+        of_run = whole.amax(-1, keepdim=True)
+        octaves = sums + (rest + (whole - of_run))
+        largest = octaves.amax(-1, keepdim=True).round_()
+        octaves -= largest
+        if not bool(octaves.min() > -ALIKE):
+            return None
+    exponent = largest + of_run
+    if least > -math.inf and not bool(exponent.min() >= least):
+        return None
+    return octaves.exp2_(), exponent
+
+
+def _summed(x: Tensor, inputs: Patterns, transpose: bool) -> Tensor:
+    # Nothing will differentiate this where gradients are off, and a bare call takes half the time.
+    if torch.is_grad_enabled() or not values_known(x):
+        return _Sum.apply(x, inputs, transpose)  # type: ignore[no-untyped-call]
+    return _Sum.forward(x, inputs, transpose)
+
+
+def _added(bags: Bags, x: Tensor) -> Tensor:
+    # The function of torch.nn.functional checks its arguments, which takes as long as a small sum.
+    return torch.embedding_bag(x, bags.index, bags.starts, mode=0)[0]
+
+
 def _of_alike(terms: Tensor, flat: Tensor, inputs: Patterns) -> Tensor:
     """Gradients of the factors: sums of terms over the rows that meet a factor, divided by it."""
-    return _Sum.apply(terms, inputs, True) / flat  # type: ignore[no-untyped-call]
+    return _summed(terms, inputs, True) / flat
 
 
 def _of_factors(terms: Tensor, shift: Tensor, flat: Tensor, inputs: Patterns) -> Tensor:
@@ -201,7 +262,7 @@ def _of_factors(terms: Tensor, shift: Tensor, flat: Tensor, inputs: Patterns) ->
         half = ((lift + exponent) / 2).floor_()
         back, rest = (-half).exp2_(), (half - lift - exponent).exp2_()
         inverse = (-exponent).exp2_()
-    summed = _Sum.apply(terms * there * there, inputs, True)  # type: ignore[no-untyped-call]
+    summed = _summed(terms * there * there, inputs, True)
     return summed / (flat * inverse) * back * rest
 
 
