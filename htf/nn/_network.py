@@ -164,6 +164,17 @@ class TreeNetwork(nn.Module):
         -------
         Tensor
             (batch, runs), or (batch, runs, outputs) if the network has several outputs.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            Where inputs do not fit the network, or encoded vectors are not finite.
+
+        Notes
+        -----
+        With encoded vectors the network can be exported (`torch.export`, any batch), compiled, and differentiated
+        sample by sample (`torch.func.vmap`); whether they are finite is then not checked.  What is computed for indices
+        depends on their values, which cannot be traced: a ValueError says so.
         """
         if isinstance(inputs, Plan):
             if not inputs.serves(self._layout):
