@@ -123,10 +123,10 @@ class Scout:
     def second_look(self, random: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Index rows on which to judge an approximation: the ends of ascents, and others met on their ways.
 
-        Ascents are made from random entries and from large ones of the approximation.  Where few entries make the norm,
-        they go on while more than `_NEW` of those from random entries ended where no other did: such is the share of
-        those that would end somewhere new (Good 1953).  A rugged function has new ends for ever, so they take a sixteenth
-        of the evaluations.
+        Ascents are made from random entries and from large ones of the approximation.  Where few entries make the
+        norm, they go on while more than `_NEW` of those from random entries ended where no other did: such is the share
+        of ascents that would end somewhere new (I. J. Good, 1953).  A rugged function has new ends for ever, so they
+        take a sixteenth of the evaluations.
         """
         if not self.unequal:
             met = [self._ascents(random, 1, drawn[:1], self.box.entries, _FEW_STEPS)[1]]
