@@ -139,20 +139,21 @@ class Search:
     def _fresh_samples(self, random_rows: np.ndarray, drawn: int, near: int) -> list[Sample]:
         """Random entries with some drawn from the approximation, and where few make the norm, entries around these."""
         assert self.x is not None
-        mean = _rms_of(self.x)
-        random = len(random_rows)
+        mean, random = _rms_of(self.x), len(random_rows)
         rows = np.concatenate([random_rows, drawn_by_square(self.x, drawn, self.rng)])
-        values, found = self.box([rows])[0], ht_entries(self.x, rows)
-        self.scout.note(values[:random])
-        self.scale = max(self.scout.rms, mean)
-        samples = [Sample(rows, values, weights_of_drawn(found, len(rows) - random, mean))]
+        found = ht_entries(self.x, rows)
+        weights = [weights_of_drawn(found, len(rows) - random, mean)]
+        parts = [rows]
         if near and len(rows) > random:
             # What is not near the drawn ones is not drawn, though there may be many of such entries.
             bases = random + self.rng.randint(len(rows) - random, size=near)
             changed, alike = perturbed(rows[bases], self.dims, self.rng)
-            weights = np.maximum(rms(found[random:]) / alike, max(mean, _SMALLEST))
-            samples.append(Sample(changed, self.box([changed])[0], weights))
-        return samples
+            parts.append(changed)
+            weights.append(np.maximum(rms(found[random:]) / alike, max(mean, _SMALLEST)))
+        values = self.box(parts)
+        self.scout.note(values[0][:random])
+        self.scale = max(self.scout.rms, mean)
+        return [Sample(*each) for each in zip(parts, values, weights, strict=True)]
 
     def _up(self) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
         tree = self.tree

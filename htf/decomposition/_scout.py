@@ -27,7 +27,7 @@ _NEGLIGIBLE = 1e-6
 # Share of ascents that may end somewhere new.
 _NEW = 0.05
 # Steps of the ascents of a second look where entries are of like size.
-_FEW_STEPS = 2
+_FEW_STEPS = 1
 
 
 @dataclass

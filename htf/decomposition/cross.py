@@ -139,7 +139,7 @@ def cross_approximation(
     the transfer tensor: one that interpolates at the pivots (Ballani, Grasedyck & Kluge 2013, and Oseledets &
     Tyrtyshnikov 2010 for linear trees).  The way down chooses the column pivots alike, from new values, which also test
     the approximation.  Then columns are added through the entries where it errs most: tests, entries of the pivot
-    blocks, and crossings of a node's rows with columns that its neighbours' pivots allow, of which few entries are read.
+    blocks, and crossings of a node's rows with columns that its neighbours' pivots allow, of which few are read.
     Pivots stay while they are good enough, as the function's values are remembered.
 
     A sweep evaluates O(N r³ + N n r) entries on a binary tree and takes O(N r⁴ + N n r²) multiplications; the function
@@ -199,7 +199,7 @@ def cross_approximation(
         if math.isnan(error):
             found = "stopped without a relative error"
         elif error <= tol:
-            found = f"stopped at a relative error of {error:.1e}, not confirmed,"
+            found = f"stopped at a relative error of {error:.1e}, which is not confirmed and may be above tol={tol:g},"
         else:
             found = f"stopped at a relative error of {error:.1e}, above tol={tol:g},"
         reason = reason or ("of rounding error" if max_rank is None else f"max_rank is {max_rank}")
