@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -23,12 +24,19 @@ def worst(rows: np.ndarray, errors: np.ndarray, count: int) -> tuple[np.ndarray,
 
 def unique(rows: np.ndarray) -> np.ndarray:
     """Rows without repetitions, in the order in which they first come."""
-    return rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])]
+    return rows[np.sort(np.unique(_keys(rows), return_index=True)[1])]
 
 
 def among(rows: np.ndarray, wanted: np.ndarray | None) -> np.ndarray:
     """Which rows are among the wanted ones."""
-    if wanted is None:
-        return np.zeros(len(rows), dtype=bool)
-    numbers = np.unique(np.concatenate([rows, wanted]), axis=0, return_inverse=True)[1].reshape(-1)
-    return np.isin(numbers[: len(rows)], numbers[len(rows) :])
+    return np.zeros(len(rows), dtype=bool) if wanted is None else np.isin(_keys(rows), _keys(wanted))
+
+
+def _keys(rows: np.ndarray) -> np.ndarray:
+    """A number per row: odd multiples of the indices, summed modulo 2⁶⁴.  Different rows hardly ever share one."""
+    return rows.astype(np.uint64) @ _multipliers(rows.shape[1])
+
+
+@lru_cache(maxsize=16)
+def _multipliers(order: int) -> np.ndarray:
+    return np.random.RandomState(0).randint(0, 2**63, size=order, dtype=np.uint64) * 2 + 1

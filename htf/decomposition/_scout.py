@@ -11,6 +11,7 @@ import numpy as np
 
 from htf.decomposition._ascent import ascend
 from htf.decomposition._black_box import BlackBox, LimitReachedError
+from htf.decomposition._rows import unique
 from htf.decomposition._samples import rms
 
 # Random entries other than zero that are looked for to begin with, among how many, and new ones by which alone an
@@ -156,12 +157,12 @@ class Scout:
         ends, met = ascend(self.box, np.concatenate([rows[chosen], others]), allowance, steps)
         for end in ends[: len(chosen)]:
             self.reached[end.tobytes()] += 1
-        self.ends = np.unique(np.concatenate([self.ends, ends]), axis=0)
+        self.ends = unique(np.concatenate([self.ends, ends]))
         return ends, met
 
     def _largest_first(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Different rows by the size of their values, and the sizes."""
-        rows = np.unique(rows, axis=0)
+        rows = unique(rows)
         sizes = np.abs(self.box([rows])[0])
         order = np.argsort(-sizes, kind="stable")
         return rows[order], sizes[order]

@@ -259,7 +259,7 @@ def _swept(search: Search, max_sweeps: int, bar: tqdm[Any]) -> str:
             return search.doubt()
         if error < lowest / 2:
             lowest, halved = error, search.sweeps
-        if search.size > size:
+        if search.size > 1.02 * size:
             size, grown = search.size, search.sweeps
         # Ranks of what has none grow for ever.
         enough = search.box.limit is None and search.box.evaluations > _ENOUGH
