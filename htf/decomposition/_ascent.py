@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from htf.decomposition._black_box import BlackBox
@@ -31,10 +29,9 @@ def ascend(box: BlackBox, starts: np.ndarray, allowance: int, steps: int) -> tup
     ends, active = starts.copy(), np.arange(len(starts))
     met = [starts]
     most = box.evaluations + allowance
-    single, digits = _changes(box.dims)
     for _ in range(steps):
         points = ends[active]
-        tried = _neighbours(points, single, box.dims)  # (points, changes, order)
+        tried = _changed(points, box.dims)
         if not len(active) or box.evaluations + len(points) * (tried.shape[1] + 1) > most:
             break
         sizes, tried_sizes = (np.abs(values) for values in box([points, tried]))
@@ -43,12 +40,12 @@ def ascend(box: BlackBox, starts: np.ndarray, allowance: int, steps: int) -> tup
         if box.evaluations + len(points) * joint.shape[1] <= most:
             best = _best(*best, joint, np.abs(box([joint])[0]))
         stuck = np.flatnonzero(best[1] <= sizes)
-        if digits and len(stuck) and box.evaluations + len(stuck) * len(digits) <= most:
-            near = _neighbours(points[stuck], digits, box.dims)
+        if are_digits(box.dims) and len(stuck) and box.evaluations + len(stuck) * 4 * box.order <= most:
+            near = _counted(points[stuck], box.dims)
             best[0][stuck], best[1][stuck] = _best(points[stuck], sizes[stuck], near, np.abs(box([near])[0]))
-            met.append(near.reshape(-1, points.shape[1]))
+            met.append(near.reshape(-1, box.order))
         moved = best[1] > sizes
-        met += [best[0][moved], tried[~moved].reshape(-1, points.shape[1])]
+        met += [best[0][moved], tried[~moved].reshape(-1, box.order)]
         ends[active] = best[0]
         active = active[moved]
     return ends, np.concatenate(met)
@@ -65,23 +62,18 @@ def _best(
     return np.where(better[:, None], tried[each, at], points), np.where(better, tried_sizes[each, at], sizes)
 
 
-Change = tuple[int, int, int]  # mode, step within it, and the direction in which it is carried on (0: not at all)
-
-
-def _changes(dims: tuple[int, ...]) -> tuple[list[Change], list[Change]]:
-    """Changes of one index, and of digits."""
-    single: list[Change] = []
+def _changed(points: np.ndarray, dims: tuple[int, ...]) -> np.ndarray:
+    """Rows with one index changed, (points, changes, order)."""
+    modes: list[int] = []
+    steps: list[int] = []
     for mode, dim in enumerate(dims):
-        if dim <= _WHOLE_FIBRE:
-            steps = list(range(1, dim))
-        else:
-            powers = [2**k for k in range(dim.bit_length()) if 2**k < dim]
-            steps = [*powers, *(dim - p for p in powers)]
-        single += [(mode, step, 0) for step in steps]
-    digits: list[Change] = []
-    if are_digits(dims):
-        digits = [(mode, step, way) for mode in range(len(dims)) for step in (1, -1) for way in (-1, 1)]
-    return single, digits
+        powers = [2**k for k in range(dim.bit_length()) if 2**k < dim]
+        own = range(1, dim) if dim <= _WHOLE_FIBRE else [*powers, *(dim - p for p in powers)]
+        modes += [mode] * len(own)
+        steps += own
+    tried = np.repeat(points[:, None], len(modes), axis=1)
+    tried[:, np.arange(len(modes)), modes] += steps
+    return tried % dims
 
 
 def are_digits(dims: tuple[int, ...]) -> bool:
@@ -89,18 +81,17 @@ def are_digits(dims: tuple[int, ...]) -> bool:
     return len(dims) > 1 and max(dims) <= _LARGEST_DIGIT
 
 
-def _neighbours(points: np.ndarray, changes: list[Change], dims: tuple[int, ...]) -> np.ndarray:
-    tried = np.repeat(points[:, None], len(changes), axis=1)
-    for number, (mode, step, way) in enumerate(changes):
-        if way:
-            tried[:, number] = carried(points, dims, np.full(len(points), mode), step, way)
-        else:
-            tried[:, number, mode] = (points[:, mode] + step) % dims[mode]
-    return tried
+def _counted(points: np.ndarray, dims: tuple[int, ...]) -> np.ndarray:
+    """Rows with one more or less at any digit, carried on either way, (points, changes, order)."""
+    count, order = points.shape
+    rows = np.repeat(points, 2 * order, axis=0)
+    modes, steps = np.tile(np.repeat(np.arange(order), 2), count), np.tile([1, -1], count * order)
+    both = [carried(rows, dims, modes, steps, way).reshape(count, 2 * order, order) for way in (-1, 1)]
+    return np.concatenate(both, axis=1)
 
 
-def carried(points: np.ndarray, dims: tuple[int, ...], modes: np.ndarray, steps: Any, way: int) -> np.ndarray:
-    """Index rows (count, order) as digits of numbers, to which a step is added at a mode each.
+def carried(points: np.ndarray, dims: tuple[int, ...], modes: np.ndarray, steps: np.ndarray, way: int) -> np.ndarray:
+    """Index rows (count, order) as digits of numbers, to each of which a step is added at some mode.
 
     What exceeds a digit is carried on to the previous (way -1) or the next (way 1) mode.
     """

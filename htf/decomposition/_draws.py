@@ -21,7 +21,7 @@ def drawn_by_square(x: HTTensor, count: int, rng: Any) -> np.ndarray:
 
     With orthonormal frames, the marginal of a subtree is a mixture over the basis of the others' frames: draw an
     element of that basis, then the indices below from what it leaves, and then the other subtrees' given those.
-    O(N r³) multiplications a row (for trains: Ferris & Vidal, "Perfect sampling with unitary tensor networks", 2012).
+    O(N r³) multiplications a row (A. J. Ferris, G. Vidal, "Perfect sampling with unitary tensor networks", 2012).
     """
     y = orthogonalized(x)[0]
     if not np.any(y.factors[-1]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,8 @@ import tensorly as tl
 
 from htf.decomposition._black_box import BlackBox, LimitReachedError
 from htf.decomposition._draws import drawn_by_square
+from htf.decomposition._maxvol import maxvol
+from htf.decomposition._rows import among, grid, unique, worst
 from htf.decomposition._samples import Sample, perturbed, ratio, rms, weights_of_drawn
 from htf.decomposition._scout import Scout
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
@@ -25,27 +26,24 @@ from htf.tree import DimensionTree
 _NODE_SHARE = 0.01
 # Singular values below this part of the largest are rounding error of the function's values.
 _ROUNDING = 32 * float(np.finfo(np.float64).eps)
-# Pivots stay while no other has a coefficient above this, as the values at them are known.
-_LOOSE = 2.0
-_EXTREME = 5.0
-_ADD = 4
-_NEG = 0.1
-_SWAP = 2.0
-# Entries tried for a column that is added.
-_TRIALS = 8
-# Entries that are tried at least where few entries make the norm, at a node at most and at all of them about.
-_MOST_TRIALS, _ALL_TRIALS = 512, 12_000
-# `Search.tol` is half of the tolerance asked for, so errors may be above it by this factor: rounding adds the half.
-_WITHIN = 1.6
-# What stands for zero where something is divided by it.
-_SMALLEST = 1e-290
-# Entries of a pivot block on which the error is measured.
-_BLOCK_TESTS = 2000
-# Large entries that a second look found and columns go through at once.
-_PEAKS = 32
+# Columns below this part of the largest are scaled no further, for they would be rounding error.
 _LEAST_COLUMN = 1e-10
 # Below this part of the largest error, an entry has nothing to add.
 _NEGLIGIBLE = 1e-3
+# Errors of entries of like size and of those on the pivot blocks are compared with the same tolerance.  Where few
+# entries make the norm, the blocks hold the extremes, and their errors may be above it by this factor.
+_EXTREME = 5.0
+# `Search.tol` is half of the tolerance asked for, so errors may be above it by this factor: rounding adds the half.
+_WITHIN = 1.6
+# Entries of a pivot block on which the error is measured.
+_BLOCK_TESTS = 2000
+# Entries tried for a column that is added; where few entries make the norm, at least so many at a node, and at all.
+_TRIALS, _MOST_TRIALS, _ALL_TRIALS = 8, 512, 12_000
+# Columns through entries that a second look found, at once.
+_MOST_MISSED = 32
+NAME_THEM = "; where the function is large elsewhere, name index tuples there with start="
+# What stands for zero where something is divided by it.
+_SMALLEST = 1e-290
 # Entries of the largest tensor that is read whole: 128 MB.
 _MOST_ENTRIES = 2**24
 
@@ -90,7 +88,7 @@ class Search:
         self.scout = Scout(self.box, self.n_test, self.rng, start)
         starts = self.scout.begin(initial_rank)
         for node in self.tree.edges:
-            self.columns[node] = _unique(starts * (1 - self.masks[node]))
+            self.columns[node] = unique(starts * (1 - self.masks[node]))
         self.scale = self.scout.rms
 
     def sweep(self) -> float:
@@ -110,8 +108,10 @@ class Search:
                 self.scale = self.scout.rms
                 met = np.concatenate([self.scout.first, self.scout.ends])
                 self.samples = [Sample(met, self.box([met])[0], np.ones(len(met)))]
-                self.best, self.best_error = self.x, self.samples[0].error(self.x)[0]
+                self.best, self.best_error = self.x, self._test()
             raise
+        if self.best is None:
+            self.best, self.best_error = self.x, self._test()
         self.sweeps += 1
         self._down(pivots)
         return self._measured()
@@ -130,41 +130,44 @@ class Search:
         old = self.box.unit
         if not self.box.rescaled():
             return False
-        self.scale *= old / self.box.unit
-        self.best = self.best and self.best * (old / self.box.unit)
+        factor = old / self.box.unit
+        self.scale *= factor
+        self.best = None if self.best is None else self.best * factor
+        self.samples = [Sample(s.rows, s.values * factor, s.weights * factor) for s in self.samples]
         return True
 
     def _fresh_samples(self, random_rows: np.ndarray, drawn: int, near: int) -> list[Sample]:
         """Random entries with some drawn from the approximation, and where few make the norm, entries around these."""
         assert self.x is not None
-        mean = _rms_of(self.x)
-        random = len(random_rows)
+        mean, random = _rms_of(self.x), len(random_rows)
         rows = np.concatenate([random_rows, drawn_by_square(self.x, drawn, self.rng)])
-        values, found = self.box([rows])[0], ht_entries(self.x, rows)
-        self.scout.note(values[:random])
-        self.scale = max(self.scout.rms, mean)
-        samples = [Sample(rows, values, weights_of_drawn(found, len(rows) - random, mean))]
+        found = ht_entries(self.x, rows)
+        weights = [weights_of_drawn(found, len(rows) - random, mean)]
+        parts = [rows]
         if near and len(rows) > random:
             # What is not near the drawn ones is not drawn, though there may be many of such entries.
             bases = random + self.rng.randint(len(rows) - random, size=near)
             changed, alike = perturbed(rows[bases], self.dims, self.rng)
-            weights = np.maximum(rms(found[random:]) / alike, max(mean, _SMALLEST))
-            samples.append(Sample(changed, self.box([changed])[0], weights))
-        return samples
+            parts.append(changed)
+            weights.append(np.maximum(rms(found[random:]) / alike, max(mean, _SMALLEST)))
+        values = self.box(parts)
+        self.scout.note(values[0][:random])
+        self.scale = max(self.scout.rms, mean)
+        return [Sample(*each) for each in zip(parts, values, weights, strict=True)]
 
     def _up(self) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
         tree = self.tree
         factors: list[Any] = [None] * tree.n_nodes
         pivots: dict[int, np.ndarray] = {}
         for level in tree.levels:
-            grids = [_grid([*self._below(node, pivots), self.columns[node]]) for node in level]
-            for node, grid, values in zip(level, grids, self.box(grids), strict=True):
+            blocks = [grid([*self._below(node, pivots), self.columns[node]]) for node in level]
+            for node, block, values in zip(level, blocks, self.box(blocks), strict=True):
                 if node == tree.root:
                     factors[node] = values
                     continue
                 width = values.shape[-1]
-                candidates = grid[..., 0, :].reshape(-1, tree.order) * self.masks[node]
-                known = _among(candidates, self.pivots.get(node))
+                candidates = block[..., 0, :].reshape(-1, tree.order) * self.masks[node]
+                known = among(candidates, self.pivots.get(node))
                 transfer, chosen = self._skeleton(values.reshape(-1, width), self.max_rank, known)
                 factors[node] = transfer.reshape(*values.shape[:-1], -1)
                 pivots[node] = candidates[chosen]
@@ -180,17 +183,17 @@ class Search:
         self.crossed: dict[int, np.ndarray] = {}
         self.missed = 0
         for level in reversed(tree.levels[1:]):
-            grids = [_grid([*self._below(node, pivots), self.columns[node]]) for node in level]
-            for node, grid, values in zip(level, grids, self.box(grids), strict=True):
+            blocks = [grid([*self._below(node, pivots), self.columns[node]]) for node in level]
+            for node, block, values in zip(level, blocks, self.box(blocks), strict=True):
                 some = np.arange(values.size)
                 if values.size > _BLOCK_TESTS:
                     some = self.rng.randint(values.size, size=_BLOCK_TESTS)
-                self.block_rows.append(grid.reshape(-1, tree.order)[some])
+                self.block_rows.append(block.reshape(-1, tree.order)[some])
                 self.block_values.append(values.reshape(-1)[some])
                 for axis, child in enumerate(tree.children(node)):
                     unfolded = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-                    candidates = np.moveaxis(grid, axis, 0)[0].reshape(-1, tree.order) * (1 - self.masks[child])
-                    known = _among(candidates, self.columns[child])
+                    candidates = np.moveaxis(block, axis, 0)[0].reshape(-1, tree.order) * (1 - self.masks[child])
+                    known = among(candidates, self.columns[child])
                     chosen = self._skeleton(unfolded.T, None, known)[1]
                     self.columns[child] = candidates[chosen]
                     self.crossings[child] = candidates, unfolded
@@ -223,7 +226,7 @@ class Search:
         if self.best is not None:
             # What is known by now may show that the best one so far was not as good as it seemed.
             self.best_error = max(self.best_error, *(sample.error(self.best)[0] for sample in self.samples))
-        if error < self.best_error or self.best is None:
+        if error < self.best_error or self.best is None or self.sweeps == 1:
             self.best, self.best_error = self.x, error
         return error
 
@@ -245,7 +248,7 @@ class Search:
         assert self.x is not None
         rows = self.scout.new_random_rows(3 * self.n_test)
         random = len(rows)
-        self.samples = self._fresh_samples(rows, self.n_test, self._looks(0, 8 * self.n_test))
+        self.samples = self._fresh_samples(rows, self.n_test, self._looks(8 * self.n_test))
         error = self._test()
         if self.within(error):
             tests = self.samples[0].rows
@@ -254,12 +257,11 @@ class Search:
             self.block_rows = [met, *ends[:, None]]
             values = self.box(self.block_rows)
             found = ht_entries(self.x, np.concatenate(self.block_rows))
-            self.block_errors = np.split(
-                np.abs(found - np.concatenate(values)), np.cumsum([len(v) for v in values])[:-1]
-            )
-            norm = max(rms(np.concatenate(values)), self.scale)
-            self.missed = sum(float(errors[0]) > self.tol * norm for errors in self.block_errors[1:])
-            error = max(error, ratio(rms(np.concatenate(self.block_errors)), norm))
+            actual = np.concatenate(values)
+            errors, norm = np.abs(found - actual), max(rms(actual), self.scale)
+            self.block_errors = np.split(errors, np.cumsum([len(v) for v in values])[:-1])
+            self.missed = int(np.count_nonzero(errors[len(met) :] > self.tol * norm))
+            error = max(error, ratio(rms(errors), norm))
         if self.within(error):
             crossing = self._cross()
             error = max(error, crossing / _EXTREME if self.scout.unequal else crossing)
@@ -271,23 +273,23 @@ class Search:
         """Add columns through the entries where the approximation errs most, half as many as the largest rank."""
         assert self.x is not None
         largest = max(self.x.rank)
-        count = max(2, largest // _ADD, min(self.missed, _PEAKS))
+        count = max(2, largest // 4, min(self.missed, _MOST_MISSED))
         sets = [(sample.rows, errors) for sample, errors in zip(self.samples, self.test_errors, strict=True)]
-        picked = [_worst(*each, (count + 1) // 2 // len(sets) + 1) for each in sets]
+        picked = [worst(*each, (count + 1) // 2 // len(sets) + 1) for each in sets]
         # Errors come in families within a block; one of each of the worst blocks tells more than all of one.
-        blocks = [_worst(*each, 1) for each in zip(self.block_rows, self.block_errors, strict=True)]
+        blocks = [worst(*each, 1) for each in zip(self.block_rows, self.block_errors, strict=True)]
         picked += sorted(blocks, key=lambda block: -float(block[1][0]))[: max(count // 2, self.missed)]
         errors = np.concatenate([errors for _, errors in picked])
         entries = np.concatenate([rows for rows, _ in picked])[np.argsort(-errors)]
         entries = entries[: np.count_nonzero(errors >= _NEGLIGIBLE * errors.max())]
         if not self.crossed:
             self._cross()
-        for node, worst in self.crossed.items():
+        for node, candidates in self.crossed.items():
             known = self.columns[node]
-            new = _unique(np.concatenate([known, entries * (1 - self.masks[node])]))[: len(known) + count]
-            more = np.concatenate([new, worst])
+            new = unique(np.concatenate([known, entries * (1 - self.masks[node])]))[: len(known) + count]
+            more = np.concatenate([new, candidates])
             most = len(known) + 2 * (self.bounds[node] - len(known)) + 6
-            self.columns[node] = _unique(more)[:most]
+            self.columns[node] = unique(more)[:most]
 
     def _cross(self) -> float:
         """Try new pivots: entries where a node's rows cross columns that its parent's and siblings' pivots allow.
@@ -297,11 +299,11 @@ class Search:
         """
         assert self.x is not None
         nodes = [node for node in self.tree.edges if len(self.columns[node]) < self.bounds[node]]
-        least = min(_MOST_TRIALS, self._looks(0, _ALL_TRIALS) // self.tree.n_nodes)
+        least = min(_MOST_TRIALS, self._looks(_ALL_TRIALS) // self.tree.n_nodes)
         grids, guesses, drawn = [], [], []
         for node in nodes:
             candidates, values = self.crossings[node]
-            rows = _grid(self._below(node, self.pivots)).reshape(-1, self.tree.order)
+            rows = grid(self._below(node, self.pivots)).reshape(-1, self.tree.order)
             transfer = self.x.factors[node].reshape(len(rows), -1)
             count = max(_TRIALS * max(2, len(values) // 2), least)
             i = self._drawn(np.linalg.norm(transfer, axis=1), count)
@@ -314,14 +316,14 @@ class Search:
             candidates, values = self.crossings[node]
             errors = np.abs(actual - guess)
             error = max(error, ratio(rms(errors), max(rms(actual), self.scale)))
-            negligible = _NEG * self.tol * max(self.scale, rms(actual))
+            negligible = 0.1 * self.tol * max(self.scale, rms(actual))
             order = np.argsort(-errors)[: np.count_nonzero(errors > negligible)]
-            self.crossed[node] = _unique(candidates[j[order]])[: max(2, len(values) // 2)]
+            self.crossed[node] = unique(candidates[j[order]])[: max(2, len(values))]
         return error
 
-    def _looks(self, least: int, most: int) -> int:
+    def _looks(self, most: int) -> int:
         """Entries of a second look, in proportion to what the first ones cost; where few make the norm, the most."""
-        return most if self.scout.unequal else min(max(self.box.evaluations // 8, least), most)
+        return most if self.scout.unequal else min(self.box.evaluations // 8, most)
 
     def _drawn(self, sizes: np.ndarray, count: int) -> np.ndarray:
         """Indices, half of them drawn by the roots of sizes, the others alike."""
@@ -341,8 +343,8 @@ class Search:
             return ""
         if self.box.largest == 0:
             self.best_error = math.nan
-            return f"all {self.box.evaluations:,} entries met are zero; name index tuples where others are with start"
-        return f"only {self.scout.nonzero:,} of {self.scout.seen:,} random entries are not zero"
+            return f"all {self.box.evaluations:,} entries met are zero{NAME_THEM}"
+        return f"only {self.scout.nonzero:,} of {self.scout.seen:,} random entries are not zero{NAME_THEM}"
 
     def readable(self, entries: int | None) -> bool:
         """Whether the tensor has no more entries than that, and the evaluations allowed suffice to read the rest."""
@@ -368,70 +370,13 @@ class Search:
         assert self.best is not None
         if self.exact:
             return self.best, self.best_error
-        x = self.best.round(tol=self.tol)
-        return x, max(self.best_error, *(sample.error(x)[0] for sample in self.samples))
-
-
-def _grid(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Index rows of all combinations of pivots, (count, ..., count, order)."""
-    grid = parts[0]
-    for part in parts[1:]:
-        grid = grid[..., None, :] + part
-    return grid
-
-
-def _worst(rows: np.ndarray, errors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    at = np.argsort(-errors)[:count]
-    return rows[at], errors[at]
-
-
-def _unique(rows: np.ndarray) -> np.ndarray:
-    """Rows without repetitions, in the order in which they first come."""
-    return rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])]
-
-
-def _among(rows: np.ndarray, wanted: np.ndarray | None) -> np.ndarray:
-    """Which rows are among the wanted ones."""
-    if wanted is None:
-        return np.zeros(len(rows), dtype=bool)
-    numbers = np.unique(np.concatenate([rows, wanted]), axis=0, return_inverse=True)[1].reshape(-1)
-    return np.isin(numbers[: len(rows)], numbers[len(rows) :])
-
-
-def maxvol(
-    Q: np.ndarray, known: np.ndarray | None = None, tolerance: float = 1.05, n_iter_max: int = 100
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows P of Q (m, r) of nearly the largest volume, and Q Q[P]⁻¹, whose entries are at most `tolerance` in size.
-
-    With a mask of `known` rows these are preferred, up to a tolerance of `_LOOSE`.
-    """
-    rank = Q.shape[1]
-    rest, rows = Q.copy(), np.zeros(rank, dtype=np.int64)
-    preferred = known is not None and known.any()
-    # Gaussian elimination with row pivoting gives the start, with complete pivoting where some rows are preferred.
-    for k in range(rank):
-        column = k
-        if preferred:
-            sizes = np.abs(rest).max(1)
-            first = int(np.argmax(sizes * known))
-            rows[k] = first if _LOOSE * sizes[first] >= sizes.max() else int(np.argmax(sizes))
-            column = int(np.argmax(np.abs(rest[rows[k]])))
-        else:
-            rows[k] = np.argmax(np.abs(rest[:, k]))
-        pivot = rest[rows[k]].copy()
-        rest -= np.outer(rest[:, column] / pivot[column], pivot)
-    coefficients = np.linalg.solve(Q[rows].T, Q.T).T
-    for _ in range(n_iter_max):
-        i, j = divmod(int(np.argmax(np.abs(coefficients))), rank)
-        if abs(coefficients[i, j]) <= (_SWAP if preferred else tolerance):
-            break
-        rows[j] = i
-        change = coefficients[i].copy()
-        change[j] -= 1
-        coefficients -= np.outer(coefficients[:, j] / coefficients[i, j], change)
-    coefficients = np.linalg.solve(Q[rows].T, Q.T).T
-    coefficients[rows] = np.eye(rank)
-    return coefficients, rows
+        for finer in (1, 8, 64):
+            x = self.best.round(tol=self.tol / finer)
+            error = max(self.best_error, *(sample.error(x)[0] for sample in self.samples))
+            # Rounding keeps within the tolerance in the norm, but samples can make more of it.
+            if error <= max(2 * self.tol, 1.5 * self.best_error):
+                break
+        return x, error
 
 
 def _rms_of(x: HTTensor) -> float:

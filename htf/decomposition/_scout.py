@@ -11,6 +11,7 @@ import numpy as np
 
 from htf.decomposition._ascent import ascend
 from htf.decomposition._black_box import BlackBox, LimitReachedError
+from htf.decomposition._rows import unique
 from htf.decomposition._samples import rms
 
 # Random entries other than zero that are looked for to begin with, among how many, and new ones by which alone an
@@ -27,7 +28,7 @@ _NEGLIGIBLE = 1e-6
 # Share of ascents that may end somewhere new.
 _NEW = 0.05
 # Steps of the ascents of a second look where entries are of like size.
-_FEW_STEPS = 2
+_FEW_STEPS = 1
 
 
 @dataclass
@@ -123,10 +124,10 @@ class Scout:
     def second_look(self, random: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Index rows on which to judge an approximation: the ends of ascents, and others met on their ways.
 
-        Ascents are made from random entries and from large ones of the approximation.  Where few entries make the norm,
-        they go on while more than `_NEW` of those from random entries ended where no other did: such is the share of
-        those that would end somewhere new (Good 1953).  A rugged function has new ends for ever, so they take a
-        sixteenth of the evaluations.
+        Ascents are made from random entries and from large ones of the approximation.  Where few entries make the
+        norm, they go on while more than `_NEW` of those from random entries ended where no other did: such is the share
+        of ascents that would end somewhere new (I. J. Good, 1953).  A rugged function has new ends for ever, so they
+        take a sixteenth of the evaluations.
         """
         if not self.unequal:
             met = [self._ascents(random, 1, drawn[:1], self.box.entries, _FEW_STEPS)[1]]
@@ -156,12 +157,12 @@ class Scout:
         ends, met = ascend(self.box, np.concatenate([rows[chosen], others]), allowance, steps)
         for end in ends[: len(chosen)]:
             self.reached[end.tobytes()] += 1
-        self.ends = np.unique(np.concatenate([self.ends, ends]), axis=0)
+        self.ends = unique(np.concatenate([self.ends, ends]))
         return ends, met
 
     def _largest_first(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Different rows by the size of their values, and the sizes."""
-        rows = np.unique(rows, axis=0)
+        rows = unique(rows)
         sizes = np.abs(self.box([rows])[0])
         order = np.argsort(-sizes, kind="stable")
         return rows[order], sizes[order]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from htf._checks import check_dims, positive
 from htf._repr import brief
 from htf.decomposition._black_box import BlackBox, IndexFunction, LimitReachedError
-from htf.decomposition._pivots import Search
+from htf.decomposition._pivots import NAME_THEM, Search
 from htf.tensors._backend import Array, asarray, backend_of, check_alike
 from htf.tensors._linalg import prod
 from htf.tensors.ht_tensor import HTTensor
@@ -36,14 +36,16 @@ class CrossInfo:
     Attributes
     ----------
     evaluations : int
-        Index rows that the function was given, repeated ones counted again.
+        Index rows that the function was given; none is given twice.
     error : float
-        Estimated relative error in the Frobenius norm, of the returned tensor: on random entries, and on those of the
-        last pivot blocks, whichever is larger.
+        Estimated relative error in the Frobenius norm, of the returned tensor: the largest of those on random entries,
+        on entries drawn from the approximation by their squares, around these, and on the last pivot blocks.  NaN where
+        all entries met are zero, but not all were read.
     sweeps : int
         Sweeps over the tree, up and down.
     converged : bool
-        Whether the error is within the tolerance.
+        Whether the error is within the tolerance, and a second look agreed: on fresh entries of all these kinds, those
+        that ascents to large entries met, and new pivots; or all entries were read.
     """
 
     evaluations: int
@@ -66,9 +68,9 @@ def cross_approximation(
     n_test: int | None = None,
     random_state: Any = None,
     like: Array | None = None,
-    start: Any = None,
     progress: bool = False,
     return_info: bool = False,
+    start: Any = None,
 ) -> Any:
     r"""Approximate a tensor that is given as a function of its indices, from a few of its entries.
 
@@ -86,16 +88,18 @@ def cross_approximation(
     max_rank : int, optional
         Largest rank of a node.
     max_evaluations : int, optional
-        Stop before the function is evaluated at more index tuples than this.
+        Stop before the function is evaluated at more index tuples than this.  Without it, ranks may grow up to a
+        million evaluations, and beyond it while the error falls.  Never are there more than entries.
     max_sweeps : int
         Stop after as many sweeps.
     initial_rank : int
-        Random columns with which the first sweep begins.  Ranks below it are found in that sweep.
+        Columns with which the first sweep begins: random ones, or through large entries where few make the norm.
+        Ranks below it are found in that sweep.
     n_test : int, optional
         Fresh random entries on which the error of every sweep is estimated; 400 by default, or as many as there are.
-        The last estimate is confirmed on four times as many.
+        The last estimate is confirmed on some times as many.
     random_state : int, RandomState or None
-        For the initial columns and the test entries.
+        For the initial columns, the starts of ascents and the test entries.
     like : array, optional
         One whose backend, dtype and device the factors take; otherwise NumPy arrays of dtype float64.  Everything is
         computed in the latter.
@@ -103,6 +107,10 @@ def cross_approximation(
         Show a line with sweeps, evaluations and error.
     return_info : bool
         Return a `CrossInfo` too.
+    start : array of integers (count, order), optional
+        Index tuples where the function is large, or not zero, or of special interest, one or several.  Columns go
+        through them and through the local maxima that ascents from them reach, and the approximation is tested there.
+        For what random entries and ascents from them do not find.
 
     Returns
     -------
@@ -115,15 +123,15 @@ def cross_approximation(
     ------
     TypeError, ValueError
         For a function that is not callable or whose values are complex, not numbers, of the wrong shape, NaN or
-        infinite (the message names the index tuple), for a bad shape or tolerance, or if `max_evaluations` does not
-        allow a first sweep.
+        infinite (the message names the index tuple), for a bad shape, tolerance or start, or if `max_evaluations` does
+        not allow a first sweep.
 
     Warns
     -----
     UserWarning
-        If the tolerance was not reached: at `max_evaluations` or `max_sweeps`, at an interrupt, or as the error no
-        longer fell.  The
-        best tensor met is returned, and the message tells its error.
+        If the tolerance was not reached or not confirmed: at `max_evaluations` or `max_sweeps`, at an interrupt, as the
+        error no longer fell, or as random entries are zero, nearly all of them.  The best tensor met is returned, and
+        the message tells its error.
 
     Notes
     -----
@@ -133,14 +141,22 @@ def cross_approximation(
     rows of an orthonormal basis Q of its columns that span the largest volume become I_t, and :math:`Q Q_{I_t}^{-1}`
     the transfer tensor: one that interpolates at the pivots (Ballani, Grasedyck & Kluge 2013, and Oseledets &
     Tyrtyshnikov 2010 for linear trees).  The way down chooses the column pivots alike, from new values, which also test
-    the approximation.  Then columns are added through the entries where it errs most, half of them random and half
-    from the pivot blocks.
+    the approximation.  Then columns are added through the entries where it errs most: tests, entries of the pivot
+    blocks, and crossings of a node's rows with columns that its neighbours' pivots allow, of which few are read.
+    Pivots stay while they are good enough, as the function's values are remembered.
 
     A sweep evaluates O(N r³ + N n r) entries on a binary tree and takes O(N r⁴ + N n r²) multiplications; the function
     is called once per level of the tree.
 
-    No method that reads few entries can be sure of the others.  A tensor that vanishes but for few entries is taken for
-    zero, unless the tests hit one of them.
+    Where few of the random entries make their norm, columns through random entries tell nothing.  The first ones then
+    go through local maxima, to which steepest ascents lead (changes of one index, and of many at once), and the tests
+    include entries that differ from typical ones in few or many indices.  If an approximation agrees, fresh ascents
+    start from random entries and from its own large ones.  If all entries that are left are no more than those read, or
+    2²⁰ are all there are and nothing else helped, the tensor is read whole and decomposed.
+
+    No method that reads few entries can be sure of the others: a peak to which nothing leads from random entries is
+    missed.  Where nearly all random entries are exactly zero, the search says so, and does not claim to have converged;
+    name index tuples with `start`.
 
     An interrupt ends the search; the best tensor met is returned with the warning, if there is one.
 
@@ -186,7 +202,7 @@ def cross_approximation(
         if math.isnan(error):
             found = "stopped without a relative error"
         elif error <= tol:
-            found = f"stopped at a relative error of {error:.1e}, not confirmed,"
+            found = f"stopped at a relative error of {error:.1e}, which is not confirmed and may be above tol={tol:g},"
         else:
             found = f"stopped at a relative error of {error:.1e}, above tol={tol:g},"
         reason = reason or ("of rounding error" if max_rank is None else f"max_rank is {max_rank}")
@@ -229,18 +245,12 @@ def _run(search: Search, max_sweeps: int, bar: tqdm[Any]) -> str:
         if search.best is None:
             raise
         return "it was interrupted"
-    if reason and search.scout.unequal:
-        reason += "; few entries make the norm: name index tuples where the function is large with start"
     return reason
 
 
 def _swept(search: Search, max_sweeps: int, bar: tqdm[Any]) -> str:
-    lowest, size, halved, grown = (
-        math.inf,
-        0,
-        0,
-        0,
-    )  # of the errors and ranks so far, and the last sweeps that bettered them
+    # The lowest error and the largest ranks so far, and the last sweeps that bettered them.
+    lowest, size, halved, grown = math.inf, 0, 0, 0
     while search.sweeps < max_sweeps:
         if search.readable(2 * search.box.evaluations):
             search.read_all()
@@ -252,12 +262,13 @@ def _swept(search: Search, max_sweeps: int, bar: tqdm[Any]) -> str:
             return search.doubt()
         if error < lowest / 2:
             lowest, halved = error, search.sweeps
-        if search.size > size:
+        if search.size > 1.02 * size:
             size, grown = search.size, search.sweeps
         # Ranks of what has none grow for ever.
         enough = search.box.limit is None and search.box.evaluations > _ENOUGH
         if search.sweeps - (halved if enough else max(halved, grown)) >= _PATIENCE:
-            return f"the error no longer fell in {_PATIENCE} sweeps"
+            hint = NAME_THEM if search.scout.unequal else ""
+            return f"the error no longer fell in {_PATIENCE} sweeps{hint}"
         if search.sweeps > max(halved, grown):
             search.share /= 10
         search.enrich()

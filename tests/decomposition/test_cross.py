@@ -125,8 +125,7 @@ def test_evaluations_are_counted_and_batched():
 
     _, info = cross_approximation(counted, (2,) * 60, random_state=0, return_info=True)
     assert info.evaluations == sum(calls)
-    # A few dozen calls for the sweeps, and as many for the second look.
-    assert len(calls) < 20 * (info.sweeps + 1)
+    assert len(calls) < 20 * info.sweeps
 
 
 def test_evaluation_limit_is_kept():
@@ -137,7 +136,7 @@ def test_evaluation_limit_is_kept():
         calls.append(len(i))
         return z.entries(i)
 
-    with pytest.warns(UserWarning, match=r"relative error of \d.*(above tol=1e-08|not confirmed).*max_evaluations"):
+    with pytest.warns(UserWarning, match=r"relative error of \d.*above tol=1e-08.*max_evaluations"):
         x, info = cross_approximation(counted, z.shape, max_evaluations=20_000, random_state=0, return_info=True)
     assert sum(calls) == info.evaluations <= 20_000
     assert not info.converged
