@@ -355,7 +355,7 @@ def _from_the_system(error: Exception) -> bool:
 
 
 def _why(error: Exception) -> str:
-    """What the system says, without the names of files that no one knows."""
+    """Return the system's message without the names of temporary files."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

@@ -29,5 +29,5 @@ def place(generator: Generator | None) -> torch.device:
 
 
 def beside(values: Tensor, like: Tensor) -> Tensor:
-    """What was drawn on the CPU, on the device of another tensor, which the host does not wait for."""
+    """Copy values drawn on the CPU to the device of another tensor, without waiting for it."""
     return values.to(like.device, non_blocking=True)

@@ -164,7 +164,7 @@ class _Cluster:
             self._work.on_share(index, share)
 
     def take(self) -> Iterator[Outcome]:
-        """What came of the jobs that have ended since the last time."""
+        """Yield the outcomes of jobs that have ended since the last call."""
         for index in [index for index, future in self._running.items() if future.done()]:
             future = self._running.pop(index)
             if future.status == "finished":

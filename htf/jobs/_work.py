@@ -1,4 +1,4 @@
-"""What the ways of running jobs share: the work to be done, and what came of each job."""
+"""Work to be done and outcomes of jobs, shared by all ways of running them."""
 
 from __future__ import annotations
 
