@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 probe: $(VENV)/.core  # 1 to 2 minutes
 	$(BIN)/htf probe digits --ranks 1:8 --out runs/digits
 
-test: $(VENV)/.test  # 5 minutes
+test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 coverage: $(VENV)/.test  # 10 minutes; every line is shown in htmlcov/index.html
@@ -22,7 +22,7 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.docs  # 5 minutes
+docs: $(VENV)/.docs
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -j 2 -b html docs docs/_build/html
 
 # Against peers: BENCH="--data-dir DATA --imp-reg-in-tf CHECKOUT --imp-reg-htf CHECKOUT", see README.md.
