@@ -107,7 +107,8 @@ class Search:
                 # What was met before is better than nothing.
                 self.scale = self.scout.rms
                 met = np.concatenate([self.scout.first, self.scout.ends])
-                self.samples = [Sample(met, self.box([met])[0], np.ones(len(met)))]
+                values = self.box([met])[0]
+                self.samples = [Sample(met, values, np.full(len(met), max(rms(values), _SMALLEST)))]
                 self.best, self.best_error = self.x, self._test()
             raise
         if self.best is None:

@@ -16,6 +16,9 @@ from htf.tensors.indexing import ht_entries
 
 # Weights below are rounding error of a zero.
 _SMALLEST = 1e-290
+# Weighted values have a root mean square of about 1 where a sample holds what the norm is made of.  Where it holds
+# nothing but rounding error of zeros, an error relative to these would tell nothing.
+_LEAST_NORM = 0.1
 
 
 @dataclass
@@ -28,14 +31,14 @@ class Sample:
 
     rows: np.ndarray
     values: np.ndarray
-    weights: np.ndarray  # square roots of the frequencies, of a common unit
+    weights: np.ndarray  # square roots of the frequencies, in the unit of the tensor's root mean square
 
     def error(self, x: HTTensor) -> tuple[float, np.ndarray]:
         """Relative error in the Frobenius norm, and the sizes of the errors."""
         found = ht_entries(x, self.rows)
         errors = np.abs(found - self.values)
-        norm = max(rms(self.values / self.weights), rms(found / self.weights))
-        return ratio(rms(errors / self.weights), norm), errors
+        norm = max(rms(self.values / self.weights), rms(found / self.weights), _LEAST_NORM)
+        return rms(errors / self.weights) / norm, errors
 
 
 def weights_of_drawn(found: np.ndarray, drawn: int, mean: float) -> np.ndarray:
