@@ -36,7 +36,7 @@ from htf._folders import claim_folder
 from htf._machine import describe_machine, usable_device
 from htf._tables import write_table
 from htf.cli.arguments import int_range
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
 from htf.surgery import collapse, factorize, overparameterize, truncate
 from htf.surgery.report import count_operations
 
@@ -205,7 +205,7 @@ class Fit:
 
 def measure(model: nn.Module, example: Tensor, validation: Split, test: Split) -> dict[str, Any]:
     """Sizes and accuracies."""
-    replaced = any(isinstance(module, StandIn) for module in model.modules())
+    replaced = any(isinstance(module, DropInLayer) for module in model.modules())
     sizes = {"parameters": count(model), "collapsed": count(collapse(model) if replaced else model)}
     counted = count_operations(model, example) or {}
     return {

@@ -29,7 +29,7 @@ from turns import Step, take_turns
 from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.nn import FactorizedConv2d, FactorizedLinear
-from htf.nn.factorized.choice import NAMES
+from htf.nn.layers.factorized.choice import NAMES
 
 PLAIN, OURS, PEER = "plain", "htf", "tensorly-torch"
 Ours = FactorizedLinear | FactorizedConv2d

@@ -29,7 +29,7 @@ from threadpoolctl import threadpool_limits
 
 import htf
 from htf._files import write_figure, write_json
-from htf.tensors import _backend
+from htf.linalg import backend
 
 # (order, dimension, rank): the corners of what the format is used for, and the middle.
 ROUNDING = [(8, 4, 5), (8, 20, 20), (8, 20, 60), (12, 10, 20), (12, 10, 40), (16, 4, 5), (16, 20, 20), (16, 20, 60)]
@@ -254,7 +254,7 @@ def count(order: int, rank: int) -> dict[str, Any]:
 @contextmanager
 def _counting() -> Iterator[dict[str, int]]:
     counted = {"multiplications": 0}
-    plain = _backend._named("numpy")
+    plain = backend._named("numpy")
 
     class Counting:
         """The backend, with an eye on what its matrix operations cost (Golub & Van Loan, tables 5.2.1 and 8.6.1)."""
@@ -282,10 +282,10 @@ def _counting() -> Iterator[dict[str, int]]:
             counted["multiplications"] += 5 * a.shape[0] ** 3
             return plain.eigh(a)
 
-    _backend._of_type.cache_clear()
-    with mock.patch.object(_backend, "_named", return_value=Counting()):
+    backend._of_type.cache_clear()
+    with mock.patch.object(backend, "_named", return_value=Counting()):
         yield counted
-    _backend._of_type.cache_clear()
+    backend._of_type.cache_clear()
 
 
 def plot_counts(counts: list[dict[str, Any]], path: Path) -> None:

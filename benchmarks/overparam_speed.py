@@ -30,7 +30,7 @@ from turns import WARM, Step, take_turns
 from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.nn import small_resnet
-from htf.nn.overparam._base import Overparam
+from htf.nn.layers.overparam.base import Overparam
 from htf.surgery import overparameterize
 
 PLAIN, EFFECTIVE, CHAIN, PEER = "plain", "effective weight", "chain", "overparam"

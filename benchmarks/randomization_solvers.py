@@ -13,7 +13,7 @@ from randomization_kernels import Array, descend, interpolate, least_squares, me
 from torch import Tensor
 
 from htf.datasets import ImageData
-from htf.nn.finite_sample import finite_sample_network
+from htf.nn.baselines.finite_sample import finite_sample_network
 
 Found = dict[str, Any]
 # Images whose kernel, or hidden units, are in memory at once.

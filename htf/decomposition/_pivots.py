@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from htf.decomposition._rows import among, grid, unique, worst
 from htf.decomposition._samples import Sample, perturbed, ratio, rms, weights_of_drawn
 from htf.decomposition._scout import Scout
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
-from htf.tensors._linalg import kept, prod
+from htf.linalg.dense import kept
 from htf.tensors.arithmetic import log_norm
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.indexing import ht_entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import tensorly as tl
@@ -9,8 +10,8 @@ import torch
 from tensorly.decomposition import parafac
 
 from htf._checks import positive
-from htf.tensors._backend import Array, Backend, all_finite, check_array, constant, current_backend
-from htf.tensors._linalg import kept, prod
+from htf.linalg.backend import Array, Backend, all_finite, check_array, constant, current_backend
+from htf.linalg.dense import kept
 from htf.tensors.rank import check_tolerance
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from htf.ranks._frames import Frames, Ranked
+from htf.linalg.backend import Array, Backend, asarray, constant, eye
+from htf.ranks.frames import Frames, Ranked
 from htf.ranks.spectrum import numerical_rank
-from htf.tensors._backend import Array, Backend, asarray, constant, eye
 from htf.tensors.orthogonal import ht_singular_values
 from htf.tensors.rank import check_tolerance
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from htf.tensors._backend import check_tensor
+from htf.linalg.backend import check_tensor
 
 
 def kernel_matrix(features: Tensor, normalize: bool = True) -> Tensor:

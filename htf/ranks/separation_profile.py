@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 from htf._checks import check_seed, natural, positive
 from htf._files import read_json, write_json
 from htf._modes import evaluated
+from htf._outputs import check_outputs
+from htf._random import seeded
 from htf._repr import brief
-from htf.regularizers._base import seeded
-from htf.regularizers._grids import DrawnGrids, centred, doubly_centred, draw_grids, grid_images
-from htf.regularizers._outputs import check_outputs
-from htf.regularizers.patches import Patch, PatchSampler, check_patches, random_patches
+from htf.patches.grids import DrawnGrids, centred, doubly_centred, draw_grids, grid_images
+from htf.patches.sampling import Patch, PatchSampler, check_patches, random_patches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

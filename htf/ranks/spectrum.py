@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from htf.tensors._backend import Array, Backend, all_finite, check_array, constant
+from htf.linalg.backend import Array, Backend, all_finite, check_array, constant
 from htf.tensors.rank import check_tolerance
 
 

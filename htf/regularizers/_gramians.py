@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from htf.engine import Layout
-from htf.nn.ht import HTNetwork
+from htf.nn.networks.ht import HTNetwork
 
 Positions = slice | list[int]
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from htf._checks import above_zero, finite, positive
-from htf.nn.cp import CPNetwork
-from htf.nn.ht import HTNetwork
-from htf.ranks._frames import Frames, Ranked, check_edges
+from htf.nn.networks.cp import CPNetwork
+from htf.nn.networks.ht import HTNetwork
+from htf.patches.sampling import Patch, check_patches
+from htf.ranks.frames import Frames, Ranked, check_edges
 from htf.regularizers._base import check_learning
 from htf.regularizers._gramians import overlaps
-from htf.regularizers.patches import Patch, check_patches
 from htf.tree import DimensionTree
 
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 
 import numpy as np
 
-from htf.tensors._backend import (
+from htf.linalg.backend import (
     Array,
     Backend,
     asarray,
@@ -19,9 +19,11 @@ from htf.tensors._backend import (
     real_number,
     zeros,
 )
-from htf.tensors._certificate import certificate, views
-from htf.tensors._linalg import all_divided, divided, exponents, frobenius, mode_product, root, tall, with_scale
+from htf.linalg.dense import mode_product, tall
+from htf.linalg.scaling import all_divided, divided, exponents, frobenius, root, with_scale
+from htf.linalg.underflow import certificate, views
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
+from htf.tensors.orthogonal import orthogonal_sum
 from htf.tree import DimensionTree
 
 
@@ -400,8 +402,6 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     Derivatives are those of inner products, ⟨x - y, dx - dy⟩ over the distance: with an error of some ε ‖x‖ / ‖x - y‖,
     and zero where the distance is.
     """
-    from htf.tensors.orthogonal import orthogonal_sum
-
     x, y = pair(first, second)
     B = backend_of(x.factors[0])
     recorded = B.backend_name == "pytorch" and any(map(needs_gradient, [*x.factors, *y.factors]))

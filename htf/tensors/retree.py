@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from htf.tensors._backend import Array, backend_of
-from htf.tensors._linalg import mode_product
+from htf.linalg.backend import Array, backend_of
+from htf.linalg.dense import mode_product
 from htf.tensors.arithmetic import frame_overlap, renumbered
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.network import OUTPUTS, Leg, Network

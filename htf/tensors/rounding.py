@@ -8,11 +8,13 @@ from typing import Any
 
 import tensorly as tl
 
-from htf.tensors._backend import Array, Backend, backend_of, constant
-from htf.tensors._linalg import frobenius, in_range, kept, matricize, mode_product, orthonormal, tall, with_scale
-from htf.tensors.arithmetic import ht_scale
+from htf.linalg.backend import Array, Backend, backend_of, constant
+from htf.linalg.dense import kept, matricize, mode_product, orthonormal, tall
+from htf.linalg.scaling import frobenius, in_range, with_scale
+from htf.tensors.arithmetic import frame_overlap, ht_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tensors.orthogonal import check_finite, edge_decompositions, orthogonal_sum
+from htf.tensors.random import random_ht
 from htf.tensors.rank import RankLike, check_tolerance, limits
 from htf.tree import DimensionTree
 
@@ -203,8 +205,6 @@ def _sketched(summands: list[HTTensor], bound: Sequence[int | None], oversamplin
     tensor: their overlaps, passed from the root to the leaves.  Frames are then made orthonormal from the leaves up,
     each within its children's.
     """
-    from htf.tensors.random import random_ht
-
     for x in summands:
         check_finite(x.factors)
     first = summands[0]
@@ -245,8 +245,6 @@ def _sum_of_ranks(summands: Sequence[HTTensor]) -> list[int]:
 
 def _overlaps(B: Backend, summands: Sequence[HTTensor], drawn: HTTensor) -> list[list[Array]]:
     """Per summand and node, the overlap of its frame with that of the random tensor."""
-    from htf.tensors.arithmetic import frame_overlap
-
     overlaps: list[list[Array]] = [[] for _ in summands]
     for node in range(drawn.tree.root):
         found = [

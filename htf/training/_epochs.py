@@ -12,7 +12,7 @@ from htf._machine import describe_machine
 from htf.training._recording import Recording
 from htf.training._weights import copy_weights, part_of
 from htf.training.history import History, Recorder
-from htf.training.objectives._base import Found
+from htf.training.objectives.base import Found
 from htf.training.tracking import Factorization, Moment
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from htf.nn import MatrixFactorization
 from htf.training._recording import Recording
 from htf.training._weights import part_of
 from htf.training.history import History, Recorder
-from htf.training.objectives._base import Found
+from htf.training.objectives.base import Found
 from htf.training.objectives.entries import Entries
 from htf.training.optimizers import flow_rates
 from htf.training.tracking import Factorization, Moment

@@ -12,7 +12,7 @@ from torch import Tensor
 from htf._repr import brief
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.engine import Plan
-from htf.nn.matrix import MatrixPlan
+from htf.nn.networks.matrix import MatrixPlan
 from htf.training._digest import digest
 from htf.training.tracking import Factorization
 

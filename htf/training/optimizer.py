@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from htf.engine import Plan
-from htf.nn._network import TreeNetwork
+from htf.nn.networks.base import TreeNetwork
 
 
 @torch.no_grad()

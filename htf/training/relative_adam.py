@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htf.nn._network import TreeNetwork
+from htf.nn.networks.base import TreeNetwork
 
 
 class RelativeAdam(torch.optim.Adam):

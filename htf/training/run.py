@@ -27,7 +27,7 @@ from htf.training._shares import Alone, Several
 from htf.training._weights import load_weights, part_of
 from htf.training.classify_settings import Regularizer, Stateful, describe_regularizer
 from htf.training.history import History
-from htf.training.objectives._base import Found, Function, Objective, Place, as_objective
+from htf.training.objectives.base import Found, Function, Objective, Place, as_objective
 from htf.training.objectives.entries import Entries
 from htf.training.optimizers import (
     OptimizerLike,

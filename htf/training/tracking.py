@@ -11,7 +11,7 @@ from torch import Tensor
 
 from htf._repr import brief
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
-from htf.nn._network import TreeNetwork
+from htf.nn.networks.base import TreeNetwork
 
 Factorization = TreeNetwork | MatrixFactorization
 

@@ -16,7 +16,7 @@ from htf.training._classes import check_outputs, class_loss, count_hits, hits, u
 from htf.training._digest import digest
 from htf.training._memory import largest_fitting
 from htf.training._samples import Samples, as_samples
-from htf.training.objectives._base import Found, Objective, Order, Place
+from htf.training.objectives.base import Found, Objective, Order, Place
 
 
 class Classes(Objective):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.training.losses import Loss
-from htf.training.objectives._base import Found, Objective, Place
+from htf.training.objectives.base import Found, Objective, Place
 from htf.training.observations import Observations, observe
 from htf.training.tracking import Factorization
 

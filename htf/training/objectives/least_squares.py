@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from htf.engine import Plan
 from htf.training._digest import digest
-from htf.training.objectives._base import Found, Objective, Place
+from htf.training.objectives.base import Found, Objective, Place
 
 Batch = tuple[Tensor | Plan, Tensor]
 
