@@ -106,6 +106,7 @@ class Training(Resumable):
     >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     >>> y = x[:, :3].argmax(1)
     >>> objective = objectives.classification((x[:40], y[:40]), validation=(x[40:], y[40:]), batch_size=10)
+    >>> _ = torch.manual_seed(0)
     >>> model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
     >>> training = Training(model, objective, optimizer="adamw", lr=0.01, rules=early_stopping(patience=5))
     >>> history = training.run(epochs=40)
