@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -91,6 +91,13 @@ class Objective(ABC):
     @abstractmethod
     def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
         """The losses on a batch, by number; the same for the same epoch and batch."""
+
+    def replayable(self, epoch: int, batch: int) -> Hashable:
+        """A name of the batch if `find` reads the same memory and does the same whenever it comes; None otherwise.
+
+        Steps on such batches are replayed on a GPU, as CUDA graphs.
+        """
+        return None
 
     def measure(self, model: nn.Module, epoch: int) -> dict[str, Tensor]:
         """Quantities after an epoch, such as "validation/accuracy", each (runs,) or a scalar."""
