@@ -68,7 +68,23 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
     return _scaled(out)
 
 
-def _contracted(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | None]) -> _Activations:
+def contract_logarithm(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    """As `contract`, without leaving the log domain.
+
+    Returns
+    -------
+    value, exponent : Tensor
+        (batch, runs, outputs) and (batch, runs), constant whole numbers: outputs are value * 2^exponent, which may be
+        beyond all floats.
+    """
+    out = _contracted(plan, leaves, weights, least=-math.inf)
+    return out.value, out.log_scale
+
+
+def _contracted(
+    plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | None], least: float = LEAST_EXPONENT
+) -> _Activations:
+    """Contract along the tree; in the last step, exponents below `least` are left in the values."""
     bare = [leaf.flatten(0, 1) for leaf in leaves]
     tables: dict[int, _Activations] = {}
     root = plan.layout.tree.root
@@ -77,7 +93,7 @@ def _contracted(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor |
         weight, last = weights[step.block - len(leaves)], step.nodes == (root,)
         if isinstance(step.inputs, Patterns):
             # Logarithms need no scaling: these steps read the leaves as they are.
-            joint = _in_log_domain(step.inputs, [bare[s] for s in step.sources], last)
+            joint = _in_log_domain(step.inputs, [bare[s] for s in step.sources], least if last else -math.inf)
         else:
             for source in step.sources:
                 if source not in tables:
@@ -88,7 +104,7 @@ def _contracted(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor |
             joint = _joint(step, tables)
         for source in step.release:
             tables.pop(source, None)
-        mixed = _mix(joint.value, step, weight)
+        mixed = apply_matrices(joint.value, step, weight)
         if last:
             out = _Activations(mixed, joint.log_scale)
             break
@@ -107,13 +123,13 @@ def _scaled(out: _Activations) -> Tensor:
     return out.value * root_of_scale * root_of_scale
 
 
-def _in_log_domain(inputs: Patterns, leaves: list[Tensor], last: bool) -> _Activations:
+def _in_log_domain(inputs: Patterns, leaves: list[Tensor], least: float) -> _Activations:
     """Multiply leaf rows as sums of logarithms.
 
     In the last step, small products are left as they are: their scale would make the gradients that come back small.
     """
     table = leaves[0] if len(leaves) == 1 else torch.cat(leaves)
-    return _Activations(*met_product(table, inputs, LEAST_EXPONENT if last else -math.inf))
+    return _Activations(*met_product(table, inputs, least))
 
 
 def _joint(step: Step, tables: dict[int, _Activations]) -> _Activations:
@@ -185,7 +201,7 @@ def _multiply(factors: Tensor, log_scale: Tensor) -> _Activations:
     return _Activations(product(factors), log_scale)
 
 
-def _mix(value: Tensor, step: Step, weight: Tensor | None) -> Tensor:
+def apply_matrices(value: Tensor, step: Step, weight: Tensor | None) -> Tensor:
     """Apply each node's matrix to its rows."""
     if weight is None:
         return value

@@ -16,6 +16,7 @@ from htf._random import beside
 from htf.engine import Layout, Plan, contract
 from htf.nn.networks._inputs import check_encoded, check_indices, outputs_of_none
 from htf.nn.networks._norms import run_norms
+from htf.nn.networks._outputs import sign_and_logarithm
 from htf.nn.networks.init import Initializer, TreeInitializer, keeps_near_one, resolve
 from htf.tree import DimensionTree
 
@@ -174,6 +175,19 @@ class TreeNetwork(nn.Module):
         sample by sample (`torch.func.vmap`); whether they are finite is then not checked.  What is computed for indices
         depends on their values, which cannot be traced: a ValueError says so.
         """
+        if isinstance(inputs, Tensor) and inputs.shape[:1] == (0,):
+            shape = (self.runs,) if self.outputs == 1 else (self.runs, self.outputs)
+            return outputs_of_none(inputs, self.dims, shape, self.parameters())
+        plan, leaves = self._read(inputs)
+        values = contract(plan, leaves, self._inner_matrices(plan.meets))
+        if not plan.meets:
+            values = self._read_out(values)
+        if self._as_drawn is not None and not isinstance(inputs, Plan) and inputs.ndim == 3:
+            self._look_at_start(values)
+        return values.squeeze(-1) if self.outputs == 1 else values
+
+    def _read(self, inputs: Tensor | Plan) -> tuple[Plan, list[Tensor]]:
+        """Check inputs; a plan for them, and what it reads of the leaves."""
         if isinstance(inputs, Plan):
             if not inputs.serves(self._layout):
                 raise ValueError("inputs is a plan of a network with another tree, dimensions or pattern of widths")
@@ -182,21 +196,40 @@ class TreeNetwork(nn.Module):
             plan, leaves = inputs, self._leaf_matrices(inputs.meets)
         elif not isinstance(inputs, Tensor):
             raise TypeError(f"inputs is a {type(inputs).__name__}; expected a Tensor, or a Plan made by this network")
-        elif inputs.shape[:1] == (0,):
-            shape = (self.runs,) if self.outputs == 1 else (self.runs, self.outputs)
-            return outputs_of_none(inputs, self.dims, shape, self.parameters())
         elif inputs.ndim == 3 or inputs.dtype.is_floating_point:
             vectors = check_encoded(inputs, self.dims, self.dtype)
             plan, leaves = self._encoded_plan(), self._apply_leaves(vectors)
         else:
             plan = self.plan(inputs)
             leaves = self._leaf_matrices(plan.meets)
-        values = contract(plan, leaves, self._inner_matrices(plan.meets))
-        if not plan.meets:
-            values = self._read_out(values)
-        if self._as_drawn is not None and not isinstance(inputs, Plan) and inputs.ndim == 3:
-            self._look_at_start(values)
-        return values.squeeze(-1) if self.outputs == 1 else values
+        return plan, leaves
+
+    def log_abs(self, inputs: Tensor | Plan) -> tuple[Tensor, Tensor]:
+        """Signs of the outputs and natural logarithms of their sizes, which may be beyond all floats.
+
+        Parameters
+        ----------
+        inputs : Tensor or Plan
+            As for `forward`; at least one sample.
+
+        Returns
+        -------
+        sign, logarithm : Tensor
+            Each of the shape of the outputs.  The sign of zero is 0 and its logarithm -inf, without a gradient;
+            gradients flow through the logarithms of others, and are exact.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            As `forward`.
+        """
+        plan, leaves = self._read(inputs)
+        sign, log = sign_and_logarithm(self, plan, leaves, self._inner_matrices(plan.meets))
+        return (sign.squeeze(-1), log.squeeze(-1)) if self.outputs == 1 else (sign, log)
+
+    def _common_exponents(self, value: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Exponents of the runs, (batch, runs), and what is left of those of the engine's runs, if they are others."""
+        return exponent, None
 
     _as_drawn: list[int] | None = None  # versions of the parameters at the start, until vectors are read
     _near_one: bool = False  # whether the start promises outputs near 1

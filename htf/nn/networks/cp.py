@@ -203,6 +203,14 @@ class CPNetwork(TreeNetwork):
         own = components.split(self.ranks, -1)
         return torch.stack([pad(part, (0, widest - rank)) for part, rank in zip(own, self.ranks, strict=True)], -2)
 
+    def _common_exponents(self, value: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor | None]:
+        # Of the largest component of each run; those of zeros do not count.
+        components = value.detach().squeeze(-1)
+        octaves = (exponent + torch.frexp(components)[1]).masked_fill(components == 0, -torch.inf)
+        largest = torch.stack([part.amax(1) for part in octaves.split(self.ranks, 1)], 1)
+        largest = largest.masked_fill(largest == -torch.inf, 0)
+        return largest, exponent - largest[:, self._run_of()]
+
     def _read_out(self, values: Tensor) -> Tensor:
         components = values.squeeze(-1)
         if self.readout is None and all(r == 1 for r in self.ranks):

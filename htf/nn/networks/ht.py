@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from htf._checks import positive
 from htf._random import Seed, generators
 from htf.engine.layout import Layout
+from htf.engine.normalized import contract_normalized
+from htf.nn.networks._inputs import check_encoded
 from htf.nn.networks._norms import leading_norms
 from htf.nn.networks.base import Init, TreeNetwork, draw, initializers, parameter_dtype, per_run
 from htf.tensors.convac import convac_to_ht, ht_to_convac
@@ -224,6 +226,39 @@ class HTNetwork(TreeNetwork):
             squares = torch.stack([self.matrix(node, run).square().sum(1), *columns])
             largest.append((squares.amax(0) - squares.amin(0)).max())
         return torch.stack(largest).max()
+
+    def normalized(self, vectors: Tensor, drop: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Outputs on encoded vectors, divided by a positive number per sample and run.
+
+        The numbers are products of the root mean squares of the nodes' vectors, so that outputs keep an ordinary size
+        and their order at any order, and gradients flow; which of the outputs is the largest, and by what ratio, is as
+        `forward` has it.
+
+        Parameters
+        ----------
+        vectors : Tensor
+            (batch, order, dim), as for `forward`.
+        drop : callable, optional
+            Applied to the vectors (rows, runs, width) of all nodes but the root, as dropout is; then the outputs are
+            others.
+
+        Returns
+        -------
+        Tensor
+            (batch, runs), or (batch, runs, outputs) if the network has several outputs.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `forward`.
+        """
+        vectors = check_encoded(vectors, self.dims, self.dtype)
+        if self._layout.root_adds or self._channels != self.runs:
+            raise TypeError(
+                f"{type(self).__name__} has no vectors of several components; take an HTNetwork on a tree of depth one"
+            )
+        values = contract_normalized(self._encoded_plan(), self._apply_leaves(vectors), self._inner_matrices(), drop)
+        return values.squeeze(-1) if self.outputs == 1 else values
 
     def _leaf_matrices(self, met: bool = False) -> list[Tensor]:
         return [
