@@ -139,11 +139,13 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
 
     # -- inputs -------------------------------------------------------------------------------------------
 
-    def _checked(self, X: Any, y: Any = None, *, reset: bool) -> Any:
+    def _checked(self, X: Any, y: Any = None, *, reset: bool, supervised: bool = False) -> Any:
         """Samples as a tensor, (n, features) or (n, channels, height, width), and targets as scikit-learn checks them.
 
         Pixels of bytes stay bytes; floats become float32.
         """
+        if supervised and y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         ndim = getattr(X, "ndim", 2)
         if ndim in (3, 4):
             return self._checked_images(X, y, reset=reset)

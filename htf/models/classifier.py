@@ -10,6 +10,7 @@ import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import Tensor
 
 from htf.models._estimator import TensorEstimator, split_off
@@ -76,7 +77,7 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
     --------
     >>> import htf
     >>> digits = htf.datasets.load("digits")
-    >>> model = htf.models.TensorClassifier(width=8, epochs=5).fit(digits.train_images, digits.train_labels)
+    >>> model = htf.models.TensorClassifier(width=16, epochs=8, lr=0.01).fit(digits.train_images, digits.train_labels)
     >>> model.score(digits.test_images, digits.test_labels) > 0.8
     True
 
@@ -146,11 +147,12 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
         KeyboardInterrupt
             After the step in which it came; the best network so far is kept.
         """
-        samples, labels = self._checked(X, y, reset=True)
+        samples, labels = self._checked(X, y, reset=True, supervised=True)
+        self.__dict__.pop("_optimizer", None)
         labels = _labels(labels)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]!r}; expected at least 2")
+            raise ValueError(f"y has one class, {self.classes_.tolist()[0]!r}; expected at least 2")
         weights = self._weights(sample_weight, len(samples))
         if self.class_weight is not None:
             balance = torch.as_tensor(compute_sample_weight(self.class_weight, labels))
@@ -183,17 +185,18 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
             Itself.
         """
         first = not hasattr(self, "module_")
-        samples, labels = self._checked(X, y, reset=first)
+        samples, labels = self._checked(X, y, reset=first, supervised=True)
         labels = _labels(labels)
         if first:
             if classes is None:
                 raise ValueError("classes is None at the first call of partial_fit; expected all that will come")
             self.classes_ = np.unique(classes)
             self._begin(samples)
+        if first or not hasattr(self, "_optimizer"):
             self._optimizer = torch.optim.AdamW(self.module_.parameters(), lr=self.lr, weight_decay=self.weight_decay)
         unknown = np.setdiff1d(labels, self.classes_)
         if len(unknown):
-            raise ValueError(f"y has the label {unknown[0]!r}; expected one of {list(self.classes_)}")
+            raise ValueError(f"y has the label {unknown.tolist()[0]!r}; expected one of {self.classes_.tolist()}")
         codes = torch.from_numpy(np.searchsorted(self.classes_, labels)).long()
         weights = self._weights(sample_weight, len(samples))
         objective = classification(
@@ -224,6 +227,7 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
         NotFittedError, TypeError, ValueError
             Before `fit`, or for samples of another shape.
         """
+        check_is_fitted(self, "module_")
         return self.classes_[self._predicted(X).argmax(1).numpy()]
 
     def _parts(
@@ -238,11 +242,11 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
             return (samples[kept], codes[kept]), (samples[aside], codes[aside]), weights
         if not isinstance(validation, tuple | list) or len(validation) != 2:
             raise TypeError(f"validation is a {type(validation).__name__}; expected a share, or a pair (X, y)")
-        others, labels = self._checked(*validation, reset=False)
+        others, labels = self._checked(*validation, reset=False, supervised=True)
         labels = _labels(labels)
         unknown = np.setdiff1d(labels, self.classes_)
         if len(unknown):
-            raise ValueError(f"validation has the label {unknown[0]!r}, which y has not")
+            raise ValueError(f"validation has the label {unknown.tolist()[0]!r}, which y has not")
         return (samples, codes), (others, torch.from_numpy(np.searchsorted(self.classes_, labels)).long()), weights
 
     def _outputs(self) -> int:
@@ -257,10 +261,6 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
 
 
 def _labels(y: Any) -> np.ndarray:
-    labels = np.asarray(y)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1:
-        raise ValueError(f"y has shape {labels.shape}; expected a label per sample, (samples,)")
+    labels = column_or_1d(y, warn=True)
     check_classification_targets(labels)
     return labels

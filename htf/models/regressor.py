@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sklearn.base import RegressorMixin
+from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from htf.models._estimator import TensorEstimator, split_off
@@ -58,7 +59,7 @@ class TensorRegressor(RegressorMixin, TensorEstimator):  # type: ignore[misc]
         flips: bool = False,
         epochs: int = 50,
         batch_size: int | None = None,
-        lr: float = 4e-3,
+        lr: float = 1e-2,
         weight_decay: float = 1e-2,
         noise: float = 0.5,
         patience: int | None = None,
@@ -101,7 +102,7 @@ class TensorRegressor(RegressorMixin, TensorEstimator):  # type: ignore[misc]
         KeyboardInterrupt
             After the step in which it came; the best network so far is kept.
         """
-        samples, targets = self._checked(X, y, reset=True)
+        samples, targets = self._checked(X, y, reset=True, supervised=True)
         targets = self._numbers(targets, reset=True)
         weights = self._weights(sample_weight, len(samples))
         self._begin(samples)
@@ -115,7 +116,7 @@ class TensorRegressor(RegressorMixin, TensorEstimator):  # type: ignore[misc]
         elif validation is not None:
             if not isinstance(validation, tuple | list) or len(validation) != 2:
                 raise TypeError(f"validation is a {type(validation).__name__}; expected a share, or a pair (X, y)")
-            found, numbers = self._checked(*validation, reset=False)
+            found, numbers = self._checked(*validation, reset=False, supervised=True)
             aside = (found, ((self._numbers(numbers, reset=False) - self._mean) / self._scale).float())
         objective = regression(
             (samples, scaled.float()), aside, batch_size=self._batch(len(samples)), sample_weight=weights
@@ -135,7 +136,10 @@ class TensorRegressor(RegressorMixin, TensorEstimator):  # type: ignore[misc]
         return (found.squeeze(1) if self._single else found).numpy()
 
     def _numbers(self, y: Any, *, reset: bool) -> Tensor:
-        targets = torch.as_tensor(np.asarray(y, dtype=np.float64))
+        numbers = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y, dtype=np.float64)
+        if numbers.ndim == 2 and numbers.shape[1] == 1:
+            numbers = column_or_1d(numbers, warn=True)
+        targets = torch.as_tensor(numbers)
         if targets.ndim not in (1, 2) or not bool(targets.isfinite().all()):
             raise ValueError(
                 f"y has shape {tuple(targets.shape)}; expected finite numbers, (samples,) or (samples, targets)"
