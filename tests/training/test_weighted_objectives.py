@@ -61,5 +61,5 @@ def test_bad_arguments(make, message):
         make()
     with pytest.raises(TypeError, match="expected a pair of tensors"):
         objectives.regression((X, [1.0] * 40))
-    with pytest.raises(TypeError, match="targets of dtype torch.int64; expected floats"):
+    with pytest.raises(TypeError, match=r"targets of dtype torch\.int64; expected floats"):
         objectives.regression((X, Y[:, None]))
