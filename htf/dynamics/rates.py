@@ -11,7 +11,7 @@ from torch import Tensor
 
 from htf._repr import brief
 from htf.dynamics._trajectories import Trajectories, trajectories
-from htf.dynamics.components import flow_rate
+from htf.nn.networks.components import flow_rate
 from htf.training.history import History
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from htf.datasets.completion import tensor_completion
 from htf.datasets.problems import CompletionProblem
 from htf.dynamics.trackers import component_norms, local_component_norms, singular_values
 from htf.engine.layout import Block, Layout
-from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
+from htf.nn import CPNetwork, Factorization, HTNetwork, MatrixFactorization
 from htf.nn.networks.init import Chain, gaussian
 from htf.training.losses import Loss
-from htf.training.tracking import Factorization, Tracker
+from htf.training.tracking import Tracker
 from htf.tree import DimensionTree
 
 
