@@ -108,7 +108,7 @@ def norm_lower_bound(loss: float) -> float: ...
 @overload
 def norm_lower_bound(loss: Tensor) -> Tensor: ...
 def norm_lower_bound(loss: float | Tensor) -> float | Tensor:
-    r"""How large every 2×2 matrix of positive determinant with a given loss is, on `diverging_completion`.
+    r"""Lower bound on the norm of 2×2 matrices of positive determinant with a given loss, on `diverging_completion`.
 
     With :math:`\ell = \frac13 ((w_{12} - 1)^2 + (w_{21} - 1)^2 + w_{22}^2)`, the mean square that a fit minimizes, and
     :math:`q = \sqrt{1 + 12 \ell}`, every W with :math:`\det W > 0` has, for :math:`\ell < 1/3`,
@@ -121,7 +121,7 @@ def norm_lower_bound(loss: float | Tensor) -> float | Tensor:
     Parameters
     ----------
     loss : float or Tensor
-        Of any shape, at least 0.
+        Losses in any shape, at least 0.
 
     Returns
     -------

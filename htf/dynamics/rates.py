@@ -275,7 +275,7 @@ def compare_rates(history: History, tracker: str | None = None) -> RateCompariso
     Parameters
     ----------
     history : History
-        Of a fit that tracked `singular_values`, `component_norms` or `local_component_norms`.
+        Record of a fit that tracked `singular_values`, `component_norms` or `local_component_norms`.
     tracker : str, optional
         The tracker's name, if there are several.
 

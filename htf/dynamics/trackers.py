@@ -138,16 +138,25 @@ class ComponentTracker(Tracker):
 
     def measure(self, moment: Moment) -> dict[str, Tensor]:
         """Values, alignments and indices of each group, (runs, k)."""
-        network = moment.network
-        rates = component_rates(network, moment.end_gradient() if self.name == "singular_values" else None)
+        groups = self._groups(moment.network)
+        rates = component_rates(moment.network, moment.end_gradient() if self.name == "singular_values" else None)
+        if not groups.keys() <= rates.keys():
+            kind = type(moment.network).__name__
+            raise ValueError(f"component_rates of {kind} gave {list(rates)}; component_groups has {list(groups)}")
         return {
             f"{self._called(group, own)}/{name}": tensor
-            for group, own in self._groups(network).items()
+            for group, own in groups.items()
             for name, tensor in largest(rates[group], self.top).items()
         }
 
     def _groups(self, network: Factorization) -> dict[str, ComponentGroup]:
-        """Those that are recorded, in their order."""
+        """The recorded groups by name, in their order.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a network without components of this kind, or without the nodes.
+        """
         kinds = network.component_kinds if isinstance(network, Factorization) else ()
         if self.name not in kinds:
             raise wrong_network(self.name, network, TRACKED_FOR[self.name])
@@ -171,7 +180,7 @@ def largest(rates: ComponentRates, top: int) -> dict[str, Tensor]:
     """The largest components of each run, falling: values, indices and alignments, (runs, k)."""
     width = rates.values.shape[1]
     there = torch.arange(width, device=rates.values.device) < rates.counts[:, None]
-    # What a run has not comes behind what it has at norm 0.
+    # Components that a run does not have come behind those of norm 0.
     order = rates.values.masked_fill(~there, -1.0).argsort(dim=1, descending=True, stable=True)[:, : min(top, width)]
     return {
         "values": rates.values.gather(1, order),

@@ -69,9 +69,9 @@ class Factorization(nn.Module, ABC):
     `parameters_for`, `spread` and `norms_by_run`.
 
     It may provide `component_kinds` with `component_groups` and `component_rates`; `unbalancedness`; `structure`, if
-    the shapes of its parameters do not tell all of it; a `plan` of its own type, with `plan_type` and `serves`; and for
-    factorizations of matrices `has_end_matrices`, `singular_values` and `end_gradient`.  Trackers and regularizers that
-    need one of these refuse a factorization without it, in a TypeError that says so.
+    the shapes of its parameters do not tell all of it; a `plan` of its own type, with `plan_type` and `check_plan`; and
+    for factorizations of matrices `has_end_matrices`, `singular_values` and `end_gradient`.  Trackers and regularizers
+    that need one of these refuse a factorization without it, in a TypeError that says so.
 
     Examples
     --------
@@ -118,6 +118,7 @@ class Factorization(nn.Module, ABC):
             raise TypeError(f"dims is {dims!r}; expected the dimension of each mode")
         self.dims = tuple(positive(f"dims[{mode}]", dim) for mode, dim in enumerate(dims))
         self.runs, self.outputs = positive("runs", runs), positive("outputs", outputs)
+        self._shape = (self.runs,) if self.outputs == 1 else (self.runs, self.outputs)  # outputs of a sample
 
     # -- what every subclass provides ---------------------------------------------------------------------
 
@@ -200,12 +201,28 @@ class Factorization(nn.Module, ABC):
 
     def norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
         """The p-norms, p being 2 or infinity, of the runs' parts of a tensor shaped like a parameter, (runs,)."""
+        if len(tensor) != self.runs:
+            raise self._not_by_run(tensor)
         return leading_norms(tensor, p)
 
     @cached_property
     def _shapes_of_runs(self) -> list[tuple[int, ...]]:
         """Per parameter, the shape of one value per run that multiplies it; not made anew at every step."""
+        for parameter in self.parameters():
+            if parameter.shape[:1] != (self.runs,):
+                raise self._not_by_run(parameter)
         return [(-1, *[1] * (parameter.ndim - 1)) for parameter in self.parameters()]
+
+    @cached_property
+    def _n_tensors(self) -> int:
+        """Number of parameters as tensors; not counted anew at every step."""
+        return len(list(self.parameters()))
+
+    def _not_by_run(self, parameter: Tensor) -> ValueError:
+        return ValueError(
+            f"a parameter has shape {tuple(parameter.shape)}; expected the {self.runs} runs as its first axis, or "
+            f"parameters_for, spread and norms_by_run of {type(self).__name__}'s own"
+        )
 
     def run_norms(self, tensors: Sequence[Tensor]) -> Tensor:
         """Euclidean norm of each run's part of tensors shaped like the parameters, as gradients are.
@@ -221,7 +238,7 @@ class Factorization(nn.Module, ABC):
             (runs,).  Right to rounding wherever the norm itself is a normal number of the dtype, although its square
             may not be: from 1e-38 to 3e38 in float32.
         """
-        return run_norms(tensors, len(self._shapes_of_runs), self.norms_by_run, self.spread)
+        return run_norms(tensors, self._n_tensors, self.norms_by_run, self.spread)
 
     @torch.no_grad()
     def reset_parameters(self, init: Any = "gaussian", seed: Seed = None) -> None:
@@ -257,7 +274,7 @@ class Factorization(nn.Module, ABC):
         return run
 
     def structure(self) -> dict[str, Any]:
-        """What the shapes of the parameters do not tell, as JSON can hold it; a checkpoint has to agree with it."""
+        """Settings that the shapes of the parameters do not tell, as JSON can hold them; a checkpoint has to agree."""
         return {}
 
     # -- outputs ------------------------------------------------------------------------------------------
@@ -288,7 +305,7 @@ class Factorization(nn.Module, ABC):
             raise ValueError(f"indices is on {indices.device}; the network is on {self.device}")
         return indices
 
-    def serves(self, plan: Any) -> None:
+    def check_plan(self, plan: Any) -> None:
         """Raise a ValueError for a plan, of `plan_type`, that was made for a network of other shapes."""
 
     def forward(self, inputs: Any) -> Tensor:
@@ -320,16 +337,23 @@ class Factorization(nn.Module, ABC):
         if not isinstance(inputs, Tensor):
             if not isinstance(inputs, self.plan_type):
                 raise TypeError(f"inputs is a {type(inputs).__name__}; expected a Tensor or a plan of this network")
-            self.serves(inputs)
+            self.check_plan(inputs)
             if inputs.device != self.device:
                 raise ValueError(f"inputs is a plan on {inputs.device}; the network is on {self.device}")
-            return self.entries(inputs)
-        if inputs.shape[:1] == (0,):
-            shape = (self.runs,) if self.outputs == 1 else (self.runs, self.outputs)
-            return outputs_of_none(inputs, self.dims, shape, self.parameters())
-        if inputs.ndim == 3 or inputs.dtype.is_floating_point:
-            return self.forms(check_encoded(inputs, self.dims, self.dtype))
-        return self.entries(self.plan(inputs))
+            outputs = self.entries(inputs)
+        elif inputs.shape[:1] == (0,):
+            return outputs_of_none(inputs, self.dims, self._shape, self.parameters())
+        elif inputs.ndim == 3 or inputs.dtype.is_floating_point:
+            outputs = self.forms(check_encoded(inputs, self.dims, self.dtype))
+        else:
+            outputs = self.entries(self.plan(inputs))
+        if outputs.shape[1:] != self._shape:
+            # Losses would broadcast them to something else.
+            raise ValueError(
+                f"{type(self).__name__} gave outputs of shape {tuple(outputs.shape)}; expected (batch, "
+                f"{', '.join(map(str, self._shape))}), the runs last but for several outputs"
+            )
+        return outputs
 
     # -- components and end tensors, where a subclass has them --------------------------------------------
 
@@ -361,7 +385,7 @@ class Factorization(nn.Module, ABC):
         raise self._lacks("components whose rates are known")
 
     def unbalancedness(self, run: int = 0) -> Tensor:
-        """How far the parameters of one run are from balance, a scalar tensor; gradients flow.
+        """Distance of the parameters of one run from balance, a scalar tensor; gradients flow.
 
         Raises
         ------

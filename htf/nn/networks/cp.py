@@ -44,7 +44,7 @@ class CPNetwork(TreeNetwork):
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
-        Of the parameters; torch's defaults if they are not given.
+        Dtype and device of the parameters; torch's defaults if they are not given.
 
     Attributes
     ----------
@@ -190,7 +190,7 @@ class CPNetwork(TreeNetwork):
         return self.order + (self.readout is not None)
 
     def unbalancedness(self, run: int = 0) -> Tensor:
-        r"""How far the components of one run are from balance, a scalar tensor; gradients flow.
+        r"""Distance of the components of one run from balance, a scalar tensor; gradients flow.
 
         .. math:: \max_{r, n, n'} \left| \| w_r^n \|^2 - \| w_r^{n'} \|^2 \right|
 

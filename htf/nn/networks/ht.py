@@ -51,7 +51,7 @@ class HTNetwork(TreeNetwork):
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
-        Of the parameters; torch's defaults if they are not given.
+        Dtype and device of the parameters; torch's defaults if they are not given.
 
     Attributes
     ----------
@@ -176,7 +176,7 @@ class HTNetwork(TreeNetwork):
         Parameters
         ----------
         tensors : HTTensor, (tree, factors), or sequence of HTTensor
-            Of PyTorch tensors; a sequence gives one run each, of one tree, shape and dtype.
+            Made of PyTorch tensors; a sequence gives one run each, of one tree, shape and dtype.
 
         Returns
         -------
@@ -266,7 +266,7 @@ class HTNetwork(TreeNetwork):
         return {name: found[name] for name in groups}
 
     def unbalancedness(self, run: int = 0) -> Tensor:
-        r"""How far the local components of one run are from balance, a scalar tensor; gradients flow.
+        r"""Distance of the local components of one run from balance, a scalar tensor; gradients flow.
 
         .. math:: \max_{\nu, r} \max_{w, w' \in LC(\nu, r)} \left| \| w \|^2 - \| w' \|^2 \right|
 

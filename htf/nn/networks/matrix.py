@@ -45,7 +45,7 @@ class MatrixFactorization(Factorization):
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
-        Of the parameters; torch's defaults if they are not given.
+        Dtype and device of the parameters; torch's defaults if they are not given.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class MatrixFactorization(Factorization):
     dims : tuple of int
         (d, d').
     widths : tuple of int
-        Of the hidden layers.
+        Widths of the hidden layers.
     depth, runs : int
     order, outputs : int
         2 and 1.
@@ -216,7 +216,7 @@ class MatrixFactorization(Factorization):
         raise ValueError("loss returned a value that does not depend on the end matrices it was given")
 
     def unbalancedness(self, run: int = 0) -> Tensor:
-        r"""How far neighbouring layers of one run are from balance, a scalar tensor; gradients flow.
+        r"""Distance of neighbouring layers of one run from balance, a scalar tensor; gradients flow.
 
         .. math:: \max_{1 \le l < L} \| W_{l+1}^T W_{l+1} - W_l W_l^T \|_F
 
@@ -240,29 +240,19 @@ class MatrixFactorization(Factorization):
             weight.mul_(share)
 
     def plan(self, indices: Tensor) -> MatrixPlan:
-        """Check a batch of discrete inputs once, and find its distinct rows and columns.
-
-        Parameters
-        ----------
-        indices : Tensor
-            (batch, 2) integers, ``0 <= indices[:, i] < dims[i]``.
+        """Check a batch of discrete inputs once, and find its distinct rows and columns; see `Factorization.plan`.
 
         Returns
         -------
         MatrixPlan
             Pass it in place of the indices, to this network or to any of the same dims.
-
-        Raises
-        ------
-        IndexError, TypeError, ValueError
-            Where indices are out of range, not integers, or not of shape (batch, 2).
         """
         indices = super().plan(indices)
         rows, row_of = torch.unique(indices[:, 0], return_inverse=True)
         columns, column_of = torch.unique(indices[:, 1], return_inverse=True)
         return MatrixPlan(self.dims, rows, columns, row_of, column_of)
 
-    def serves(self, plan: MatrixPlan) -> None:
+    def check_plan(self, plan: MatrixPlan) -> None:
         if plan.dims != self.dims:
             raise ValueError(f"inputs is a plan for dims {plan.dims}; the network has dims {self.dims}")
 

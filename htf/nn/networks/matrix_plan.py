@@ -17,7 +17,7 @@ class MatrixPlan:
     Attributes
     ----------
     dims : (int, int)
-        Of the matrices whose entries they are.
+        Dimensions of the matrices whose entries they are.
     rows, columns : Tensor
         The distinct ones, in rising order.
     row_of, column_of : Tensor

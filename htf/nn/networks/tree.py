@@ -66,28 +66,18 @@ class TreeNetwork(Factorization):
         self._near_one = all(keeps_near_one(each) for each in initializers(init, self.runs))
 
     def plan(self, indices: Tensor) -> Plan:
-        """Decide once how to compute the outputs on a batch of discrete inputs.
-
-        Parameters
-        ----------
-        indices : Tensor
-            (batch, order) integers, ``0 <= indices[:, i] < dims[i]``.
+        """Decide once how to compute the outputs on a batch of discrete inputs; see `Factorization.plan`.
 
         Returns
         -------
         Plan
             Pass it in place of the indices, to this network or to any of the same tree, dimensions and pattern of
             equal widths.  ``print(plan)`` shows its steps, multiplications and peak memory.
-
-        Raises
-        ------
-        IndexError, TypeError, ValueError
-            Where indices are out of range, not integers, or not of shape (batch, order).
         """
         indices = super().plan(indices)
         return Plan(self._layout, indices, runs=self._channels, dtype=self.dtype, components=self._components_added)
 
-    def serves(self, plan: Plan) -> None:
+    def check_plan(self, plan: Plan) -> None:
         if not plan.serves(self._layout):
             raise ValueError("inputs is a plan of a network with another tree, dimensions or pattern of widths")
 

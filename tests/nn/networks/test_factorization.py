@@ -291,6 +291,28 @@ class TestWhatIsNotThereIsRefused:
         with pytest.raises(ValueError, match=r"problem has shape \(5, 4, 7\); the network has dims \(5, 4, 6\)"):
             fit(net, planted(shape=(5, 4, 7)), steps=5)
 
+    def test_subclasses_that_do_not_keep_to_the_interface(self):
+        class Transposed(TuckerNetwork):
+            def entries(self, plan):
+                return super().entries(plan).T
+
+        class Shared(TuckerNetwork):
+            def start_run(self, run, init, generator):
+                self.core.data = torch.ones(3, 3, 3, dtype=DOUBLE)
+
+        class Renamed(TuckerNetwork):
+            def component_groups(self):
+                return {"core": ComponentGroup(order=2, counts=(3,), modes=(0, 1, 2))}
+
+        settings = {"std": 0.3, "seed": 0, "runs": 1}
+        # Compared with targets (90, 1), outputs (1, 90) would broadcast.
+        with pytest.raises(ValueError, match=r"Transposed gave outputs of shape \(1, 90\); expected \(batch, 1\)"):
+            fit(Transposed((5, 4, 6), 3, **settings), planted(), steps=5)
+        with pytest.raises(ValueError, match=r"shape \(3, 3, 3\); expected the 1 runs as its first .* Shared's"):
+            Shared((5, 4, 6), 3, **settings).spread(torch.ones(1))
+        with pytest.raises(ValueError, match=r"component_rates of Renamed gave \['mode 0', .*has \['core'\]"):
+            fit(Renamed((5, 4, 6), 3, **settings), planted(), steps=5, track=local_component_norms())
+
     def test_constructors(self):
         with pytest.raises(TypeError, match=r"abstract .* forms"):
             type("Half", (Factorization,), {"entries": None})((2, 3))
