@@ -19,11 +19,22 @@ from htf.nn.layers import (
     OverparamConv3d,
     OverparamLinear,
 )
-from htf.nn.networks import CPNetwork, HTNetwork, MatrixFactorization, MatrixPlan
+from htf.nn.networks import (
+    ComponentGroup,
+    ComponentRates,
+    CPNetwork,
+    Factorization,
+    HTNetwork,
+    MatrixFactorization,
+    MatrixPlan,
+)
 
 __all__ = [
     "CPNetwork",
+    "ComponentGroup",
+    "ComponentRates",
     "DeepNetwork",
+    "Factorization",
     "FactorizedConv2d",
     "FactorizedLinear",
     "FiniteSampleNetwork",

@@ -19,7 +19,7 @@ from htf.datasets import TWINS, ImageData, one_vs_all, quantize
 from htf.engine import Plan
 from htf.jobs import Report, claimed
 from htf.nn import CPNetwork, HTNetwork
-from htf.nn.networks.base import TreeNetwork
+from htf.nn.networks.tree import TreeNetwork
 from htf.probes.result import FITS_FOLDER, SETTINGS_FILE, FitRecord, job_content, read_job, write_job
 from htf.training.loop import Batch, Fit, FitSettings
 from htf.tree import DimensionTree

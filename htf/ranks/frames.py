@@ -15,14 +15,13 @@ from tensorly.cp_tensor import CPTensor
 
 from htf.linalg.backend import Array, Backend, backend_of, check_real, constant, eye
 from htf.linalg.dense import matricize, mode_product
-from htf.nn.networks.cp import CPNetwork
-from htf.nn.networks.ht import HTNetwork
+from htf.nn import Factorization
 from htf.tensors.arithmetic import frame_overlap
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.orthogonal import check_finite
 from htf.tree import DimensionTree
 
-Ranked: TypeAlias = HTTensor | RawHT | HTNetwork | CPNetwork | CPTensor
+Ranked: TypeAlias = HTTensor | RawHT | Factorization | CPTensor
 
 
 @dataclass(frozen=True)
@@ -202,13 +201,9 @@ def check_edges(tree: DimensionTree, edges: Iterable[int] | None) -> list[int]:
 
 
 def _taken_apart(x: Any, run: int) -> tuple[DimensionTree, Sequence[Array], bool]:
-    if isinstance(x, HTNetwork):
-        return x.tree, list(x.parameters_for(run).values()), True
-    if isinstance(x, CPNetwork):
-        factors = [x.factor(mode, run) for mode in range(x.order)]
-        readout = x.parameters_for(run).get(x.order)
-        return x.tree, [*factors, factors[0].new_ones(x.ranks[run], 1) if readout is None else readout.T], True
-    if run != 0:
+    if isinstance(x, Factorization) and x.tree is not None:
+        return x.tree, list(x.node_matrices(run).values()), True
+    if run != 0 and not isinstance(x, Factorization):
         raise IndexError(f"run is {run}; only networks have several, expected 0")
     if isinstance(x, CPTensor):
         weights, factors = x

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from htf.engine import Layout
-from htf.nn.networks.ht import HTNetwork
 
 Positions = slice | list[int]
 
@@ -34,8 +33,14 @@ class _Siblings:
     children: list[tuple[int, list[int]]]
 
 
-def overlaps(network: HTNetwork) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
+def overlaps(layout: Layout, matrices: Sequence[Tensor]) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
     """Gramians of the frames of nodes and of the rest of the tensor, by blocks of nodes below the root.
+
+    Parameters
+    ----------
+    layout : Layout
+    matrices : sequence of Tensor
+        Per block, (runs, nodes or 1, rows, columns).
 
     Yields
     ------
@@ -43,11 +48,10 @@ def overlaps(network: HTNetwork) -> Iterator[tuple[tuple[int, ...], Tensor, Tens
     below, above : Tensor, (runs, nodes, width, width)
         In double precision, each node's divided by a constant.
     """
-    layout = network._layout
     blocks, families = layout.blocks, _families(layout)
     weights = [
         _scaled(weight.double().expand(-1, len(block.nodes), -1, -1))
-        for block, weight in zip(blocks, network.weights, strict=True)
+        for block, weight in zip(blocks, matrices, strict=True)
     ]
     below: list[Tensor] = []
     for weight, siblings in zip(weights, families, strict=True):
@@ -56,9 +60,9 @@ def overlaps(network: HTNetwork) -> Iterator[tuple[tuple[int, ...], Tensor, Tens
             below.append(_scaled(weight.mT @ joint @ weight))
         else:
             below.append(_scaled(weight.mT @ weight))
-    root = torch.eye(layout.outputs, dtype=torch.float64, device=network.device)
+    root = torch.eye(layout.outputs, dtype=torch.float64, device=matrices[0].device)
     seen: list[list[tuple[list[int], Tensor]]] = [[] for _ in blocks]
-    seen[-1].append(([0], root.expand(network.runs, 1, -1, -1)))
+    seen[-1].append(([0], root.expand(len(matrices[0]), 1, -1, -1)))
     for number in reversed(range(len(blocks))):
         above = _in_order(seen[number])
         if number < len(blocks) - 1:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from htf.nn import Factorization
 from htf.training._draws import random_of_step
 from htf.training.graphs import LEAST_REPLAYS, Replays
 from htf.training.objectives.base import Found
-from htf.training.tracking import Factorization
 
 if TYPE_CHECKING:
     from htf.training.run import Training

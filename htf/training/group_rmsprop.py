@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htf.training.tracking import Factorization
+from htf.nn import Factorization
 
 
 class GroupRMSprop(torch.optim.Optimizer):

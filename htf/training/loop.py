@@ -15,7 +15,7 @@ from torch import Tensor
 
 from htf._files import saved_before
 from htf.engine import Plan
-from htf.nn.networks.base import TreeNetwork
+from htf.nn.networks.tree import TreeNetwork
 from htf.training._digest import digest
 from htf.training._moments import check_start
 from htf.training._recording import Recording

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from htf._checks import check_seed, positive
 from htf._folders import check_kind, claim_folder
 from htf._machine import usable_device
+from htf.nn import Factorization
 from htf.regularizers import InputGradientChange
 from htf.training._architecture import architecture
 from htf.training._digest import digest
@@ -38,7 +39,7 @@ from htf.training.optimizers import (
 from htf.training.resumable import Resumable
 from htf.training.schedules import ScheduleLike, make_schedule
 from htf.training.stopping import StoppingRule, as_rules
-from htf.training.tracking import Factorization, Tracker, describe_network, tracker_names
+from htf.training.tracking import Tracker, describe_network, tracker_names
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -12,7 +12,7 @@ from htf.engine import Plan
 from htf.engine.contract import contract_logarithm
 
 if TYPE_CHECKING:
-    from htf.nn.networks.base import TreeNetwork
+    from htf.nn.networks.tree import TreeNetwork
 
 
 def sign_and_logarithm(

@@ -21,7 +21,7 @@ def nearly_constant(moments: Moments) -> Tensor:
     Parameters
     ----------
     moments : Moments
-        Of modes of one dimension, (modes, dim) and (modes, dim, dim).
+        Moments of modes of one dimension, (modes, dim) and (modes, dim, dim).
 
     Returns
     -------

@@ -1,66 +1,189 @@
-"""What CP and HT networks share: inputs to plans, plans to outputs, runs, seeds."""
+"""The one interface of all factorizations: runs, plans, outputs, end tensors and components."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
-from htf._checks import check_dtype, positive
-from htf._random import beside
-from htf.engine import Layout, Plan, contract
+from htf._checks import positive
+from htf._random import Seed, generators
+from htf.engine import Layout
 from htf.nn.networks._inputs import check_encoded, check_indices, outputs_of_none
-from htf.nn.networks._norms import run_norms
-from htf.nn.networks._outputs import sign_and_logarithm
-from htf.nn.networks.init import Initializer, TreeInitializer, keeps_near_one, resolve
+from htf.nn.networks._norms import leading_norms, run_norms
+from htf.nn.networks._starts import initializers
+from htf.nn.networks.components import ComponentGroup, ComponentRates
 from htf.tree import DimensionTree
 
-# Outputs at the start are of the size of 1 within this factor, or the user is told.
-SMALLEST_START = 0.1
 
-Init = str | Initializer
+class Factorization(nn.Module, ABC):
+    r"""A factorization of tensors, several independent ones at once: the base of all of them.
 
+    `CPNetwork`, `HTNetwork` and `MatrixFactorization` are its subclasses.  Whatever else is one can be trained with
+    `htf.training.fit` and every objective, recorded by the trackers of `htf.dynamics`, and stepped by optimizers that
+    treat runs by themselves.
 
-class TreeNetwork(nn.Module):
-    """A ConvAC on a dimension tree, several independent ones at once; use `CPNetwork` or `HTNetwork`.
-
-    Attributes
+    Parameters
     ----------
-    tree : DimensionTree
-    dims : tuple of int
+    dims : sequence of int
         Dimension of each mode.
     runs : int
         Independent fits held by the module.
     outputs : int
         Outputs of each run.
+
+    Attributes
+    ----------
+    dims : tuple of int
+    runs, outputs : int
+    tree : DimensionTree or None
+        Tree of a factorization on one; None for others.
+    has_end_matrices : bool
+        Whether the tensors are matrices with `singular_values` and an `end_gradient`, by which trackers measure them.
+    component_kinds : tuple of str
+        Trackers that can record the components, by name: some of "singular_values", "component_norms" and
+        "local_component_norms"; the one that describes the factorization best comes first.
+    plan_type : type
+        Type of what `plan` returns.
+
+    Raises
+    ------
+    TypeError
+        From a subclass that lacks one of the methods that it has to provide.
+    ValueError
+        If a dimension, `runs` or `outputs` is below 1.
+
+    Notes
+    -----
+    A subclass calls this constructor, then registers its parameters, then calls `reset_parameters`.  It has to provide
+
+    - `entries` and `forms`, the outputs on indices and on vectors, as `forward` hands them over when they are checked;
+    - `start_run`, which draws the start of one run;
+    - `to_tensor`, the end tensor of one run, and `rescale_`, which multiplies it.
+
+    Where the first axis of every parameter is the runs, that is enough.  With another layout it also overrides
+    `parameters_for`, `spread` and `norms_by_run`.
+
+    It may provide `component_kinds` with `component_groups` and `component_rates`; `unbalancedness`; `structure`, if
+    the shapes of its parameters do not tell all of it; a `plan` of its own type, with `plan_type` and `check_plan`; and
+    for factorizations of matrices `has_end_matrices`, `singular_values` and `end_gradient`.  Trackers and regularizers
+    that need one of these refuse a factorization without it, in a TypeError that says so.
+
+    Examples
+    --------
+    >>> class Diagonal(Factorization):
+    ...     '''A matrix that is zero off its diagonal.'''
+    ...
+    ...     def __init__(self, dim, *, runs=1, seed=None):
+    ...         super().__init__((dim, dim), runs=runs)
+    ...         self.diagonal = nn.Parameter(torch.empty(runs, dim))
+    ...         self.reset_parameters(seed=seed)
+    ...
+    ...     def start_run(self, run, init, generator):
+    ...         self.diagonal[run].normal_(generator=generator)
+    ...
+    ...     def entries(self, plan):
+    ...         return (self.diagonal[:, plan[:, 0]] * (plan[:, 0] == plan[:, 1])).T
+    ...
+    ...     def forms(self, vectors):
+    ...         return (vectors[:, 0] * vectors[:, 1]) @ self.diagonal.T
+    ...
+    ...     def to_tensor(self, run=0):
+    ...         return self.diagonal[self.check_run(run)].diag()
+    ...
+    ...     def rescale_(self, factors):
+    ...         self.diagonal.data.mul_(factors.unsqueeze(1))
+    >>> import htf
+    >>> entries = torch.tensor([[0, 0], [1, 1], [2, 1]]), torch.tensor([0.5, -1.0, 0.0])
+    >>> history = htf.training.fit(Diagonal(4, runs=2, seed=0), entries, lr=0.1, steps=200)
+    >>> bool((history.loss[-1] < 1e-2).all())
+    True
     """
 
-    tree: DimensionTree
     dims: tuple[int, ...]
     runs: int
     outputs: int
-    _layout: Layout
-    _channels: int  # "runs" as the engine sees them
-    _components_added: tuple[int, int] | None = None  # see `Plan`
+    tree: DimensionTree | None = None
+    has_end_matrices: bool = False
+    component_kinds: ClassVar[tuple[str, ...]] = ()
+    plan_type: ClassVar[type[Any]] = Tensor
+
+    def __init__(self, dims: Sequence[int], *, runs: int = 1, outputs: int = 1) -> None:
+        super().__init__()
+        if not isinstance(dims, Iterable):
+            raise TypeError(f"dims is {dims!r}; expected the dimension of each mode")
+        self.dims = tuple(positive(f"dims[{mode}]", dim) for mode, dim in enumerate(dims))
+        self.runs, self.outputs = positive("runs", runs), positive("outputs", outputs)
+        self._shape = (self.runs,) if self.outputs == 1 else (self.runs, self.outputs)  # outputs of a sample
+
+    # -- what every subclass provides ---------------------------------------------------------------------
 
     @abstractmethod
-    def _leaf_matrices(self, met: bool = False) -> list[Tensor]:
-        """Per leaf block, (nodes, dim, engine runs, width); (nodes, dim, runs, width) for a plan that meets."""
+    def entries(self, plan: Any) -> Tensor:
+        """Entries of the tensors of all runs; `forward` of indices.
+
+        Parameters
+        ----------
+        plan
+            Made by `plan`: the checked indices, (batch, order) int64, unless a subclass makes plans of its own.
+
+        Returns
+        -------
+        Tensor
+            (batch, runs), or (batch, runs, outputs) if there are several outputs.
+        """
 
     @abstractmethod
-    def _inner_matrices(self, met: bool = False) -> list[Tensor | None]:
-        """Per inner block, (engine runs, nodes or 1, rows, columns); with `runs` for a plan that meets."""
+    def forms(self, vectors: Tensor) -> Tensor:
+        """The tensors of all runs contracted with a vector in every mode; `forward` of encoded vectors.
+
+        Parameters
+        ----------
+        vectors : Tensor
+            (batch, order, largest dimension), checked.  A mode of a smaller dimension reads the first entries.
+
+        Returns
+        -------
+        Tensor
+            (batch, runs), or (batch, runs, outputs) if there are several outputs.
+        """
 
     @abstractmethod
-    def _read_out(self, values: Tensor) -> Tensor:
-        """From the engine's (batch, engine runs, columns) to (batch, runs, outputs), where the root has not met."""
+    def start_run(self, run: int, init: Any, generator: Generator | None) -> None:
+        """Draw the start of one run and write it to the parameters; called without gradients.
+
+        Parameters
+        ----------
+        run : int
+        init
+            The argument of `reset_parameters`, or the run's own if it is a sequence.
+        generator : torch.Generator or None
+            The run's own, on any device; None for torch's global one.
+        """
 
     @abstractmethod
+    def to_tensor(self, run: int = 0) -> Any:
+        """The end tensor of one run, dense or in a format of TensorLy; gradients flow."""
+
+    @abstractmethod
+    def rescale_(self, factors: Tensor) -> None:
+        """Multiply the outputs of each run by a positive factor, (runs,), or each output, (runs, outputs), in place."""
+
+    # -- parameters, by run -------------------------------------------------------------------------------
+
+    def parameters_for(self, run: int) -> dict[int, Tensor]:
+        """The parameters of one run, by number: views without the axis of runs, which is the first."""
+        self.check_run(run)
+        return {number: parameter[run] for number, parameter in enumerate(self.parameters())}
+
+    def n_parameters(self, run: int = 0) -> int:
+        """Number of entries of the parameters of one run."""
+        return sum(own.numel() for own in self.parameters_for(run).values())
+
     def spread(self, values: Tensor) -> list[Tensor]:
         """One value per run, shaped to multiply each parameter.
 
@@ -74,15 +197,32 @@ class TreeNetwork(nn.Module):
         list of Tensor
             In the order of `parameters`, each broadcastable to its parameter.
         """
+        return [values.view(shape) for shape in self._shapes_of_runs]
 
-    @property
-    @abstractmethod
+    def norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
+        """The p-norms, p being 2 or infinity, of the runs' parts of a tensor shaped like a parameter, (runs,)."""
+        if len(tensor) != self.runs:
+            raise self._not_by_run(tensor)
+        return leading_norms(tensor, p)
+
+    @cached_property
+    def _shapes_of_runs(self) -> list[tuple[int, ...]]:
+        """Per parameter, the shape of one value per run that multiplies it; not made anew at every step."""
+        for parameter in self.parameters():
+            if parameter.shape[:1] != (self.runs,):
+                raise self._not_by_run(parameter)
+        return [(-1, *[1] * (parameter.ndim - 1)) for parameter in self.parameters()]
+
+    @cached_property
     def _n_tensors(self) -> int:
-        """How many parameters the module has; they are not counted anew at every step."""
+        """Number of parameters as tensors; not counted anew at every step."""
+        return len(list(self.parameters()))
 
-    @abstractmethod
-    def _norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
-        """The p-norms of the runs' parts of a tensor shaped like a parameter, (runs,)."""
+    def _not_by_run(self, parameter: Tensor) -> ValueError:
+        return ValueError(
+            f"a parameter has shape {tuple(parameter.shape)}; expected the {self.runs} runs as its first axis, or "
+            f"parameters_for, spread and norms_by_run of {type(self).__name__}'s own"
+        )
 
     def run_norms(self, tensors: Sequence[Tensor]) -> Tensor:
         """Euclidean norm of each run's part of tensors shaped like the parameters, as gradients are.
@@ -98,20 +238,19 @@ class TreeNetwork(nn.Module):
             (runs,).  Right to rounding wherever the norm itself is a normal number of the dtype, although its square
             may not be: from 1e-38 to 3e38 in float32.
         """
-        return run_norms(tensors, self._n_tensors, self._norms_by_run, self.spread)
+        return run_norms(tensors, self._n_tensors, self.norms_by_run, self.spread)
 
-    @abstractmethod
-    def rescale_(self, factors: Tensor) -> None:
-        """Multiply the outputs of each run by a positive factor, (runs,), or each output, (runs, outputs), in place."""
-
-    @abstractmethod
-    def n_parameters(self, run: int = 0) -> int:
-        """Number of entries of one run's matrices."""
+    @torch.no_grad()
+    def reset_parameters(self, init: Any = "gaussian", seed: Seed = None) -> None:
+        """Start again; arguments as in the constructor."""
+        starts = zip(initializers(init, self.runs), generators(seed, self.runs), strict=True)
+        for run, (start, generator) in enumerate(starts):
+            self.start_run(run, start, generator)
 
     @property
     def order(self) -> int:
         """Number of modes."""
-        return self.tree.order
+        return len(self.dims)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,8 +262,25 @@ class TreeNetwork(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    def plan(self, indices: Tensor) -> Plan:
-        """Decide once how to compute the outputs on a batch of discrete inputs.
+    @property
+    def n_factors(self) -> int:
+        """Number of matrices that an output is a product of, among which a relative step is divided."""
+        return len(self.parameters_for(0))
+
+    def check_run(self, run: int) -> int:
+        """The number of a run, or an IndexError."""
+        if not 0 <= run < self.runs:
+            raise IndexError(f"run is {run}; the network has runs 0 to {self.runs - 1}")
+        return run
+
+    def structure(self) -> dict[str, Any]:
+        """Settings that the shapes of the parameters do not tell, as JSON can hold them; a checkpoint has to agree."""
+        return {}
+
+    # -- outputs ------------------------------------------------------------------------------------------
+
+    def plan(self, indices: Tensor) -> Any:
+        """Check a batch of discrete inputs, and decide once how to compute the outputs on it.
 
         Parameters
         ----------
@@ -133,28 +289,31 @@ class TreeNetwork(nn.Module):
 
         Returns
         -------
-        Plan
-            Pass it in place of the indices, to this network or to any of the same tree, dimensions and pattern of
-            equal widths.  ``print(plan)`` shows its steps, multiplications and peak memory.
+        Tensor or plan
+            Pass it in place of the indices, to this network or to any of the same shapes.
 
         Raises
         ------
         IndexError, TypeError, ValueError
-            Where indices are out of range, not integers, or not of shape (batch, order).
+            Where indices are out of range, not integers, or not of shape (batch, order); for a batch without samples,
+            or on another device.
         """
         indices = check_indices(indices, self.dims)
         if not len(indices):
             raise ValueError("indices has no samples to plan for")
         if indices.device != self.device:
             raise ValueError(f"indices is on {indices.device}; the network is on {self.device}")
-        return Plan(self._layout, indices, runs=self._channels, dtype=self.dtype, components=self._components_added)
+        return indices
 
-    def forward(self, inputs: Tensor | Plan) -> Tensor:
+    def check_plan(self, plan: Any) -> None:
+        """Raise a ValueError for a plan, of `plan_type`, that was made for a network of other shapes."""
+
+    def forward(self, inputs: Any) -> Tensor:
         """Outputs of every run.
 
         Parameters
         ----------
-        inputs : Tensor or Plan
+        inputs : Tensor or plan
             Integer indices (batch, order), encoded vectors (batch, order, dim) of the network's dtype, or the plan of
             a batch of indices.  Where dimensions differ, encoded vectors have the largest, and a mode reads its
             first entries.
@@ -176,159 +335,110 @@ class TreeNetwork(nn.Module):
         depends on their values, which cannot be traced: a ValueError says so.
         """
         if isinstance(inputs, Tensor) and inputs.shape[:1] == (0,):
-            shape = (self.runs,) if self.outputs == 1 else (self.runs, self.outputs)
-            return outputs_of_none(inputs, self.dims, shape, self.parameters())
-        plan, leaves = self._read(inputs)
-        values = contract(plan, leaves, self._inner_matrices(plan.meets))
-        if not plan.meets:
-            values = self._read_out(values)
-        if self._as_drawn is not None and not isinstance(inputs, Plan) and inputs.ndim == 3:
-            self._look_at_start(values)
-        return values.squeeze(-1) if self.outputs == 1 else values
+            return outputs_of_none(inputs, self.dims, self._shape, self.parameters())
+        checked = self._checked(inputs)
+        outputs = self.forms(checked) if isinstance(checked, Tensor) else self.entries(checked)
+        if outputs.shape[1:] != self._shape:
+            # Losses would broadcast them to something else.
+            raise ValueError(
+                f"{type(self).__name__} gave outputs of shape {tuple(outputs.shape)}; expected (batch, "
+                f"{', '.join(map(str, self._shape))}), the runs last but for several outputs"
+            )
+        return outputs
 
-    def _read(self, inputs: Tensor | Plan) -> tuple[Plan, list[Tensor]]:
-        """Check inputs; a plan for them, and what it reads of the leaves."""
-        if isinstance(inputs, Plan):
-            if not inputs.serves(self._layout):
-                raise ValueError("inputs is a plan of a network with another tree, dimensions or pattern of widths")
-            if inputs.device != self.device:
-                raise ValueError(f"inputs is a plan on {inputs.device}; the network is on {self.device}")
-            plan, leaves = inputs, self._leaf_matrices(inputs.meets)
-        elif not isinstance(inputs, Tensor):
-            raise TypeError(f"inputs is a {type(inputs).__name__}; expected a Tensor, or a Plan made by this network")
-        elif inputs.ndim == 3 or inputs.dtype.is_floating_point:
-            vectors = check_encoded(inputs, self.dims, self.dtype)
-            plan, leaves = self._encoded_plan(), self._apply_leaves(vectors)
-        else:
-            plan = self.plan(inputs)
-            leaves = self._leaf_matrices(plan.meets)
-        return plan, leaves
+    def _checked(self, inputs: Any) -> Any:
+        """The plan of discrete inputs, or encoded vectors, once they are found to fit."""
+        if isinstance(inputs, Tensor):
+            if inputs.ndim == 3 or inputs.dtype.is_floating_point:
+                return check_encoded(inputs, self.dims, self.dtype)
+            return self.plan(inputs)
+        if not isinstance(inputs, self.plan_type):
+            raise TypeError(f"inputs is a {type(inputs).__name__}; expected a Tensor or a plan of this network")
+        self.check_plan(inputs)
+        if inputs.device != self.device:
+            raise ValueError(f"inputs is a plan on {inputs.device}; the network is on {self.device}")
+        return inputs
 
-    def log_abs(self, inputs: Tensor | Plan) -> tuple[Tensor, Tensor]:
-        """Signs of the outputs and natural logarithms of their sizes, which may be beyond all floats.
+    # -- components and end tensors, where a subclass has them --------------------------------------------
 
-        Parameters
-        ----------
-        inputs : Tensor or Plan
-            As for `forward`; at least one sample.
-
-        Returns
-        -------
-        sign, logarithm : Tensor
-            Each of the shape of the outputs.  The sign of zero is 0 and its logarithm -inf, without a gradient;
-            gradients flow through the logarithms of others, and are exact.
+    def component_groups(self) -> dict[str, ComponentGroup]:
+        """The components of each run, in groups by name.
 
         Raises
         ------
-        IndexError, TypeError, ValueError
-            As `forward`.
+        TypeError, ValueError
+            If the factorization has no components whose rates are known.
         """
-        plan, leaves = self._read(inputs)
-        sign, log = sign_and_logarithm(self, plan, leaves, self._inner_matrices(plan.meets))
-        return (sign.squeeze(-1), log.squeeze(-1)) if self.outputs == 1 else (sign, log)
+        raise self._lacks("components whose rates are known")
 
-    def _common_exponents(self, value: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Exponents of the runs, (batch, runs), and what is left of those of the engine's runs, if they are others."""
-        return exponent, None
+    def component_rates(self, end_gradient: Tensor | None = None) -> dict[str, ComponentRates]:
+        """Sizes of the components of all groups, and how fast gradient flow changes them.
 
-    _as_drawn: list[int] | None = None  # versions of the parameters at the start, until vectors are read
-    _near_one: bool = False  # whether the start promises outputs near 1
+        `htf.dynamics.component_rates` says more, and calls it without gradients.
 
-    def _remember_start(self, init: Init | Sequence[Init]) -> None:
-        self._as_drawn = [parameter._version for parameter in self.parameters()]
-        self._near_one = all(keeps_near_one(each) for each in initializers(init, self.runs))
+        Parameters
+        ----------
+        end_gradient : Tensor, optional
+            (runs, d, d'), where there are end matrices: what `end_gradient` returned.
 
-    def _look_at_start(self, values: Tensor) -> None:
-        """Warn if outputs on the first vectors after a start are not finite, or not of the size that it promises."""
-        if torch.compiler.is_compiling():
-            return
-        try:
-            rms = float(values.detach().double().square().mean().sqrt())
-        except RuntimeError:  # under a transform such as vmap, or on a device without values
-            return
-        untouched = self._as_drawn == [parameter._version for parameter in self.parameters()]
-        self._as_drawn = None
-        fine = SMALLEST_START <= rms <= 1 / SMALLEST_START if self._near_one else math.isfinite(rms)
-        if untouched and not fine:
-            warnings.warn(
-                f"the outputs of this {type(self).__name__} have a root mean square of {rms:.1e} on its first encoded "
-                "vectors, which its start does not suit.  One that knows its inputs keeps outputs near 1: "
-                "init=htf.nn.init.scale_preserving(inputs=vectors)",
-                RuntimeWarning,
-                stacklevel=5,
-            )
+        Raises
+        ------
+        TypeError, ValueError
+            As `component_groups`; for parameters without gradients.
+        """
+        raise self._lacks("components whose rates are known")
 
-    _for_encoded: Plan | None = None
+    def unbalancedness(self, run: int = 0) -> Tensor:
+        """Distance of the parameters of one run from balance, a scalar tensor; gradients flow.
 
-    def _encoded_plan(self) -> Plan:
-        """The plan for encoded vectors, which serves batches of any size."""
-        known = self._for_encoded
-        if known is None or known.device != self.device or known.dtype != self.dtype:
-            known = Plan(self._layout, batch=1, runs=self._channels, dtype=self.dtype, device=self.device)
-            if not torch.compiler.is_compiling():  # a traced tensor is no tensor afterwards
-                self._for_encoded = known
-        return known
+        Raises
+        ------
+        TypeError
+            If no balance is defined for the factorization.
+        """
+        raise self._lacks("unbalancedness")
 
-    def _apply_leaves(self, vectors: Tensor) -> list[Tensor]:
-        blocks = [block for block in self._layout.blocks if block.level == 0]
-        applied = []
-        for block, matrices in zip(blocks, self._leaf_matrices(), strict=True):
-            nodes = (
-                list(block.nodes)
-                if vectors.device.type == "cpu"
-                else beside(torch.tensor(block.nodes, device="cpu"), vectors)
-            )
-            x = vectors[:, nodes, : block.rows].transpose(0, 1)
-            applied.append(torch.matmul(x, matrices.flatten(2)).unflatten(2, matrices.shape[2:]))
-        return applied
+    def singular_values(self) -> Tensor:
+        """Singular values of the end matrices of all runs, (runs, k), falling; without gradients.
 
-    def _check_run(self, run: int) -> int:
-        if not 0 <= run < self.runs:
-            raise IndexError(f"run is {run}; the network has runs 0 to {self.runs - 1}")
-        return run
+        Raises
+        ------
+        TypeError
+            If there are no end matrices.
+        """
+        raise self._lacks("end matrices")
 
+    def end_gradient(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """Gradient of a loss with respect to the end matrices, (runs, d, d'), as if they were free parameters.
 
-def per_run(name: str, value: object, runs: int | None) -> tuple[list[object], int]:
-    """Spread an argument that is one value, or a sequence with one value per run."""
-    runs = None if runs is None else positive("runs", runs)
-    if isinstance(value, Iterable) and not isinstance(value, Mapping | str):
-        values = list(value)
-        if not values:
-            raise ValueError(f"{name} is empty; expected at least one value")
-        if runs is not None and runs != len(values):
-            raise ValueError(f"{name} has {len(values)} values, one per run; runs is {runs}")
-        return values, len(values)
-    runs = 1 if runs is None else runs
-    return [value] * runs, runs
+        Raises
+        ------
+        TypeError
+            If there are no end matrices.
+        """
+        raise self._lacks("end matrices")
 
+    def node_matrices(self, run: int = 0, tree: DimensionTree | None = None) -> dict[int, Tensor]:
+        """The matrices of one run, by node of a tree, as of an `HTNetwork`; gradients flow.
 
-def parameter_dtype(dtype: torch.dtype | None) -> torch.dtype:
-    """The dtype of parameters: torch's default for None."""
-    check_dtype(dtype)
-    return torch.get_default_dtype() if dtype is None else dtype
+        Parameters
+        ----------
+        run : int
+        tree : DimensionTree, optional
+            The network's own by default.
 
+        Raises
+        ------
+        TypeError
+            If the factorization is on no tree.
+        ValueError
+            If it is not on this one.
+        """
+        raise self._lacks("tree")
 
-def initializers(init: Any, runs: int) -> list[Any]:
-    """One initializer, or name of one, per run."""
-    if isinstance(init, Sequence) and not isinstance(init, str):
-        if len(init) != runs:
-            raise ValueError(f"init has {len(init)} values; the network has {runs} runs")
-        return list(init)
-    return [init] * runs
+    def stacked_matrices(self) -> tuple[Layout, list[Tensor]] | None:
+        """The matrices of all runs, per block of a layout (runs, nodes or 1, rows, columns); None if not so stored."""
+        return None
 
-
-def draw(
-    init: Init, layout: Layout, generator: Generator | None, shared: bool = False
-) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-    """Starting matrices of one run: (nodes, matrices) per block of its own layout."""
-    initializer: Any = resolve(init)
-    blocks = [block for block in layout.blocks if not (layout.root_adds and block.level)]
-    joint = initializer.tree(layout, generator, shared) if isinstance(initializer, TreeInitializer) else None
-    if joint is not None and len(joint) != len(blocks):
-        raise ValueError(f"init returned {len(joint)} blocks of matrices; expected {len(blocks)}")
-    for number, block in enumerate(blocks):
-        matrices = initializer(layout, block, generator) if joint is None else joint[number]
-        expected = (len(block.nodes), block.rows, block.columns)
-        if tuple(matrices.shape) != expected:
-            raise ValueError(f"init returned shape {tuple(matrices.shape)}; expected {expected}")
-        yield block.nodes, matrices
+    def _lacks(self, what: str) -> TypeError:
+        return TypeError(f"the network is a {type(self).__name__}, which has no {what}")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensorly.cp_tensor import CPTensor
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
-from htf._checks import check_dims, positive
-from htf._random import Seed, generators
+from htf._checks import positive
+from htf._random import Seed
 from htf.engine.layout import Layout
-from htf.nn.networks.base import Init, TreeNetwork, draw, initializers, parameter_dtype, per_run
+from htf.nn.networks._starts import parameter_dtype, per_run
+from htf.nn.networks.components import ComponentGroup, ComponentRates, alignments_from, gradient_of
+from htf.nn.networks.tree import Init, TreeNetwork, draw
 from htf.tree import DimensionTree
+
+COMPONENTS = "components"  # the name of its group of components
 
 
 class CPNetwork(TreeNetwork):
@@ -39,7 +44,7 @@ class CPNetwork(TreeNetwork):
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
-        Of the parameters; torch's defaults if they are not given.
+        Dtype and device of the parameters; torch's defaults if they are not given.
 
     Attributes
     ----------
@@ -63,6 +68,8 @@ class CPNetwork(TreeNetwork):
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
     """
 
+    component_kinds = ("component_norms", "local_component_norms")
+
     def __init__(
         self,
         dims: Sequence[int],
@@ -75,12 +82,11 @@ class CPNetwork(TreeNetwork):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__()
-        ranks, self.runs = per_run("rank", rank, runs)
+        ranks, runs = per_run("rank", rank, runs)
+        super().__init__(dims, runs=runs, outputs=outputs)
+        outputs = self.outputs
         self.ranks = tuple(positive("rank", value) for value in ranks)
-        self.tree = DimensionTree.balanced(len(dims), arity=max(len(dims), 2))
-        self.dims = check_dims(dims, len(dims))
-        self.outputs = outputs = positive("outputs", outputs)
+        self.tree = DimensionTree.balanced(self.order, arity=max(self.order, 2))
         self._layout = Layout.build(self.tree, self.dims, 1, outputs, root_adds=outputs == 1)
         self._channels = sum(self.ranks)
         self._components_added = (self.runs, max(self.ranks))
@@ -94,26 +100,20 @@ class CPNetwork(TreeNetwork):
         )
         self.reset_parameters(init, seed)
 
-    @torch.no_grad()
-    def reset_parameters(self, init: Init | Sequence[Init] = "scale_preserving", seed: Seed = None) -> None:
-        """Start again; arguments as in the constructor."""
-        starts = zip(initializers(init, self.runs), generators(seed, self.runs), strict=True)
-        for run, (start, generator) in enumerate(starts):
-            adds = self.readout is None
-            layout = Layout.build(self.tree, self.dims, self.ranks[run], self.outputs, root_adds=adds)
-            own = self._components(run)
-            for (first, *_), matrices in draw(start, layout, generator):
-                values = matrices.to(self.dtype).to(self.device)
-                if first == self.tree.root:
-                    assert self.readout is not None
-                    self.readout[own] = values[0]
-                else:
-                    self.factors[self._layout.place[first][0]][..., own] = values
-        self._remember_start(init)
+    def start_run(self, run: int, init: Any, generator: Generator | None) -> None:
+        layout = Layout.build(self.tree, self.dims, self.ranks[run], self.outputs, root_adds=self.readout is None)
+        own = self._components(run)
+        for (first, *_), matrices in draw(init, layout, generator):
+            values = matrices.to(self.dtype).to(self.device)
+            if first == self.tree.root:
+                assert self.readout is not None
+                self.readout[own] = values[0]
+            else:
+                self.factors[self._layout.place[first][0]][..., own] = values
 
     def _components(self, run: int) -> slice:
         start = sum(self.ranks[:run])
-        return slice(start, start + self.ranks[self._check_run(run)])
+        return slice(start, start + self.ranks[self.check_run(run)])
 
     def factor(self, mode: int, run: int = 0) -> Tensor:
         """The factor matrix of `mode` in one run, (dim, rank): a view of the parameters."""
@@ -129,10 +129,20 @@ class CPNetwork(TreeNetwork):
             own[self.order] = self.readout[self._components(run)].T
         return own
 
-    def n_parameters(self, run: int = 0) -> int:
-        """Number of entries of the factors of one run."""
-        extra = self.outputs if self.outputs > 1 else 0
-        return self.ranks[self._check_run(run)] * (sum(self.dims) + extra)
+    def structure(self) -> dict[str, Any]:
+        return {"ranks": list(self.ranks), **super().structure()}
+
+    def node_matrices(self, run: int = 0, tree: DimensionTree | None = None) -> dict[int, Tensor]:
+        """The matrices of one run by node of any tree of its modes; inner nodes but the root hold the identity."""
+        tree = self.tree if tree is None else tree
+        if tree.order != self.order:
+            raise ValueError(f"tree has {tree.order} modes; the network has {self.order}")
+        own = self.parameters_for(run)
+        rank = self.ranks[run]
+        inner = [node for node in tree.inner_nodes if node != tree.root]
+        identities = {node: torch.eye(rank, dtype=self.dtype, device=self.device) for node in inner}
+        root = own[0].new_ones(rank, 1) if self.readout is None else own[self.order].T
+        return {**{mode: own[mode] for mode in tree.leaves}, **identities, tree.root: root}
 
     def to_tensor(self, run: int = 0) -> CPTensor:
         """The tensor of one run in TensorLy's CP format; gradients flow.
@@ -156,8 +166,31 @@ class CPNetwork(TreeNetwork):
         """Norms of the local components, which are the components: the tree of CP has one inner node."""
         return {self.tree.root: self.component_norms(run)}
 
+    def component_groups(self) -> dict[str, ComponentGroup]:
+        group = ComponentGroup(self._component_order, self.ranks, tuple(range(self.order)), self.tree.root)
+        return {COMPONENTS: group}
+
+    def component_rates(self, end_gradient: Tensor | None = None) -> dict[str, ComponentRates]:
+        norms = [factor.double().norm(dim=1) for factor in self.factors]
+        if self.readout is not None:
+            norms.append(self.readout.double().norm(dim=1, keepdim=True).T)
+        values = torch.cat(norms).log().sum(0).exp()
+        # Any one vector of each component will do.
+        first = self.factors[0]
+        alignments = alignments_from(-(first[0].double() * gradient_of(first)[0]).sum(0), values)
+        counts = torch.tensor(self.ranks, device=self.device)
+        own = torch.arange(max(self.ranks), device=self.device) < counts[:, None]
+        padding = torch.zeros_like(own, dtype=torch.float64)
+        values, alignments = padding.masked_scatter(own, values), padding.masked_scatter(own, alignments)
+        return {COMPONENTS: ComponentRates(values, alignments, self._component_order, counts)}
+
+    @property
+    def _component_order(self) -> int:
+        """Vectors in each component."""
+        return self.order + (self.readout is not None)
+
     def unbalancedness(self, run: int = 0) -> Tensor:
-        r"""How far the components of one run are from balance, a scalar tensor; gradients flow.
+        r"""Distance of the components of one run from balance, a scalar tensor; gradients flow.
 
         .. math:: \max_{r, n, n'} \left| \| w_r^n \|^2 - \| w_r^{n'} \|^2 \right|
 
@@ -238,11 +271,7 @@ class CPNetwork(TreeNetwork):
         # A module's own parameters come before those of its lists.
         return ([] if self.readout is None else [own.unsqueeze(1)]) + [own for _ in self.factors]
 
-    @property
-    def _n_tensors(self) -> int:
-        return len(self.factors) + (self.readout is not None)
-
-    def _norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
+    def norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
         # The read-out has its components first, factors have them last.
         others = (0, 1) if tensor.ndim == 3 else (1,)
         own = self._by_run(torch.linalg.vector_norm(tensor, p, dim=others))

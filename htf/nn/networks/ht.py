@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from htf._checks import positive
-from htf._random import Seed, generators
+from htf._random import Seed
 from htf.engine.layout import Layout
 from htf.engine.normalized import contract_normalized
 from htf.nn.networks._inputs import check_encoded
-from htf.nn.networks._norms import leading_norms
-from htf.nn.networks.base import Init, TreeNetwork, draw, initializers, parameter_dtype, per_run
+from htf.nn.networks._starts import parameter_dtype, per_run
+from htf.nn.networks.components import ComponentGroup, ComponentRates, alignments_from, gradient_of, node_group
+from htf.nn.networks.tree import Init, TreeNetwork, draw
 from htf.tensors.convac import convac_to_ht, ht_to_convac
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tree import DimensionTree
@@ -51,7 +53,7 @@ class HTNetwork(TreeNetwork):
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
-        Of the parameters; torch's defaults if they are not given.
+        Dtype and device of the parameters; torch's defaults if they are not given.
 
     Attributes
     ----------
@@ -75,6 +77,8 @@ class HTNetwork(TreeNetwork):
        convolutional neural networks", ICML 2022, equation (3).
     """
 
+    component_kinds = ("local_component_norms",)
+
     def __init__(
         self,
         tree: DimensionTree,
@@ -89,18 +93,18 @@ class HTNetwork(TreeNetwork):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__()
-        widths, self.runs = per_run("width", width, runs)
+        widths, runs = per_run("width", width, runs)
         outputs = positive("outputs", outputs)
         layouts = [Layout.build(tree, dims, w, outputs) for w in widths]  # type: ignore[arg-type]
         first = layouts[0]
+        super().__init__(first.dims, runs=runs, outputs=outputs)
         widest = tuple(max(column) for column in zip(*(each.widths for each in layouts), strict=True))
         self._layout = Layout(tree, first.dims, widest, outputs)
         if shared:
             _check_shareable(tree, first, widest)
         self._run_layouts = layouts
         self._channels = self.runs
-        self.tree, self.dims, self.outputs, self.shared = tree, first.dims, outputs, shared
+        self.tree, self.shared = tree, shared
         dtype = parameter_dtype(dtype)
         self.weights = nn.ParameterList(
             torch.zeros(self.runs, 1 if shared else len(b.nodes), b.rows, b.columns, dtype=dtype, device=device)
@@ -108,25 +112,21 @@ class HTNetwork(TreeNetwork):
         )
         self.reset_parameters(init, seed)
 
-    @torch.no_grad()
-    def reset_parameters(self, init: Init | Sequence[Init] = "scale_preserving", seed: Seed = None) -> None:
-        """Start again; arguments as in the constructor."""
+    def start_run(self, run: int, init: Any, generator: Generator | None) -> None:
+        layout = self._run_layouts[run]
         for weight in self.weights:
-            weight.zero_()
-        starts = zip(self._run_layouts, initializers(init, self.runs), generators(seed, self.runs), strict=True)
-        for run, (layout, start, generator) in enumerate(starts):
-            for nodes, matrices in draw(start, layout, generator, self.shared):
-                values = matrices.to(self.dtype)
-                for node, value in zip(nodes[:1] if self.shared else nodes, values, strict=False):
-                    rows, columns = layout.shape(node)
-                    self._stored(node, run)[:rows, :columns] = value.to(self.device)
-        self._remember_start(init)
+            weight[run].zero_()
+        for nodes, matrices in draw(init, layout, generator, self.shared):
+            values = matrices.to(self.dtype)
+            for node, value in zip(nodes[:1] if self.shared else nodes, values, strict=False):
+                rows, columns = layout.shape(node)
+                self._stored(node, run)[:rows, :columns] = value.to(self.device)
 
     def matrix(self, node: int, run: int = 0) -> Tensor:
         """The matrix W of `node` in one run, (rows, columns): a view of the parameters."""
         if not 0 <= node <= self.tree.root:
             raise IndexError(f"node is {node}; the network has nodes 0 to {self.tree.root}")
-        rows, columns = self._run_layouts[self._check_run(run)].shape(node)
+        rows, columns = self._run_layouts[self.check_run(run)].shape(node)
         return self._stored(node, run)[:rows, :columns]
 
     def _stored(self, node: int, run: int) -> Tensor:
@@ -143,11 +143,24 @@ class HTNetwork(TreeNetwork):
         return [dict(zip(self.tree.inner_nodes, each.widths, strict=True)) for each in self._run_layouts]
 
     def n_parameters(self, run: int = 0) -> int:
-        """Number of entries of the matrices of one run."""
-        layout = self._run_layouts[self._check_run(run)]
+        """Number of entries of the matrices of one run; those that nodes share count once."""
+        layout = self._run_layouts[self.check_run(run)]
         if self.shared:
             return sum(block.rows * block.columns for block in layout.blocks)
         return layout.n_parameters
+
+    def structure(self) -> dict[str, Any]:
+        widths = [list(own.values()) for own in self.widths]
+        return {"widths": widths, "shared": self.shared, **super().structure()}
+
+    def node_matrices(self, run: int = 0, tree: DimensionTree | None = None) -> dict[int, Tensor]:
+        """The matrices of one run by node of its own tree: `parameters_for`."""
+        if tree is not None and tree != self.tree:
+            raise ValueError(f"tree is {tree!r}; an HTNetwork is measured on its own, {self.tree!r}")
+        return self.parameters_for(run)
+
+    def stacked_matrices(self) -> tuple[Layout, list[Tensor]]:
+        return self._layout, list(self.weights)
 
     def to_tensor(self, run: int = 0) -> HTTensor:
         """The tensor of one run in HT format, exactly; gradients flow.
@@ -165,7 +178,7 @@ class HTNetwork(TreeNetwork):
         Parameters
         ----------
         tensors : HTTensor, (tree, factors), or sequence of HTTensor
-            Of PyTorch tensors; a sequence gives one run each, of one tree, shape and dtype.
+            Made of PyTorch tensors; a sequence gives one run each, of one tree, shape and dtype.
 
         Returns
         -------
@@ -211,8 +224,51 @@ class HTNetwork(TreeNetwork):
             norms[node] = product
         return norms
 
+    def component_groups(self) -> dict[str, ComponentGroup]:
+        if self.shared:
+            # Local components do not move by themselves.
+            raise ValueError(
+                "network has shared=True; rates of local components are known where every node has a matrix of its own"
+            )
+        tree, widths = self.tree, self.widths
+        return {
+            node_group(node): ComponentGroup(
+                order=len(tree.children(node)) + 1,
+                counts=tuple(own[node] for own in widths),
+                modes=tuple(tree.modes(node)),
+                node=node,
+            )
+            for node in tree.inner_nodes
+        }
+
+    def component_rates(self, end_gradient: Tensor | None = None) -> dict[str, ComponentRates]:
+        groups = self.component_groups()
+        tree, blocks = self.tree, self._layout.blocks
+        # Logarithms of the norms of all columns, and zeros that stand for children where a node of the block has fewer.
+        columns = torch.zeros(
+            tree.n_nodes + 1, self.runs, max(b.columns for b in blocks), dtype=torch.float64, device=self.device
+        )
+        for block, weight in zip(blocks, self.weights, strict=True):
+            columns[list(block.nodes), :, : block.columns] = weight.double().norm(dim=2).log().transpose(0, 1)
+        found: dict[str, ComponentRates] = {}
+        for block, weight in zip(blocks, self.weights, strict=True):
+            if block.level == 0:
+                continue
+            siblings = [tree.children(node) for node in block.nodes]
+            arity = max(map(len, siblings))
+            padded = [[*group, *[tree.n_nodes] * (arity - len(group))] for group in siblings]
+            children = torch.tensor(padded, device=self.device)
+            rows = weight.double()  # (runs, nodes, rows, columns)
+            logs = columns[children][..., : block.rows].sum(1).transpose(0, 1) + rows.norm(dim=3).log()
+            values = logs.exp()
+            alignments = alignments_from(-(rows * gradient_of(weight)).sum(3), values)
+            for k, name in enumerate(map(node_group, block.nodes)):
+                counts = torch.tensor(groups[name].counts, device=self.device)
+                found[name] = ComponentRates(values[:, k], alignments[:, k], groups[name].order, counts)
+        return {name: found[name] for name in groups}
+
     def unbalancedness(self, run: int = 0) -> Tensor:
-        r"""How far the local components of one run are from balance, a scalar tensor; gradients flow.
+        r"""Distance of the local components of one run from balance, a scalar tensor; gradients flow.
 
         .. math:: \max_{\nu, r} \max_{w, w' \in LC(\nu, r)} \left| \| w \|^2 - \| w' \|^2 \right|
 
@@ -272,16 +328,6 @@ class HTNetwork(TreeNetwork):
 
     def _read_out(self, values: Tensor) -> Tensor:
         return values
-
-    def spread(self, values: Tensor) -> list[Tensor]:
-        return [values.view(-1, 1, 1, 1) for _ in self.weights]
-
-    @property
-    def _n_tensors(self) -> int:
-        return len(self.weights)
-
-    def _norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
-        return leading_norms(tensor, p)
 
     @torch.no_grad()
     def rescale_(self, factors: Tensor) -> None:

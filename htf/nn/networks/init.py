@@ -79,7 +79,7 @@ def gaussian(mean: float = 0.0, std: float = 1e-2) -> Initializer:
     Parameters
     ----------
     mean, std : float
-        Of every entry; `std` is at least 0.
+        Mean and standard deviation of every entry; `std` is at least 0.
     """
     if not std >= 0:
         raise ValueError(f"std is {std}; expected at least 0")

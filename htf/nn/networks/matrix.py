@@ -3,65 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import positive
-from htf._random import Seed, generators
-from htf._repr import brief
+from htf._random import Seed
 from htf.engine.meeting import GATHERED
 from htf.linalg.chain import chain_product, chain_sizes, cheapest_orders, meeting_point
-from htf.nn.networks._inputs import check_encoded, check_indices, outputs_of_none
-from htf.nn.networks._norms import leading_norms, run_norms
-from htf.nn.networks.base import initializers, parameter_dtype
+from htf.nn.networks._starts import parameter_dtype
+from htf.nn.networks.base import Factorization
+from htf.nn.networks.components import ComponentGroup, ComponentRates, alignments_from, gradient_of
 from htf.nn.networks.init import Chain, Initializer, JointInitializer, resolve
+from htf.nn.networks.matrix_plan import MatrixPlan
 
 Init = str | Initializer | JointInitializer
+END = "end matrix"  # the name of its group of components
 
 
-@dataclass(frozen=True, eq=False)
-class MatrixPlan:
-    """A batch of entries of a matrix, checked and with its distinct rows and columns found; see `plan`.
-
-    Attributes
-    ----------
-    dims : (int, int)
-        Of the matrices whose entries they are.
-    rows, columns : Tensor
-        The distinct ones, in rising order.
-    row_of, column_of : Tensor
-        (batch,); the place of each sample's row in `rows` and of its column in `columns`.
-    """
-
-    dims: tuple[int, int]
-    rows: Tensor
-    columns: Tensor
-    row_of: Tensor
-    column_of: Tensor
-
-    __repr__ = brief
-
-    @property
-    def batch(self) -> int:
-        """Number of samples."""
-        return len(self.row_of)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the indices are."""
-        return self.row_of.device
-
-    def __len__(self) -> int:
-        return self.batch
-
-
-class MatrixFactorization(nn.Module):
+class MatrixFactorization(Factorization):
     r"""Matrix factorization :math:`W = W_L W_{L-1} \cdots W_1` (a deep linear network), any number of fits at once.
 
-    Layer l holds :math:`W_l`, of shape :math:`d_l \times d_{l-1}`, where :math:`d_0 = d'` and :math:`d_L = d`.  It has
-    the methods of the networks on trees; outputs on one-hot inputs are the entries of the end matrix W.
+    Layer l holds :math:`W_l`, of shape :math:`d_l \times d_{l-1}`, where :math:`d_0 = d'` and :math:`d_L = d`.
+    Outputs on one-hot inputs are the entries of the end matrix W.
 
     Parameters
     ----------
@@ -79,7 +45,7 @@ class MatrixFactorization(nn.Module):
     seed : int, torch.Generator or sequence of int, optional
         One per run makes a run start as it would alone.  None draws from torch's global generator.
     dtype, device : optional
-        Of the parameters; torch's defaults if they are not given.
+        Dtype and device of the parameters; torch's defaults if they are not given.
 
     Attributes
     ----------
@@ -88,7 +54,7 @@ class MatrixFactorization(nn.Module):
     dims : tuple of int
         (d, d').
     widths : tuple of int
-        Of the hidden layers.
+        Widths of the hidden layers.
     depth, runs : int
     order, outputs : int
         2 and 1.
@@ -123,8 +89,10 @@ class MatrixFactorization(nn.Module):
     torch.Size([2, 4])
     """
 
-    order = 2
-    outputs = 1
+    dims: tuple[int, int]
+    has_end_matrices = True
+    component_kinds = ("singular_values",)
+    plan_type = MatrixPlan
 
     def __init__(
         self,
@@ -138,9 +106,8 @@ class MatrixFactorization(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__()
-        self.dims = _check_dims(dims)
-        self.depth, self.runs = positive("depth", depth), positive("runs", runs)
+        super().__init__(_check_dims(dims), runs=runs)
+        self.depth = positive("depth", depth)
         self.widths = _check_widths(width, self.depth, self.dims)
         self._layout = Chain((self.dims[1], *self.widths, self.dims[0]))
         dtype = parameter_dtype(dtype)
@@ -150,33 +117,14 @@ class MatrixFactorization(nn.Module):
         )
         self.reset_parameters(init, seed)
 
-    @torch.no_grad()
-    def reset_parameters(self, init: Init | Sequence[Init] = "gaussian", seed: Seed = None) -> None:
-        """Start again; arguments as in the constructor."""
-        starts = zip(initializers(init, self.runs), generators(seed, self.runs), strict=True)
-        for run, (start, generator) in enumerate(starts):
-            for weight, matrix in zip(self.weights, _draw(start, self._layout, generator), strict=True):
-                weight[run] = matrix.to(self.dtype).to(self.device)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the parameters."""
-        return self.weights[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.weights[0].device
+    def start_run(self, run: int, init: Any, generator: Generator | None) -> None:
+        for weight, matrix in zip(self.weights, _draw(init, self._layout, generator), strict=True):
+            weight[run] = matrix.to(self.dtype).to(self.device)
 
     def parameters_for(self, run: int) -> dict[int, Tensor]:
         """The matrices of one run by layer, 1 to `depth`: views of the parameters, (d_l, d_{l-1})."""
-        self._check_run(run)
+        self.check_run(run)
         return {layer: weight[run] for layer, weight in enumerate(self.weights, 1)}
-
-    def n_parameters(self, run: int = 0) -> int:
-        """Number of entries of the matrices of one run."""
-        self._check_run(run)
-        return sum(block.rows * block.columns for block in self._layout.blocks)
 
     def end_matrices(self) -> Tensor:
         """The end matrices W_L···W_1, (runs, d, d'); gradients flow.
@@ -190,7 +138,7 @@ class MatrixFactorization(nn.Module):
 
         At depth 1 it is a view of the parameters.
         """
-        return chain_product([matrix[self._check_run(run)] for matrix in self._chain()])
+        return chain_product([matrix[self.check_run(run)] for matrix in self._chain()])
 
     @torch.no_grad()
     def singular_values(self) -> Tensor:
@@ -208,6 +156,28 @@ class MatrixFactorization(nn.Module):
         ends = chain_product([matrix.cpu().double() for matrix in self._chain()])
         values = torch.linalg.svdvals(ends)[:, : min(self._layout.sizes)]
         return values.to(self.dtype).to(self.device)
+
+    def component_groups(self) -> dict[str, ComponentGroup]:
+        return {END: ComponentGroup(self.depth, (min(self._layout.sizes),) * self.runs, modes=(0, 1))}
+
+    def component_rates(self, end_gradient: Tensor | None = None) -> dict[str, ComponentRates]:
+        layers = [weight.cpu().double() for weight in self.weights]
+        U, S, Vh = torch.linalg.svd(reduce(torch.matmul, reversed(layers)), full_matrices=False)
+        count = min(self._layout.sizes)
+        U, S, Vh = U[..., :count], S[:, :count], Vh[:, :count]
+        if end_gradient is None:
+            # With W = W_L B, <u, (∂W_L W_Lᵀ) u> = <u, G Wᵀ u> = σ <u, G v>.
+            gradient = gradient_of(self.weights[-1]).cpu()
+            scaled = ((gradient.mT @ U) * (layers[-1].mT @ U)).sum(1)
+            alignments = alignments_from(-scaled, S)
+        else:
+            expected = (self.runs, *self.dims)
+            if tuple(end_gradient.shape) != expected:
+                raise ValueError(f"end_gradient has shape {tuple(end_gradient.shape)}; expected {expected}")
+            products = ((end_gradient.cpu().double() @ Vh.mT) * U).sum(1)
+            alignments = torch.where(S > 0, -products, 0.0)
+        counts = torch.full((self.runs,), count, device=self.device)
+        return {END: ComponentRates(S.to(self.device), alignments.to(self.device), self.depth, counts)}
 
     def end_gradient(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
         r"""Gradient of a loss with respect to the end matrices, as if they were free parameters.
@@ -246,7 +216,7 @@ class MatrixFactorization(nn.Module):
         raise ValueError("loss returned a value that does not depend on the end matrices it was given")
 
     def unbalancedness(self, run: int = 0) -> Tensor:
-        r"""How far neighbouring layers of one run are from balance, a scalar tensor; gradients flow.
+        r"""Distance of neighbouring layers of one run from balance, a scalar tensor; gradients flow.
 
         .. math:: \max_{1 \le l < L} \| W_{l+1}^T W_{l+1} - W_l W_l^T \|_F
 
@@ -259,26 +229,6 @@ class MatrixFactorization(nn.Module):
         pairs = zip(own[1:], own[:-1], strict=True)
         return torch.stack([(above.mT @ above - below @ below.mT).norm() for above, below in pairs]).max()
 
-    def spread(self, values: Tensor) -> list[Tensor]:
-        """One value per run, (runs,), shaped to multiply each parameter, in the order of `parameters`."""
-        return [values.view(-1, 1, 1) for _ in self.weights]
-
-    def run_norms(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Euclidean norm of each run's part of tensors shaped like the parameters, as gradients are.
-
-        Parameters
-        ----------
-        tensors : sequence of Tensor
-            In the order of `parameters`.
-
-        Returns
-        -------
-        Tensor
-            (runs,).  Right to rounding wherever the norm itself is a normal number of the dtype, although its square
-            may not be: from 1e-38 to 3e38 in float32.
-        """
-        return run_norms(tensors, len(self.weights), leading_norms, self.spread)
-
     @torch.no_grad()
     def rescale_(self, factors: Tensor) -> None:
         """Multiply the end matrix of each run by a positive factor, (runs,), in place.
@@ -290,66 +240,30 @@ class MatrixFactorization(nn.Module):
             weight.mul_(share)
 
     def plan(self, indices: Tensor) -> MatrixPlan:
-        """Check a batch of discrete inputs once, and find its distinct rows and columns.
-
-        Parameters
-        ----------
-        indices : Tensor
-            (batch, 2) integers, ``0 <= indices[:, i] < dims[i]``.
+        """Check a batch of discrete inputs once, and find its distinct rows and columns; see `Factorization.plan`.
 
         Returns
         -------
         MatrixPlan
             Pass it in place of the indices, to this network or to any of the same dims.
-
-        Raises
-        ------
-        IndexError, TypeError, ValueError
-            Where indices are out of range, not integers, or not of shape (batch, 2).
         """
-        indices = check_indices(indices, self.dims)
-        if not len(indices):
-            raise ValueError("indices has no samples to plan for")
-        if indices.device != self.device:
-            raise ValueError(f"indices is on {indices.device}; the network is on {self.device}")
+        indices = super().plan(indices)
         rows, row_of = torch.unique(indices[:, 0], return_inverse=True)
         columns, column_of = torch.unique(indices[:, 1], return_inverse=True)
         return MatrixPlan(self.dims, rows, columns, row_of, column_of)
 
-    def forward(self, inputs: Tensor | MatrixPlan) -> Tensor:
-        r"""Entries :math:`W_{ij}`, or forms :math:`x^T W y`, of the end matrix of every run.
+    def check_plan(self, plan: MatrixPlan) -> None:
+        if plan.dims != self.dims:
+            raise ValueError(f"inputs is a plan for dims {plan.dims}; the network has dims {self.dims}")
 
-        Parameters
-        ----------
-        inputs : Tensor or MatrixPlan
-            Integer indices (batch, 2), encoded vectors (batch, 2, max(dims)) of the network's dtype, or the plan of
-            a batch of indices.  Where d and d' differ, the mode of the smaller reads the first entries of its vectors.
-
-        Returns
-        -------
-        Tensor
-            (batch, runs).
+    def entries(self, plan: MatrixPlan) -> Tensor:
+        r"""Entries :math:`W_{ij}` of the end matrix of every run, (batch, runs).
 
         Notes
         -----
         Only rows and columns that occur in the batch are multiplied out.  By counted multiplications, either the end
         matrix on them is computed and read, or two partial products are met in a scalar product per sample.
         """
-        if not isinstance(inputs, Tensor | MatrixPlan):
-            raise TypeError(f"inputs is a {type(inputs).__name__}; expected a Tensor or a plan of this network")
-        if isinstance(inputs, MatrixPlan):
-            if inputs.dims != self.dims:
-                raise ValueError(f"inputs is a plan for dims {inputs.dims}; the network has dims {self.dims}")
-            if inputs.device != self.device:
-                raise ValueError(f"inputs is a plan on {inputs.device}; the network is on {self.device}")
-            return self._entries(inputs)
-        if inputs.shape[:1] == (0,):
-            return outputs_of_none(inputs, self.dims, (self.runs,), self.weights)
-        if inputs.ndim == 3 or inputs.dtype.is_floating_point:
-            return self._forms(check_encoded(inputs, self.dims, self.dtype))
-        return self._entries(self.plan(inputs))
-
-    def _entries(self, plan: MatrixPlan) -> Tensor:
         chain = self._chain()
         if len(plan.rows) < self.dims[0]:
             chain[0] = chain[0].index_select(1, plan.rows)
@@ -365,7 +279,8 @@ class MatrixFactorization(nn.Module):
         ends = chain_product(chain)
         return ends.flatten(1).index_select(1, plan.row_of * ends.shape[2] + plan.column_of).T
 
-    def _forms(self, vectors: Tensor) -> Tensor:
+    def forms(self, vectors: Tensor) -> Tensor:
+        r"""Forms :math:`x^T W y` of the end matrix of every run, (batch, runs)."""
         left, right = (vectors[:, mode, :dim].expand(self.runs, -1, -1) for mode, dim in enumerate(self.dims))
         chain = [left, *self._chain(), right.mT]
         split, _ = meeting_point(chain_sizes(chain), len(vectors))
@@ -374,11 +289,6 @@ class MatrixFactorization(nn.Module):
     def _chain(self) -> list[Tensor]:
         """W_L, ..., W_1: in the order in which the product is written."""
         return list(self.weights)[::-1]
-
-    def _check_run(self, run: int) -> int:
-        if not 0 <= run < self.runs:
-            raise IndexError(f"run is {run}; the network has runs 0 to {self.runs - 1}")
-        return run
 
     def extra_repr(self) -> str:
         return f"dims={self.dims}, depth={self.depth}, widths={self.widths}, runs={self.runs}"

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from htf.datasets.problems import CompletionProblem, SensingProblem
+from htf.nn import Factorization
 from htf.training.graphs import is_replayable
 from htf.training.losses import Loss
 from htf.training.objectives.base import Found, Objective, Place
 from htf.training.observations import Observations, observe
-from htf.training.tracking import Factorization
 
 
 class Entries(Objective):
