@@ -336,8 +336,8 @@ class Factorization(nn.Module, ABC):
         """
         if isinstance(inputs, Tensor) and inputs.shape[:1] == (0,):
             return outputs_of_none(inputs, self.dims, self._shape, self.parameters())
-        checked = self._checked(inputs)
-        outputs = self.forms(checked) if isinstance(checked, Tensor) else self.entries(checked)
+        encoded, checked = self._checked(inputs)
+        outputs = self.forms(checked) if encoded else self.entries(checked)
         if outputs.shape[1:] != self._shape:
             # Losses would broadcast them to something else.
             raise ValueError(
@@ -346,18 +346,18 @@ class Factorization(nn.Module, ABC):
             )
         return outputs
 
-    def _checked(self, inputs: Any) -> Any:
-        """The plan of discrete inputs, or encoded vectors, once they are found to fit."""
+    def _checked(self, inputs: Any) -> tuple[bool, Any]:
+        """Whether inputs are encoded vectors; these, or a plan of discrete ones, once they are found to fit."""
         if isinstance(inputs, Tensor):
             if inputs.ndim == 3 or inputs.dtype.is_floating_point:
-                return check_encoded(inputs, self.dims, self.dtype)
-            return self.plan(inputs)
+                return True, check_encoded(inputs, self.dims, self.dtype)
+            return False, self.plan(inputs)
         if not isinstance(inputs, self.plan_type):
             raise TypeError(f"inputs is a {type(inputs).__name__}; expected a Tensor or a plan of this network")
         self.check_plan(inputs)
         if inputs.device != self.device:
             raise ValueError(f"inputs is a plan on {inputs.device}; the network is on {self.device}")
-        return inputs
+        return False, inputs
 
     # -- components and end tensors, where a subclass has them --------------------------------------------
 

@@ -116,8 +116,8 @@ class TreeNetwork(Factorization):
         IndexError, TypeError, ValueError
             As `forward`.
         """
-        checked = self._checked(inputs)
-        if isinstance(checked, Tensor):
+        encoded, checked = self._checked(inputs)
+        if encoded:
             plan, leaves = self._encoded_plan(), self._apply_leaves(checked)
         else:
             plan, leaves = checked, self._leaf_matrices(checked.meets)
