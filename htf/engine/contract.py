@@ -18,7 +18,7 @@ from torch import Tensor
 from htf.engine.gather import pairs, product, take
 from htf.engine.log_domain import met_product
 from htf.engine.plan import Plan
-from htf.engine.steps import FACTORS_IN_RANGE, Gather, Meeting, Outer, Patterns, Stacked, Step
+from htf.engine.steps import FACTORS_IN_RANGE, Gather, Outer, Pairs, Patterns, Stacked, Step
 from htf.engine.tracing import values_at_hand
 
 # Below this, scales are so small that gradients could underflow: 2^-126 is the smallest normal float.
@@ -82,8 +82,8 @@ def _contracted(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor |
             for source in step.sources:
                 if source not in tables:
                     tables[source] = _normalize(bare[source])
-            if isinstance(step.inputs, Meeting):
-                out = _meet(step, step.inputs, tables, weight)
+            if isinstance(step.inputs, Pairs):
+                out = _pairwise(step, step.inputs, tables, weight)
                 break
             joint = _joint(step, tables)
         for source in step.release:
@@ -203,7 +203,7 @@ def _mix(value: Tensor, step: Step, weight: Tensor | None) -> Tensor:
     return (mixed.contiguous() if torch.compiler.is_compiling() else mixed).flatten(0, 1)
 
 
-def _meet(step: Step, inputs: Meeting, tables: dict[int, _Activations], weight: Tensor | None) -> _Activations:
+def _pairwise(step: Step, inputs: Pairs, tables: dict[int, _Activations], weight: Tensor | None) -> _Activations:
     """Outputs of the samples, read from the products of all pairs of rows of two groups."""
     left, right = _sides(step, inputs, tables)
     rows, outputs = left.value.transpose(0, 1), 1
@@ -216,7 +216,7 @@ def _meet(step: Step, inputs: Meeting, tables: dict[int, _Activations], weight: 
     return _Activations(mixed, scales)
 
 
-def _sides(step: Step, inputs: Meeting, tables: dict[int, _Activations]) -> list[_Activations]:
+def _sides(step: Step, inputs: Pairs, tables: dict[int, _Activations]) -> list[_Activations]:
     """The rows of the two groups."""
     groups = (inputs.left, inputs.right)
     outer = iter(_outer([side for side in groups if isinstance(side, Outer)], tables))

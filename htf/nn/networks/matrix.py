@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from htf._checks import positive
 from htf._random import Seed, generators
 from htf._repr import brief
-from htf.engine.meeting import GATHERED
+from htf.engine.pairwise import GATHERED
 from htf.linalg.chain import chain_product, chain_sizes, cheapest_orders, meeting_point
 from htf.nn.networks._inputs import check_encoded, check_indices, outputs_of_none
 from htf.nn.networks._norms import leading_norms, run_norms
