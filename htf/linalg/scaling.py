@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from htf.linalg.backend import Array, Backend, constant
+from htf.linalg.backend import Array, Backend, backend_of, constant
 from htf.linalg.underflow import certificate, ordinary
 
 
@@ -24,6 +24,13 @@ def safe_scale(B: Backend, array: Array) -> Array:
     if B.backend_name == "pytorch":
         return _power_below(B, torch.linalg.vector_norm(array, math.inf))
     return _power_below(B, B.max(B.abs(array)))
+
+
+def over_largest(array: Array) -> tuple[Array, float]:
+    """The array divided by its largest entry, as a constant, and the logarithm of that; by 1 if it is zero."""
+    B = backend_of(array)
+    largest = float(B.max(B.abs(constant(array)))) or 1.0
+    return array / largest, math.log(largest)
 
 
 def divided(B: Backend, array: Array) -> tuple[Array, Array]:

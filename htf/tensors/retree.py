@@ -7,9 +7,10 @@ from typing import Any
 
 from htf.linalg.backend import Array, backend_of
 from htf.linalg.dense import mode_product
-from htf.tensors.arithmetic import frame_overlap, renumbered
+from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.network import OUTPUTS, Leg, Network
+from htf.tensors.overlaps import frame_overlap
 from htf.tensors.rank import as_tree, check_tolerance
 from htf.tree import DimensionTree
 
@@ -208,7 +209,7 @@ def _contracted(x: HTTensor, top_x: int, y: HTTensor, top_y: int) -> HTTensor | 
     overlaps: dict[int, Array] = {}
     for node in _descendants(x.tree, top_x):
         a, b = x.factors[node], y.factors[twin[node]]
-        overlaps[node] = frame_overlap(B, x.tree, node, a, b, overlaps)  # type: ignore[arg-type]
+        overlaps[node] = frame_overlap(B, x.tree, node, a, b, overlaps)
     joint = overlaps[top_x]  # (rank of x's subtree, rank of y's)
     parts: list[Array] = []
     for z, top in ((x, top_x), (y, top_y)):
