@@ -14,6 +14,7 @@ from htf.dynamics.components import END, component_name
 from htf.dynamics.trackers import check_nodes, wrong_network
 from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
 from htf.ranks import effective_rank, spectra
+from htf.ranks.spectrum import effective_ranks_of
 from htf.tensors import HTTensor
 from htf.tensors.convac import convac_to_ht
 from htf.training.tracking import Factorization, Moment, Tracker
@@ -104,13 +105,6 @@ class EffectiveRanks(Tracker):
         if self.tree.order != network.order:
             raise ValueError(f"tree has {self.tree.order} modes; the network has {network.order}")
         return self.tree
-
-
-def effective_ranks_of(values: Tensor) -> Tensor:
-    """`htf.ranks.effective_rank` of many spectra at once, (..., k) to (...)."""
-    sums = values.sum(-1, keepdim=True)
-    ranks: Tensor = torch.special.entr(values / torch.where(sums > 0, sums, 1.0)).sum(-1).exp()
-    return torch.where(sums.squeeze(-1) > 0, ranks, 0.0)
 
 
 def _dense(network: CPNetwork | HTNetwork, tree: DimensionTree, nodes: Sequence[int]) -> list[Tensor]:

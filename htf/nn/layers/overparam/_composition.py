@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, conv2d, conv3d, pad
 
-Span = tuple[int, int]
+from htf.linalg.chain import Span, cheapest_splits
+
 Sizes = tuple[int, ...]
 CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
 
@@ -223,23 +224,13 @@ def _margin(chain: ConvChain, start: int, stop: int) -> Sizes:
 
 
 def _cheapest_cuts(chain: ConvChain) -> dict[Span, int]:
-    """Where to cut the product of each run of factors last, as `htf.linalg.chain.cheapest_orders` with taps.
+    """Where to cut the product of each run of factors last.
 
     Where connections leap over every state, the last factor is cut off.
     """
-    costs = {(k, k + 1): 0 for k in range(chain.depth)}
-    cuts: dict[Span, int] = {}
-    for length in range(2, chain.depth + 1):
-        for start in range(chain.depth - length + 1):
-            stop = start + length
-            outer = chain.channels[start] * chain.channels[stop]
-            costs[start, stop], cuts[start, stop] = min(
-                (
-                    costs[start, k]
-                    + costs[k, stop]
-                    + outer * chain.channels[k] * chain.taps(start, k) * chain.taps(k, stop),
-                    k,
-                )
-                for k in chain.free_cuts(start, stop) or [stop - 1]
-            )
-    return cuts
+    channels = chain.channels
+
+    def cost(start: int, k: int, stop: int) -> int:
+        return channels[start] * channels[k] * channels[stop] * chain.taps(start, k) * chain.taps(k, stop)
+
+    return cheapest_splits(chain.depth, cost, lambda start, stop: chain.free_cuts(start, stop) or [stop - 1])[1]
