@@ -128,14 +128,14 @@ class ImageData:
         )
 
     def holdout(self, share: float = 1 / 6, seed: int = 0) -> ImageData:
-        """Split the train set: its validation part takes the place of the test set, which is left out of sight.
+        """Split the train set: its validation part takes the place of the test set, which is not used.
 
         Parameters
         ----------
         share : float
-            Of the train set that is held out, between 0 and 1.
+            Share of the train set that is held out, between 0 and 1.
         seed : int
-            Of the split.
+            Seed of the split.
 
         Returns
         -------

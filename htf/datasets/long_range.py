@@ -62,7 +62,7 @@ class LongRangeData:
 
 
 def _fingerprint(splits: Mapping[str, Split]) -> str:
-    """Of images and labels, as in the files of caches."""
+    """SHA-256 of images and labels, as in the files of caches."""
     digest = hashlib.sha256()
     for part in _PARTS:
         for tensor in (splits[part].images, splits[part].labels):
@@ -94,7 +94,7 @@ def made_or_cached(
     ----------
     name : str
     settings : dict
-        What decides the images, as JSON can hold it.
+        All that decides the images, as JSON can hold it.
     make : callable
         Makes the three splits.
     cache : str or Path, optional

@@ -1,4 +1,4 @@
-"""How a plan is made: level by level from the leaves to the root, which rows each node computes, and from which.
+"""Making of a plan: level by level from the leaves to the root, the rows that each node computes, and their sources.
 
 A worked example runs through the comments: a balanced tree over 4 modes of dimension 8, and 2,048 samples of which
 every pair of modes takes all of its 64 values.  Its leaves 0 to 3 lie in one table, its pair nodes are 4 and 5, and its
@@ -135,7 +135,7 @@ class Builder:
     def _inputs(
         self, children: list[tuple[int, ...]], positions: list[int], rows: int, found: Distinct | None
     ) -> Gather | Outer | Patterns | Aligned | Stacked:
-        """Where the rows of some nodes come from, in the cheapest way that fits."""
+        """Inputs of a step for some nodes, of the cheapest kind that fits."""
         if found is None and (aligned := self._aligned(children)) is not None:
             return aligned
         if not self.discrete:

@@ -235,7 +235,7 @@ def _normalize(value: Tensor, log_scale: Tensor | None = None) -> _Activations:
         size = value.abs() @ value.new_full((width,), 1 / width) if width > 1 else value.abs().squeeze(-1)
         # A row of zeros keeps its scale: its gradient may be all that matters of it.
         exponent = size.masked_fill_(size.logical_not(), 1).log2_().round_()
-        # Of a power whose inverse is a normal number too.
+        # The inverse of the power has to be a normal number too.
         exponent = exponent.clamp(least := math.log2(torch.finfo(size.dtype).tiny), -least)
         total = exponent if log_scale is None else exponent + log_scale
         divisor = exponent.neg().exp2_()

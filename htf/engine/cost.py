@@ -65,7 +65,10 @@ def _cost(plan: Plan, step: Step) -> tuple[int, int]:
 
 
 def _cost_of_pairs(plan: Plan, inputs: Pairs) -> tuple[int, int]:
-    """The same of the root's: groups of 64 rows each, width 5, take 64 * 5 (the column) + 64 * 64 * 5 (the grid)."""
+    """`_cost` of a root that multiplies all pairs of rows.
+
+    Two groups of 64 rows of width 5 take 64 * 5 multiplications by the root's column and 64 * 64 * 5 for the grid.
+    """
     (fits, width), outputs = plan.components, plan.layout.outputs
     products, kept = zip(_joining(inputs.left), _joining(inputs.right), strict=True)
     cells = inputs.left.rows * inputs.right.rows * outputs

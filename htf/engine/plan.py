@@ -30,9 +30,9 @@ class Plan:
     runs : int
         Independent fits, for the printed costs.
     dtype : torch.dtype
-        Of the network, for the printed costs.
+        The network's, for the printed costs.
     device : torch.device, optional
-        Of an encoded batch.
+        Device of an encoded batch.
     components : (int, int), optional
         Where each of `runs` is a component that is added to others after the engine, as in CP: how many fits the
         components belong to, and the most of one fit.  In a plan that `meets` the root adds them.

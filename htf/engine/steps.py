@@ -56,7 +56,7 @@ class Bags:
 
 @dataclass(frozen=True)
 class Codes:
-    """Which leaf rows each row meets, as matrices of zeros and ones.
+    """Sums of leaf rows as products with matrices of zeros and ones.
 
     `code`, (nodes, rows, columns) in bfloat16, multiplies the leaf rows `leaves`, (nodes, columns).  Columns past a
     node's leaf rows are zero.  There are `table_rows` leaf rows in all.

@@ -60,7 +60,7 @@ def cheapest_orders(sizes: tuple[int, ...]) -> tuple[dict[Span, int], dict[Span,
 
 
 def meeting_point(sizes: tuple[int, ...], pairs: int) -> tuple[int, int]:
-    """Where to split a chain to end in scalar products of `pairs` rows and columns, and its cost; (0, 0) if nowhere."""
+    """Best split of a chain that ends in scalar products of `pairs` rows and columns, and its cost; (0, 0) if none."""
     costs, _ = cheapest_orders(sizes)
     last = len(sizes) - 1
     return min(

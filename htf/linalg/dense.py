@@ -81,10 +81,10 @@ def joint_values(B: Backend, transfer: Array, values: Sequence[Array]) -> Array:
 
 
 def products_of_others(first: T, factors: Sequence[T], multiply: Callable[[T, T], T]) -> list[T]:
-    """`first` times all `factors` but one, which is each in turn.
+    """For each of the `factors`, `first` times all the others.
 
-    Of what comes before a factor and what comes behind it: 3 (n - 1) products for n factors, without division.  For
-    factors a, b, c these are first (c b), (first a) c and (first a) b.
+    Each is a product of all before the factor and all behind it, without division: 3 (n - 1) products for n factors.
+    For factors a, b, c the results are first (c b), (first a) c and (first a) b.
     """
     behind = list(factors[1:])  # behind[k] becomes the product of the factors from k + 1 on
     for k in range(len(behind) - 1, 0, -1):
@@ -93,7 +93,7 @@ def products_of_others(first: T, factors: Sequence[T], multiply: Callable[[T, T]
     for factor, rest in zip(factors, behind, strict=False):
         found.append(multiply(before, rest))
         before = multiply(before, factor)
-    return [*found, before]
+    return [*found, before] if factors else []
 
 
 def orthonormal(B: Backend, matrix: Array) -> tuple[Array, Array]:
@@ -184,7 +184,7 @@ def _sorted(B: Backend, vectors: Array, values: Array) -> tuple[Array, Array]:
 
 
 def kept(singular_values: Array, rank: int | None, tail: float) -> int:
-    """How many singular values to keep: the fewest whose tail has a norm of at most `tail`, `rank` at most, 1 at
+    """Number of singular values to keep: the fewest whose tail has a norm of at most `tail`, `rank` at most, 1 at
     least.
     """
     values = constant(singular_values).tolist()

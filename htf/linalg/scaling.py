@@ -102,7 +102,7 @@ def with_scale(B: Backend, array: Array, exponent: Array) -> Array:
     size = safe_scale(B, array)
     total = exponents(B, size) + exponent
     most = total * 0 + _largest_exponent(B, array.dtype)
-    # What is divided out of a zero tensor's factors may be beyond all numbers; its derivatives are as large as can be.
+    # Powers divided out of a zero tensor's factors may be beyond all numbers; its derivatives are as large as can be.
     top = B.where(B.max(B.abs(constant(array))) == 0, most, 2 * most)
     total = B.where(total > top, top, B.where(total < -2 * most, -2 * most, total))
     # In two halves, as there are smaller and larger numbers than powers of two that can be divided by.
@@ -118,7 +118,7 @@ def _two_to(B: Backend, exponent: Array) -> Array:
 
 @cache
 def _largest_exponent(B: Backend, dtype: Any) -> int:
-    """Of the powers of two that are normal numbers, as their inverses are."""
+    """The largest exponent of two whose power and its inverse are normal numbers."""
     return math.frexp(float(B.finfo(dtype).max))[1] - 2
 
 
@@ -140,7 +140,7 @@ def in_range(B: Backend, array: Array, exponent: Array) -> bool:
 
 
 def power_of_two(B: Backend, array: Array) -> float:
-    """What to divide by, without rounding, where squares of entries would leave the range of the dtype; otherwise 1."""
+    """A power of two to divide by where squares of entries would leave the range of the dtype; otherwise 1."""
     largest = float(B.max(B.abs(constant(array))))
     margin = float(B.finfo(array.dtype).max) ** 0.25
     if largest == 0 or not math.isfinite(largest) or 1 / margin < largest < margin:

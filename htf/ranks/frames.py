@@ -53,7 +53,7 @@ class Frames:
         return cls(tree, tuple(f for f, _ in scaled), diagonal, sum(log for _, log in scaled))
 
     def normalized(self) -> Frames:
-        """The same with frames of about norm 1, so that products of hundreds of factors stay in range."""
+        """Divide frames to about norm 1, so that products of hundreds of factors stay in range."""
         _, logs = self.below(self.constants, self.constants)
         factors = tuple(f * math.exp(-log / 2) for f, log in zip(self.factors, logs, strict=True))
         return replace(self, factors=factors, log_scale=self.log_scale + sum(logs) / 2)
@@ -113,7 +113,7 @@ class Frames:
         return replace(self, tree=tree, factors=ordered)
 
     def to_ht(self) -> HTTensor:
-        """As an HT tensor; diagonal transfer tensors, of binary trees, are written out."""
+        """Convert to an HT tensor; diagonal transfer tensors, of binary trees, are written out."""
         if not self.diagonal:
             return HTTensor._of(self.tree, self.factors)
         leaves, inner = self.factors[: self.tree.order], self.factors[self.tree.order :]

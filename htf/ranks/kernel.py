@@ -1,4 +1,4 @@
-"""Gram matrices of what networks make of data: their effective rank, and an order in which to show them."""
+"""Gram matrices of the features that networks compute: their effective rank, and an order in which to show them."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def participation_ratio(singular_values: Array) -> Array:
 
 
 def numerical_rank(spectrum: Array, tol: float | None = None) -> int:
-    """How many singular values exceed `tol` times the largest.
+    """Count the singular values that exceed `tol` times the largest.
 
     Parameters
     ----------

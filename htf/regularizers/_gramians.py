@@ -96,7 +96,7 @@ def _of_children(siblings: _Siblings, overlaps: Sequence[Tensor]) -> list[Tensor
 
 
 def _view(positions: list[int]) -> Positions:
-    """As a slice where they are evenly spaced, so that nothing is copied."""
+    """Positions as a slice where they are evenly spaced, so that nothing is copied."""
     step = positions[1] - positions[0] if len(positions) > 1 else 1
     even = range(positions[0], positions[-1] + 1, step) if step > 0 else ()
     return slice(positions[0], positions[-1] + 1, step) if list(even) == positions else positions

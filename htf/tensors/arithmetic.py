@@ -247,7 +247,7 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     Parameters
     ----------
     first, second : HTTensor or (tree, factors)
-        Of one tree and shape.
+        Tensors of one tree and shape.
 
     Returns
     -------
@@ -369,7 +369,7 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     Parameters
     ----------
     first, second : HTTensor or (tree, factors)
-        Of one tree and shape.
+        Tensors of one tree and shape.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The same tensor on another dimension tree, or with the root elsewhere."""
+"""Change of the dimension tree of a tensor, or of the place of its root."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from htf.tree import DimensionTree
 
 
 def ht_change_tree(ht_tensor: HTTensor | RawHT, tree: DimensionTree, tol: float = 0.0) -> HTTensor:
-    """The same tensor on another dimension tree.
+    """Bring a tensor to another dimension tree.
 
     Parameters
     ----------
     ht_tensor : HTTensor or (tree, factors)
     tree : DimensionTree
-        Of the same order.
+        A tree of the same order.
     tol : float
         Relative tolerance to round to at the end; 0 drops nothing but rounding error.
 
@@ -91,7 +91,7 @@ def _reordered(x: HTTensor, tree: DimensionTree) -> HTTensor:
 
 
 def ht_move_root(ht_tensor: HTTensor | RawHT, node: int) -> HTTensor:
-    """The same tensor with the root on the edge above a node.
+    """Move the root of a tensor to the edge above a node.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def _with_subtree(x: HTTensor, modes: Sequence[int], form: Any) -> tuple[HTTenso
 
 
 def _has_form(tree: DimensionTree, node: int, form: Any) -> bool:
-    """Whether a node is of a nested form; without recursion, as trees can be a thousand levels deep."""
+    """Check whether a node is of a nested form; without recursion, as trees can be a thousand levels deep."""
     pairs = [(node, form)]
     for current, part in pairs:
         group = tree.children(current)

@@ -89,9 +89,9 @@ def ht_round_sum(
     Parameters
     ----------
     ht_tensors : sequence of HTTensor or (tree, factors)
-        Of one tree and shape.
+        Tensors of one tree and shape.
     weights : sequence of float, optional
-        Of the summands; all 1 by default.
+        Weights of the summands; all 1 by default.
     rank, tol, method, oversampling, random_state
         As in `ht_round`; tolerances are relative to the norm of the sum.
 
