@@ -16,6 +16,7 @@ from htf.nn import Factorization
 from htf.nn.networks.components import node_group
 from htf.nn.networks.matrix import END
 from htf.ranks import effective_rank, spectra
+from htf.ranks.spectrum import effective_ranks_of
 from htf.tensors.convac import convac_to_ht
 from htf.training.tracking import Moment, Tracker
 from htf.tree import DimensionTree
@@ -101,13 +102,6 @@ class EffectiveRanks(Tracker):
         if self.tree is not None:
             return self.tree
         return DimensionTree.balanced(network.order, arity=network.order) if network.tree is None else network.tree
-
-
-def effective_ranks_of(values: Tensor) -> Tensor:
-    """`htf.ranks.effective_rank` of many spectra at once, (..., k) to (...)."""
-    sums = values.sum(-1, keepdim=True)
-    ranks: Tensor = torch.special.entr(values / torch.where(sums > 0, sums, 1.0)).sum(-1).exp()
-    return torch.where(sums.squeeze(-1) > 0, ranks, 0.0)
 
 
 def _dense(network: Factorization, tree: DimensionTree, nodes: Sequence[int]) -> list[Tensor]:

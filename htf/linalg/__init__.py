@@ -1,1 +1,1 @@
-"""Dense linear algebra on any backend of TensorLy: what all algorithms on trees are made of."""
+"""Dense linear algebra on any backend of TensorLy, for all algorithms on trees."""

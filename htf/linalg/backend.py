@@ -1,4 +1,4 @@
-"""Which TensorLy backend serves an array, found from the array itself.
+"""The TensorLy backend that serves an array, found from the array itself.
 
 Functions here take NumPy arrays, PyTorch tensors or those of any other backend of TensorLy, whatever
 `tensorly.set_backend` was told last, and never change that setting.  So they ask for the backend object and call
@@ -38,7 +38,7 @@ def _named(name: str) -> Backend:
     return BackendManager._loaded_backends.get(name) or BackendManager.load_backend(name)
 
 
-# What all algorithms here compute with; LAPACK has nothing for halves, and nothing was tried with longer floats.
+# Dtypes that all algorithms here compute with; LAPACK has nothing for halves, and nothing was tried with longer floats.
 _SUPPORTED = "a real floating type, float32 or float64"
 
 
@@ -107,10 +107,10 @@ def check_tensor(tensor: Any, name: str) -> None:
 
 
 def host_array(array: Any, name: str) -> np.ndarray:
-    """What is read on the host, as indices and masks are: arrays of any backend or nested sequences, to NumPy."""
+    """Indices, masks and the like, read on the host, as NumPy arrays: from any backend or nested sequences."""
     kind: type = type(array)
     reason = _of_type(kind)
-    # Of matrices only the entries are read here.
+    # Only the entries of matrices are read here.
     if isinstance(reason, str) and not isinstance(array, np.matrix):
         raise TypeError(f"{name} is a {kind.__name__}, {reason}")
     if isinstance(array, torch.Tensor):
@@ -198,7 +198,7 @@ def _is_real(value: Array) -> bool:
 
 
 def _remedy(dtype: Any) -> str:
-    """How to get there from a dtype, where that loses nothing."""
+    """Conversion from a dtype to another one, where that loses nothing."""
     if isinstance(dtype, np.dtype) and dtype.kind == "f" and not dtype.isnative:
         return f" in the machine's byte order: array.astype({dtype.newbyteorder('=').name!r})"
     return ""
@@ -246,7 +246,7 @@ def all_finite(backend: Backend, array: Array) -> bool:
 def current_backend(name: str, device: torch.device | None = None) -> Iterator[None]:
     """TensorLy's backend for this thread; `tl.backend_context` would make the old one every thread's on its way out.
 
-    What TensorLy makes of PyTorch tensors is then on `device`, if one is given, whatever PyTorch's default is.
+    New PyTorch tensors of TensorLy are then on `device`, if one is given, whatever PyTorch's default is.
     """
     local = BackendManager._THREAD_LOCAL_DATA.__dict__
     before = local.get("backend")

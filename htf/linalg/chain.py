@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from torch import Tensor
@@ -16,27 +16,51 @@ def chain_sizes(chain: Sequence[Tensor]) -> tuple[int, ...]:
 Span = tuple[int, int]
 
 
-@lru_cache(maxsize=256)
-def cheapest_orders(sizes: tuple[int, ...]) -> tuple[dict[Span, int], dict[Span, int]]:
-    """Fewest multiplications, and the last split, of the product of matrices start to stop - 1, for every span.
+Cost = Callable[[int, int, int], int]
 
-    Matrix k is ``sizes[k]`` x ``sizes[k + 1]``.  The classical dynamic program, O(len(sizes)³).
+
+def cheapest_splits(
+    count: int, cost: Cost, allowed: Callable[[int, int], Sequence[int]] | None = None
+) -> tuple[dict[Span, int], dict[Span, int]]:
+    """Least cost, and the last split, of the product of the factors start to stop - 1, for every span of a chain.
+
+    Parameters
+    ----------
+    count : int
+        Factors.
+    cost : callable
+        Cost of the last product of a span, from start, split and stop.
+    allowed : callable, optional
+        Splits of a span, from start and stop; all by default.
+
+    Notes
+    -----
+    The classical dynamic program, O(count³).
     """
-    count = len(sizes) - 1
     costs = {(k, k + 1): 0 for k in range(count)}
     splits: dict[Span, int] = {}
     for length in range(2, count + 1):
         for start in range(count - length + 1):
             stop = start + length
-            outer = sizes[start] * sizes[stop]
             costs[start, stop], splits[start, stop] = min(
-                (costs[start, k] + costs[k, stop] + outer * sizes[k], k) for k in range(start + 1, stop)
+                (costs[start, k] + costs[k, stop] + cost(start, k, stop), k)
+                for k in (range(start + 1, stop) if allowed is None else allowed(start, stop))
             )
     return costs, splits
 
 
+@lru_cache(maxsize=256)
+def cheapest_orders(sizes: tuple[int, ...]) -> tuple[dict[Span, int], dict[Span, int]]:
+    """Fewest multiplications, and the last split, for every span of a chain of matrices.
+
+    Matrix k is ``sizes[k]`` x ``sizes[k + 1]``: sizes (8, 2, 8, 1) take 2 · 8 + 8 · 2 multiplications from the right,
+    8 · 2 · 8 + 8 · 8 from the left.
+    """
+    return cheapest_splits(len(sizes) - 1, lambda start, k, stop: sizes[start] * sizes[k] * sizes[stop])
+
+
 def meeting_point(sizes: tuple[int, ...], pairs: int) -> tuple[int, int]:
-    """Where to split a chain to end in scalar products of `pairs` rows and columns, and its cost; (0, 0) if nowhere."""
+    """Best split of a chain that ends in scalar products of `pairs` rows and columns, and its cost; (0, 0) if none."""
     costs, _ = cheapest_orders(sizes)
     last = len(sizes) - 1
     return min(

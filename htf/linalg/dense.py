@@ -8,13 +8,16 @@ singular values would lose, so that their results are accurate to little more th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 
 from htf.linalg.backend import Array, Backend, constant, eye, needs_gradient
 from htf.linalg.underflow import ordinary
+
+T = TypeVar("T")
 
 
 def mode_product(B: Backend, tensor: Array, matrix: Array, axis: int) -> Array:
@@ -75,6 +78,22 @@ def joint_values(B: Backend, transfer: Array, values: Sequence[Array]) -> Array:
         product = B.reshape(product, (batch, width, prod(product.shape[1:]) // width))
         product = B.matmul(B.reshape(value, (batch, 1, width)), product)[:, 0]
     return product
+
+
+def products_of_others(first: T, factors: Sequence[T], multiply: Callable[[T, T], T]) -> list[T]:
+    """For each of the `factors`, `first` times all the others.
+
+    Each is a product of all before the factor and all behind it, without division: 3 (n - 1) products for n factors.
+    For factors a, b, c the results are first (c b), (first a) c and (first a) b.
+    """
+    behind = list(factors[1:])  # behind[k] becomes the product of the factors from k + 1 on
+    for k in range(len(behind) - 1, 0, -1):
+        behind[k - 1] = multiply(behind[k], factors[k])
+    found, before = [], first
+    for factor, rest in zip(factors, behind, strict=False):
+        found.append(multiply(before, rest))
+        before = multiply(before, factor)
+    return [*found, before] if factors else []
 
 
 def orthonormal(B: Backend, matrix: Array) -> tuple[Array, Array]:
@@ -165,7 +184,7 @@ def _sorted(B: Backend, vectors: Array, values: Array) -> tuple[Array, Array]:
 
 
 def kept(singular_values: Array, rank: int | None, tail: float) -> int:
-    """How many singular values to keep: the fewest whose tail has a norm of at most `tail`, `rank` at most, 1 at
+    """Number of singular values to keep: the fewest whose tail has a norm of at most `tail`, `rank` at most, 1 at
     least.
     """
     values = constant(singular_values).tolist()

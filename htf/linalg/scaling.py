@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from htf.linalg.backend import Array, Backend, constant
+from htf.linalg.backend import Array, Backend, backend_of, constant
 from htf.linalg.underflow import certificate, ordinary
 
 
@@ -24,6 +24,13 @@ def safe_scale(B: Backend, array: Array) -> Array:
     if B.backend_name == "pytorch":
         return _power_below(B, torch.linalg.vector_norm(array, math.inf))
     return _power_below(B, B.max(B.abs(array)))
+
+
+def over_largest(array: Array) -> tuple[Array, float]:
+    """The array divided by its largest entry, as a constant, and the logarithm of that; by 1 if it is zero."""
+    B = backend_of(array)
+    largest = float(B.max(B.abs(constant(array)))) or 1.0
+    return array / largest, math.log(largest)
 
 
 def divided(B: Backend, array: Array) -> tuple[Array, Array]:
@@ -95,7 +102,7 @@ def with_scale(B: Backend, array: Array, exponent: Array) -> Array:
     size = safe_scale(B, array)
     total = exponents(B, size) + exponent
     most = total * 0 + _largest_exponent(B, array.dtype)
-    # What is divided out of a zero tensor's factors may be beyond all numbers; its derivatives are as large as can be.
+    # Powers divided out of a zero tensor's factors may be beyond all numbers; its derivatives are as large as can be.
     top = B.where(B.max(B.abs(constant(array))) == 0, most, 2 * most)
     total = B.where(total > top, top, B.where(total < -2 * most, -2 * most, total))
     # In two halves, as there are smaller and larger numbers than powers of two that can be divided by.
@@ -111,7 +118,7 @@ def _two_to(B: Backend, exponent: Array) -> Array:
 
 @cache
 def _largest_exponent(B: Backend, dtype: Any) -> int:
-    """Of the powers of two that are normal numbers, as their inverses are."""
+    """The largest exponent of two whose power and its inverse are normal numbers."""
     return math.frexp(float(B.finfo(dtype).max))[1] - 2
 
 
@@ -133,7 +140,7 @@ def in_range(B: Backend, array: Array, exponent: Array) -> bool:
 
 
 def power_of_two(B: Backend, array: Array) -> float:
-    """What to divide by, without rounding, where squares of entries would leave the range of the dtype; otherwise 1."""
+    """A power of two to divide by where squares of entries would leave the range of the dtype; otherwise 1."""
     largest = float(B.max(B.abs(constant(array))))
     margin = float(B.finfo(array.dtype).max) ** 0.25
     if largest == 0 or not math.isfinite(largest) or 1 / margin < largest < margin:

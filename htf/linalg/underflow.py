@@ -1,4 +1,4 @@
-"""Whether a product of all factors, computed without scaling, can have been harmed by overflow or underflow.
+"""Certificates that a product of all factors, computed without scaling, was not harmed by overflow or underflow.
 
 What overflows on the way leaves an infinity or a NaN in the result.  What underflows leaves an absolute error of at
 most the smallest normal number τ per multiplication, and later steps enlarge it by the Frobenius norms of the factors

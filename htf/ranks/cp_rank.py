@@ -16,7 +16,7 @@ from htf.tensors.rank import check_tolerance
 
 
 class CPRankEstimate(NamedTuple):
-    """What `cp_rank` found.
+    """Result of `cp_rank`.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ def cp_rank(
     Parameters
     ----------
     tensor : array
-        Of two axes or more, of any backend of TensorLy.
+        Two axes or more, of any backend of TensorLy.
     max_rank : int, optional
         Largest rank to try; by default the product of all dimensions but the largest, which always suffices.
     tol : float

@@ -1,7 +1,6 @@
-"""Frames of HT tensors and ConvACs alike, in double precision and of norm 1, and the overlaps between them.
+"""Frames of HT tensors and ConvACs alike, in double precision and of norm 1.
 
-A ConvAC is an HT tensor with diagonal transfer tensors.  They are never written out: node ν has a matrix W, and
-overlaps of its frame are Wᵀ (⊙_c M_c) W, O(R³) where a full transfer tensor would take O(R^(arity + 1)).
+A ConvAC is an HT tensor with diagonal transfer tensors, which are never written out: node ν has a matrix W.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any, TypeAlias
 from tensorly.cp_tensor import CPTensor
 
 from htf.linalg.backend import Array, Backend, backend_of, check_real, constant, eye
-from htf.linalg.dense import matricize, mode_product
+from htf.linalg.scaling import over_largest
 from htf.nn import Factorization
-from htf.tensors.arithmetic import frame_overlap
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.orthogonal import check_finite
+from htf.tensors.overlaps import overlaps_above, overlaps_below
 from htf.tree import DimensionTree
 
 Ranked: TypeAlias = HTTensor | RawHT | Factorization | CPTensor
@@ -49,11 +48,11 @@ class Frames:
         tree, given, diagonal = _taken_apart(x, run)
         check_finite(given)
         # Constants are divided out: gradients of what ignores scale do not see them.
-        scaled = [_scaled(_double(factor)) for factor in given]
+        scaled = [over_largest(_double(factor)) for factor in given]
         return cls(tree, tuple(f for f, _ in scaled), diagonal, sum(log for _, log in scaled))
 
     def normalized(self) -> Frames:
-        """The same with frames of about norm 1, so that products of hundreds of factors stay in range."""
+        """Divide frames to about norm 1, so that products of hundreds of factors stay in range."""
         _, logs = self.below(self.constants, self.constants)
         factors = tuple(f * math.exp(-log / 2) for f, log in zip(self.factors, logs, strict=True))
         return replace(self, factors=factors, log_scale=self.log_scale + sum(logs) / 2)
@@ -69,80 +68,14 @@ class Frames:
         return tuple(constant(f) for f in self.factors)
 
     def below(self, first: Sequence[Array], second: Sequence[Array]) -> tuple[list[Array], list[float]]:
-        """U_aᵀ U_b of the frames of two sets of factors a and b, for all nodes.
-
-        Each is divided by a constant, whose logarithm comes with it, beyond those of the nodes below.
-        """
-        overlaps: list[Array] = []
-        logs: list[float] = []
-        for node, (a, b) in enumerate(zip(first, second, strict=True)):
-            overlap, log = self._overlap(node, a, b, overlaps)
-            overlap, own = _scaled(overlap)
-            overlaps.append(overlap)
-            logs.append(log + own)
-        return overlaps, logs
-
-    def _overlap(self, node: int, a: Array, b: Array, below: Sequence[Array]) -> tuple[Array, float]:
-        B, group = self.backend, self.tree.children(node)
-        if not self.diagonal:
-            return frame_overlap(B, self.tree, node, a, b, below), 0.0
-        if not group:
-            return B.matmul(a.T, b), 0.0
-        product, total = below[group[0]], 0.0
-        for child in group[1:]:
-            # A node may have hundreds of children.
-            product, log = _scaled(product * below[child])
-            total += log
-        return B.matmul(a.T, B.matmul(product, b)), total
+        """Overlaps of the frames of two sets of factors on this tree; see `htf.tensors.overlaps`."""
+        return overlaps_below(self.tree, first, second, self.diagonal)
 
     def above(
         self, first: Sequence[Array], second: Sequence[Array], below: Sequence[Array], edges: Collection[int]
     ) -> dict[int, Array]:
-        """Overlaps of what the tensors are outside of nodes, each divided by a constant; for `edges`, and above them.
-
-        The columns of a node's frame U and of the rest of the tensor A make up its matricization, U Aᵀ; here are
-        A_aᵀ A_b.
-        """
-        B, tree = self.backend, self.tree
-        wanted = set(edges)
-        for node in sorted(wanted):
-            above: int | None = node
-            while (above := tree.parent(above)) is not None and above not in wanted:  # type: ignore[arg-type]
-                wanted.add(above)
-        found = {tree.root: eye(B, int(self.factors[-1].shape[-1]), self.factors[0])}
-        for node in range(tree.root, tree.order - 1, -1):
-            if node in wanted or node == tree.root:
-                step = self._step_diagonal if self.diagonal else self._step_full
-                for child, overlap in step(node, first[node], second[node], below, found[node], wanted):
-                    found[child], _ = _scaled(overlap)
-        return found
-
-    def _step_diagonal(
-        self, node: int, a: Array, b: Array, below: Sequence[Array], above: Array, wanted: Collection[int]
-    ) -> Iterable[tuple[int, Array]]:
-        B, group = self.backend, self.tree.children(node)
-        seen = B.matmul(a, B.matmul(above, b.T))
-        # Products of all siblings but one: what comes before it times what comes behind.
-        behind: list[Array] = [None] * len(group)
-        for k in range(len(group) - 1, 0, -1):
-            behind[k - 1] = below[group[k]] if behind[k] is None else _scaled(behind[k] * below[group[k]])[0]
-        for k, child in enumerate(group):
-            if child in wanted:
-                yield child, seen if behind[k] is None else seen * behind[k]
-            seen, _ = _scaled(seen * below[child])
-
-    def _step_full(
-        self, node: int, a: Array, b: Array, below: Sequence[Array], above: Array, wanted: Collection[int]
-    ) -> Iterable[tuple[int, Array]]:
-        B, group = self.backend, self.tree.children(node)
-        seen = mode_product(B, b, above, len(group))
-        for axis, child in enumerate(group):
-            if child in wanted:
-                part = seen
-                for other_axis, other in enumerate(group):
-                    if other != child:
-                        part = mode_product(B, part, below[other], other_axis)
-                yield child, B.matmul(matricize(B, a, axis), matricize(B, part, axis).T)
+        """Overlaps of what the tensors are outside of `edges`; see `htf.tensors.overlaps`."""
+        return overlaps_above(self.tree, first, second, below, edges, self.diagonal)
 
     def separated(self, modes: Collection[int]) -> Frames:
         """Diagonal frames on a binary tree that keeps subtrees within `modes`, and outside of them, together.
@@ -179,7 +112,7 @@ class Frames:
         return replace(self, tree=tree, factors=ordered)
 
     def to_ht(self) -> HTTensor:
-        """As an HT tensor; diagonal transfer tensors, of binary trees, are written out."""
+        """Convert to an HT tensor; diagonal transfer tensors, of binary trees, are written out."""
         if not self.diagonal:
             return HTTensor._of(self.tree, self.factors)
         leaves, inner = self.factors[: self.tree.order], self.factors[self.tree.order :]
@@ -222,10 +155,3 @@ def _taken_apart(x: Any, run: int) -> tuple[DimensionTree, Sequence[Array], bool
 def _double(factor: Array) -> Array:
     double = backend_of(factor).float64
     return factor.to(double) if hasattr(factor, "to") and not hasattr(factor, "astype") else factor.astype(double)
-
-
-def _scaled(array: Array) -> tuple[Array, float]:
-    """The array divided by its largest entry, as a constant, and the logarithm of that; by 1 if it is zero."""
-    B = backend_of(array)
-    largest = float(B.max(B.abs(constant(array)))) or 1.0
-    return array / largest, math.log(largest)

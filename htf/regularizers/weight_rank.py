@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from htf._checks import above_zero, finite
 from htf.nn.layers.drop_in import DropInLayer
+from htf.ranks.spectrum import effective_ranks_of
 from htf.regularizers._base import check_learning
 
 
@@ -213,8 +214,7 @@ def _log_det(values: Tensor, eps: float) -> Tensor:
 def _effective_rank(values: Tensor, eps: float) -> Tensor:
     if not len(values):
         return values.sum()
-    q = values / values.sum()
-    return torch.exp(-(q * q.log()).sum())
+    return effective_ranks_of(values)
 
 
 _PENALTIES: dict[str, Callable[[Tensor, float], Tensor]] = {

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from htf._checks import positive
 from htf._random import Seed
-from htf.engine.meeting import GATHERED
+from htf.engine.pairwise import GATHERED
 from htf.linalg.chain import chain_product, chain_sizes, cheapest_orders, meeting_point
 from htf.nn.networks._starts import parameter_dtype
 from htf.nn.networks.base import Factorization

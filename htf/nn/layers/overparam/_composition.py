@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, conv2d, conv3d, pad
 
-Span = tuple[int, int]
+from htf.linalg.chain import Span, cheapest_splits
+
 Sizes = tuple[int, ...]
 CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
 
@@ -30,11 +31,11 @@ class ConvChain:
     Attributes
     ----------
     channels : tuple of int
-        Of the states.
+        Channels of the states.
     kernels : tuple of tuple of int
-        Of the factors.
+        Kernel sizes of the factors.
     groups : int
-        Of every factor.
+        Groups of every factor.
     connections : tuple of (int, int)
     """
 
@@ -50,11 +51,11 @@ class ConvChain:
 
     @property
     def kernel(self) -> Sizes:
-        """That the factors compose to."""
+        """Sizes of the kernel that the factors compose to."""
         return self.kernel_of(0, self.depth)
 
     def kernel_of(self, start: int, stop: int) -> Sizes:
-        """That the factors from `start` to `stop` - 1 compose to."""
+        """Sizes of the kernel that the factors from `start` to `stop` - 1 compose to."""
         return tuple(1 + sum(size - 1 for size in sizes) for sizes in zip(*self.kernels[start:stop], strict=True))
 
     def taps(self, start: int, stop: int) -> int:
@@ -62,7 +63,7 @@ class ConvChain:
         return prod(self.kernel_of(start, stop))
 
     def shape(self, start: int, stop: int) -> Sizes:
-        """Of the weight that some of the factors compose to."""
+        """Shape of the weight that some of the factors compose to."""
         return (self.channels[stop], self.channels[start] // self.groups, *self.kernel_of(start, stop))
 
     def part(self, start: int, stop: int) -> ConvChain:
@@ -80,10 +81,10 @@ class ConvChain:
 
 
 class Step(Protocol):
-    """One tensor more from those that there are."""
+    """A step of a program: computes one more tensor from those at hand."""
 
     def of(self, values: Sequence[Tensor]) -> Tensor:
-        """The new one."""
+        """Compute the new tensor."""
 
 
 Program = tuple[Step, ...]
@@ -97,7 +98,7 @@ class Product:
     ----------
     later, earlier, groups : int
     shape : tuple of int
-        Of the result.
+        Shape of the result.
     pointwise : str
         "later" or "earlier": which kernel has one tap only, so that a product of matrices does; else "neither".
     """
@@ -164,7 +165,7 @@ def centred_identity(like: Tensor, groups: int) -> Tensor:
 
 
 def _identity(like: Tensor, groups: int) -> Tensor:
-    """Of one tap."""
+    """The identity as a kernel of one tap."""
     eye = torch.eye(like.shape[1], dtype=like.dtype, device=like.device).repeat(groups, 1)
     return eye.view(*eye.shape, *[1] * (like.ndim - 2))
 
@@ -214,7 +215,7 @@ def program(chain: ConvChain) -> Program:
 
 
 def _leaps(chain: ConvChain, start: int, cut: int, stop: int) -> list[int]:
-    """Where connections to the last state come from that leap over the cut, which is then the state before it."""
+    """Sources of the connections to the last state that leap over the cut, which is then the state before it."""
     return [s for s, m in chain.connections if m == stop and start < s < cut]
 
 
@@ -223,23 +224,13 @@ def _margin(chain: ConvChain, start: int, stop: int) -> Sizes:
 
 
 def _cheapest_cuts(chain: ConvChain) -> dict[Span, int]:
-    """Where to cut the product of each run of factors last, as `htf.linalg.chain.cheapest_orders` with taps.
+    """The last cut of the product of each run of factors, for fewest multiplications.
 
     Where connections leap over every state, the last factor is cut off.
     """
-    costs = {(k, k + 1): 0 for k in range(chain.depth)}
-    cuts: dict[Span, int] = {}
-    for length in range(2, chain.depth + 1):
-        for start in range(chain.depth - length + 1):
-            stop = start + length
-            outer = chain.channels[start] * chain.channels[stop]
-            costs[start, stop], cuts[start, stop] = min(
-                (
-                    costs[start, k]
-                    + costs[k, stop]
-                    + outer * chain.channels[k] * chain.taps(start, k) * chain.taps(k, stop),
-                    k,
-                )
-                for k in chain.free_cuts(start, stop) or [stop - 1]
-            )
-    return cuts
+    channels = chain.channels
+
+    def cost(start: int, k: int, stop: int) -> int:
+        return channels[start] * channels[k] * channels[stop] * chain.taps(start, k) * chain.taps(k, stop)
+
+    return cheapest_splits(chain.depth, cost, lambda start, stop: chain.free_cuts(start, stop) or [stop - 1])[1]

@@ -1,8 +1,9 @@
-"""The root over few distinct rows: its children in two groups that meet in a matrix product.
+"""Outputs of a root over few distinct rows: all pairs of rows of two groups of its children, in one matrix product.
 
 In a completion problem many samples share the rows of the root's children.  Every pair of rows is then multiplied in
 one matrix product per run, and the samples' entries are read from it: more products than are asked for, but far faster
-ones than those of gathered rows.
+ones than those of gathered rows.  Of 2,048 entries of an 8 x 8 x 8 x 8 tensor on a balanced tree, both children of the
+root have 64 rows of width R: (64, R) times (R, 64) holds all 4,096 entries.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from htf.engine.sharing import distinct_tuples
+from htf.engine.distinct import distinct_tuples
 
 # A product of two gathered entries takes as long as this many multiplications inside a matrix product: measured with
 # gradients, 10 to 30 at dimension 64 and 100 at 256; below 16 both take no time.
@@ -20,7 +21,7 @@ GATHERED = 30
 
 @dataclass(frozen=True)
 class Group:
-    """Neighbouring children of the root, as one.
+    """Neighbouring children of the root, joined.
 
     Attributes
     ----------
@@ -45,10 +46,10 @@ class Group:
         return Group(self.size + other.size, found.ids[0], int(found.counts[0]), found.first)
 
 
-def meeting_groups(
+def cheapest_groups(
     children: list[Group], width: int, outputs: int, gathered: float
 ) -> tuple[tuple[Group, Group], int] | None:
-    """Where to split the root's children, if that is cheaper than to multiply gathered rows sample by sample.
+    """Split the root's children in two groups, if all pairs of rows cost less than gathered rows sample by sample.
 
     Parameters
     ----------
@@ -81,6 +82,6 @@ def meeting_groups(
 
 
 def _cost(pair: tuple[Group, Group], width: int, outputs: int) -> int:
-    """Time of a meeting per run, in multiplications of a matrix product."""
+    """Time of all pairs per run, in multiplications of a matrix product."""
     grid = pair[0].rows * pair[1].rows * outputs * (width + GATHERED)
     return grid + sum(GATHERED * group.rows * width * group.size for group in pair if group.size > 1)
