@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,7 +11,6 @@ from tensorly.tt_tensor import TTTensor
 from tensorly.tucker_tensor import TuckerTensor
 
 import htf
-from htf import datasets
 from htf.datasets import (
     CompletionProblem,
     completion_from_file,
@@ -495,10 +492,3 @@ def test_the_diverging_problem(tmp_path):
     assert completion_from_file(tmp_path / "problem.npz").describe() == problem.describe()
     with pytest.raises(TypeError, match="expected a floating type"):
         diverging_completion(torch.int32)
-
-
-def test_data_sets_need_no_networks():
-    code = "import sys, types; m = types.ModuleType('htf'); m.__path__ = [sys.argv[1]]; sys.modules['htf'] = m; "
-    code += "import htf.datasets; sys.exit('htf.nn' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code, htf.__path__[0]], check=True, timeout=120)
-    assert datasets.tensor_completion is tensor_completion
