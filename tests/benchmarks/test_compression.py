@@ -2,12 +2,12 @@
 
 import csv
 
-import compression
 import pytest
 import torch
 from torch import nn
 
 import htf
+from benchmarks.compression import __main__ as compression
 from htf._files import read_json
 from htf.datasets import ImageData
 

@@ -8,20 +8,18 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import is_same_class
-import long_range
-import long_range_cost as cost
-import long_range_jobs as jobs
-import long_range_recipes as recipes
-import pathfinder
 import pytest
 import torch
 from distributed import LocalCluster
 
+from benchmarks.long_range import __main__ as long_range
+from benchmarks.long_range import jobs, recipes
+from benchmarks.speed import long_range as cost
 from htf._files import read_json, write_json
 from htf.datasets import far_parity
 from htf.datasets.long_range import LongRangeData, Split
 
+ROOT = Path(__file__).parents[2]
 SMALL = ["--epochs", "2", "--batch-size", "16", "--train", "48", "--validation", "40", "--test", "32"]
 PARITY = ["--task", "far_parity", "--distances", "2", "--no-progress", *SMALL]
 
@@ -70,9 +68,8 @@ def test_dry_runs_of_the_tasks_on_pixels(task, tmp_path, monkeypatch):
         setting = recipes.SETTINGS["cpu"][task]
         data = {**setting.data, "source": "digits", "scale": 1.0, "canvas": (10, 40)}
         monkeypatch.setitem(recipes.SETTINGS["cpu"], task, replace(setting, data=data))
-    thin = {"pathfinder": pathfinder, "is_same_class": is_same_class}[task]
     arguments = ["--distances", str(distance), "--seeds", "0", "--dry-run", "--out", str(tmp_path), "--no-progress"]
-    thin.main(["--task", task, *arguments])
+    long_range.main(["--task", task, *arguments])
     rows = table(tmp_path / "dry_run")
     assert {row["task"] for row in rows} == {task}
     expected = recipes.SETTINGS["cpu"][task].recipes
@@ -279,11 +276,9 @@ def test_the_convac_reads_levels_and_has_gradients_at_pixels():
 
 
 def run_script(arguments, **variables):
-    script = Path(long_range.__file__)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"} | variables
-    return subprocess.run(
-        [sys.executable, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-m", "benchmarks.long_range", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.skipif(
@@ -302,7 +297,7 @@ def test_two_devices_share_each_training(tmp_path):
 
 def test_a_scheduler_gets_the_jobs(tmp_path, monkeypatch):
     # As the workers of a cluster must be started.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(long_range.__file__).parent), *sys.path]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
     arguments = [*PARITY, "--regularizers", "none", "interaction", "--seeds", "0", "--out", str(tmp_path)]
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
         long_range.main([*arguments, "--scheduler", cluster.scheduler_address])

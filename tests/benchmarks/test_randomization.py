@@ -5,16 +5,13 @@ import math
 
 import numpy as np
 import pytest
-import randomization
-import randomization_jobs as jobs
-import randomization_kernels as kernels
-import randomization_networks as networks
-import randomization_solvers as solvers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from benchmarks.randomization import __main__ as randomization
+from benchmarks.randomization import jobs, kernels, networks, solvers
 from htf._files import read_json, write_json
 from htf.datasets import load
 from htf.datasets.images import ImageData

@@ -1,6 +1,6 @@
 """HT tensors against tensap and torchTT, side by side, and how operation counts grow with the order.
 
-    python benchmarks/ht_speed.py --json docs/results/ht_speed.json
+    python -m benchmarks.speed.ht --json docs/results/ht_speed.json
 
 Every comparison is on the same tensors, trees and truncation, in one run: spectra and rounding errors must agree
 before anything is timed.  A time is the shortest of some repetitions, and the two sides take turns.  Peers that are not

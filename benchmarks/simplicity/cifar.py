@@ -1,4 +1,4 @@
-"""The CIFAR-10 part of simplicity_bias.py: over-parameterized networks, plain ones, and penalties on rank."""
+"""The CIFAR-10 part: over-parameterized networks, plain ones, and penalties on rank."""
 
 from __future__ import annotations
 

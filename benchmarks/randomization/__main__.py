@@ -1,6 +1,6 @@
 """Networks fit noise: the generalization controls of Zhang et al. 2017 on a subset of MNIST.
 
-    python benchmarks/randomization.py --out runs/randomization
+    python -m benchmarks.randomization --out runs/randomization
 
 trains two multilayer perceptrons and a small convolutional network on the true labels, on labels of which a part is
 corrupted, on random labels, and on images whose pixels are shuffled or random, each until all training labels are said
@@ -29,15 +29,16 @@ from typing import Any
 
 import scipy
 import torch
-from randomization_jobs import CORRUPTED, Job, RunJob, gather_table
-from randomization_networks import NETWORKS
 
 from htf._files import write_figure, write_json
 from htf._folders import claim_folder
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
 from htf.jobs import map_jobs
-from htf.plotting.randomization import plot_randomization
+
+from .jobs import CORRUPTED, Job, RunJob, gather_table
+from .networks import NETWORKS
+from .plots import plot_randomization
 
 NAME = "randomization"
 SOURCES = ("mnist", "fashion_mnist", "digits", "cifar10")
@@ -173,7 +174,11 @@ def _line(job: Job, row: dict[str, Any]) -> str:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.randomization",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--source", choices=SOURCES, default="mnist")
     add("--train", type=int, default=2000, help="images")

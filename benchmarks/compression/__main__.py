@@ -1,6 +1,6 @@
 """Accuracy against size on MNIST: factorized and over-parameterized layers cut to lower rank, and plain ones.
 
-    python benchmarks/compression.py --data-dir data --seeds 0:2 --out runs/compression
+    python -m benchmarks.compression --data-dir data --seeds 0:2 --out runs/compression
 
 trains a small CNN with hierarchical Tucker layers (ht), with products of two matrices (matrix), with over-parameterized
 layers of depth 3 (deep), and with plain ones (plain), all drawn at random.  Each is then cut to 25, 15, 10 and 5 % of
@@ -287,7 +287,11 @@ def _to(split: Split, device: torch.device) -> Split:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compression",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--variants", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     add("--seeds", type=int_range, default="0:2", help="0:2 or 0,1,2")

@@ -1,6 +1,6 @@
 """Cost of a training step with over-parameterized layers: plain, ours, our layers' chain, and the peer's layers.
 
-    python benchmarks/overparam_speed.py --overparam CHECKOUT --json docs/results/overparam_speed.json
+    python -m benchmarks.speed.overparam --overparam CHECKOUT --json docs/results/overparam_speed.json
 
 A step is forward, cross entropy, backward and a step of SGD with momentum on one batch of random images; the net is
 `htf.nn.small_resnet`, of 16-16-32-64-64 channels.  In "effective weight" every convolution and linear layer is
@@ -25,13 +25,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from turns import WARM, Step, take_turns
 
 from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.nn import small_resnet
 from htf.nn.overparam._base import Overparam
 from htf.surgery import overparameterize
+
+from .timing import WARM, Step, take_turns
 
 PLAIN, EFFECTIVE, CHAIN, PEER = "plain", "effective weight", "chain", "overparam"
 

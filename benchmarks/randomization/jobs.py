@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from randomization_networks import make_network
-from randomization_solvers import count_classes, solve
 from scipy.stats import binom
 
 from htf._files import read_json, write_json
@@ -25,6 +23,9 @@ from htf.datasets.long_range import LongRangeData, Split
 from htf.datasets.twins import Twin
 from htf.jobs import claimed
 from htf.training import Classification, ClassifySettings
+
+from .networks import make_network
+from .solvers import count_classes, solve
 
 JOBS, ROW = "jobs", "row.json"
 _ROW = "the row of a fit"

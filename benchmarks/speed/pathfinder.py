@@ -1,6 +1,6 @@
 """Images per second of Pathfinder, side by side: this library and the papers' generator.
 
-    python benchmarks/pathfinder_speed.py --imp-reg-htf CHECKOUT --json docs/results/pathfinder_speed.json
+    python -m benchmarks.speed.pathfinder --imp-reg-htf CHECKOUT --json docs/results/pathfinder_speed.json
 
 Both make images of 300 × 300 pixels with their defaults, which are the same marks: two curves, distractors, two dots.
 The papers' generator runs as its command does, one PNG file per image included; it needs OpenCV.  The papers then

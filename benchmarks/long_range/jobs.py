@@ -1,6 +1,6 @@
 """One training of the long-range benchmarks: a job, what it does, and the row of the table that it leaves.
 
-Workers of a cluster import this module: start them with this folder in PYTHONPATH.
+Workers of a cluster import this module: start them with the checkout in PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from long_range_recipes import DISTANCE, TASKS, make_model, make_regularizer, read_spec
 from torch import nn
 
 from htf._files import read_json, write_json
@@ -22,6 +21,8 @@ from htf.datasets.long_range import LongRangeData
 from htf.jobs import claimed
 from htf.nn import receptive_field
 from htf.training import Classification, ClassifyResult, ClassifySettings, load_trained
+
+from .recipes import DISTANCE, TASKS, make_model, make_regularizer, read_spec
 
 JOBS, ROW, TABLE = "jobs", "row.json", "long_range.csv"
 _ROW, _JOB = "the row of a training", "a training of long_range.py"
@@ -64,7 +65,7 @@ class Job:
     data : dict
         Arguments of the task, distance and seed included.
     model, regularizer : str
-        See `long_range_recipes`.
+        See `benchmarks.long_range.recipes`.
     weight : float
         Of the regularizer.
     seed : int

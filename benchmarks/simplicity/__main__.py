@@ -1,6 +1,6 @@
 """Effective rank against depth: the experiments of Huh et al., "The low-rank simplicity bias in deep networks".
 
-    python benchmarks/simplicity_bias.py --out docs/results
+    python -m benchmarks.simplicity --out docs/results
 
 distribution   effective rank of the kernel of the last hidden features, on unseen inputs, against depth: many random
                networks at initialization and after training, linear, ReLU and tanh, by optimizer and initialization.
@@ -16,7 +16,7 @@ cifar          over-parameterized convolutional networks against plain ones and 
 Every part leaves simplicity_<part>.csv, a JSON of its settings, machine and versions, and a figure drawn from these
 files alone (--figures draws them again).  All draws have fixed seeds.  Stopped parts go on after the rows that they
 have, the kernels excepted, which take seconds.  The first three parts take about four minutes on one free core; widths
-and numbers of samples are those of simplicity_parts.py.
+and numbers of samples are those of parts.py.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import simplicity_cifar as cifar
-import simplicity_parts as parts
 import torch
-from simplicity_training import RATES
 from tqdm import tqdm
 
 from htf._files import check_writable, read_json, write_figure, write_json, write_tensors
 from htf._machine import describe_machine
 from htf._tables import write_table
-from htf.plotting.simplicity import plot_effective_ranks, plot_kernels, plot_rank_penalties, plot_recovery
+
+from . import cifar, parts
+from .plots import plot_effective_ranks, plot_kernels, plot_rank_penalties, plot_recovery
+from .training import RATES
 
 DEPTHS = (1, 2, 4, 8, 16, 32)
 DEEPEST_TRAINED = 16
@@ -192,7 +192,11 @@ def _path(options: argparse.Namespace, part: str, suffix: str) -> Path:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.simplicity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS[:3]), help="parts to compute")
     parser.add_argument("--nets", type=int, default=128, help="random networks per row")
     parser.add_argument("--steps", type=int, default=parts.STEPS, help="most steps of a training of parts 1 to 3")

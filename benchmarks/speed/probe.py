@@ -1,6 +1,6 @@
 """Training epochs of rank-fit probes, side by side: this library, the papers' code and TensorKrowch's tree.
 
-    python benchmarks/probe_speed.py --data-dir DATA --imp-reg-in-tf CHECKOUT --imp-reg-htf CHECKOUT
+    python -m benchmarks.speed.probe --data-dir DATA --imp-reg-in-tf CHECKOUT --imp-reg-htf CHECKOUT
 
 Every comparison is on the same images and batches, in one run, and starts from equal weights: outputs must agree
 before anything is timed.  Both sides first train one batch untimed; this library's time is a mean over --epochs epochs,

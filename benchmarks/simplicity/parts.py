@@ -1,4 +1,4 @@
-"""The parts of simplicity_bias.py on small networks: what is drawn, trained and measured."""
+"""The parts on small networks: what is drawn, trained and measured."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from simplicity_training import bootstrap, kernel_ranks, train_to
 from torch import Generator, Tensor
 
 from htf.nn import DeepNetwork
 from htf.ranks import cluster_order, kernel_matrix
+
+from .training import bootstrap, kernel_ranks, train_to
 
 WIDTH = 32  # of inputs, hidden layers and outputs
 TRAIN, TEST = 64, 128  # samples; kernels are of the latter, on which nothing is trained

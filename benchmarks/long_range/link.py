@@ -1,8 +1,8 @@
 """Does a network that solves a long-range task relate pixels at the task's distance?
 
-    python benchmarks/long_range_link.py runs/pathfinder runs/is_same_class --json link.json --figure link.png
+    python -m benchmarks.long_range.link runs/pathfinder runs/is_same_class --json link.json --figure link.png
 
-measures each trained network that benchmarks/long_range.py left in these folders, and writes what it finds beside the
+measures each trained network that benchmarks.long_range left in these folders, and writes what it finds beside the
 test accuracy, with the rank correlation of the two.  Convolutional networks are measured on validation images: by
 `htf.ranks.separation_profile` between the two images of Is-Same-Class, or between random patches as far apart as the
 ends of a straight Pathfinder curve; and on Pathfinder by the share of interactions between its two dots, each on the
@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from long_range_jobs import JOBS, ROW, load_job, read_row
-from long_range_recipes import ConvAC
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -28,9 +26,12 @@ from htf._files import check_writable, write_figure, write_json
 from htf._machine import describe_machine
 from htf.datasets import crossed_dots
 from htf.datasets.long_range import LongRangeData
-from htf.plotting import plot_link
 from htf.ranks import effective_rank, separation_profile, spectra
 from htf.regularizers import Patch, PatchSampler, preset_areas, random_patches, separating_edges
+
+from .jobs import JOBS, ROW, load_job, read_row
+from .plots import plot_link
+from .recipes import ConvAC
 
 _SAMPLES = 512
 
@@ -38,7 +39,7 @@ _SAMPLES = 512
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders that long_range.py wrote")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders that benchmarks.long_range wrote")
     parser.add_argument("--json", type=Path, default=Path("long_range_link.json"), help="where the numbers go")
     parser.add_argument("--figure", type=Path, default=None, help="by default beside them")
     parser.add_argument("--data-dir", default=None, help="folder of image data sets; otherwise HTF_DATA")

@@ -1,6 +1,6 @@
 """Time of a training step of one layer: plain, factorized here, and by tensorly-torch where it is installed.
 
-    python benchmarks/factorized_speed.py --json docs/results/factorized_speed.json
+    python -m benchmarks.speed.factorized --json docs/results/factorized_speed.json
 
 A step is forward, the sum of the squared outputs, backward and a step of SGD: a linear layer 784 -> 512 and a
 convolution 64 -> 64 of 3×3 on images of 16×16, batches of 64, factors that hold a share of the weight's numbers.
@@ -24,12 +24,13 @@ from typing import Any
 import tensorly as tl
 import torch
 from torch import Tensor, nn
-from turns import Step, take_turns
 
 from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.nn import FactorizedConv2d, FactorizedLinear
 from htf.nn.factorized.choice import NAMES
+
+from .timing import Step, take_turns
 
 PLAIN, OURS, PEER = "plain", "htf", "tensorly-torch"
 Ours = FactorizedLinear | FactorizedConv2d

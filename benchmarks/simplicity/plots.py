@@ -25,7 +25,7 @@ def plot_effective_ranks(table: str | Path) -> Figure:
     Parameters
     ----------
     table : str or Path
-        CSV that ``benchmarks/simplicity_bias.py`` writes of its part "distribution".  Points are means over networks,
+        CSV that ``python -m benchmarks.simplicity`` writes of its part "distribution".  Points are means over networks,
         bars what 95% of the networks have.
 
     Returns
@@ -70,7 +70,7 @@ def plot_kernels(path: str | Path) -> Figure:
     Parameters
     ----------
     path : str or Path
-        The safetensors file that ``benchmarks/simplicity_bias.py`` writes of its part "kernels": tensors by
+        The safetensors file that ``python -m benchmarks.simplicity`` writes of its part "kernels": tensors by
         "stage/activation/depth", cosines times 127.
 
     Returns
@@ -86,7 +86,7 @@ def plot_kernels(path: str | Path) -> Figure:
     tensors, about = read_tensors(Path(path), sealed=False)
     ranks = about.get("effective_rank")
     if not tensors or not isinstance(ranks, dict) or any(_misfits(name, ranks, tensors) for name in ranks | tensors):
-        raise ValueError(f"{path} holds no kernels; expected what simplicity_bias.py writes")
+        raise ValueError(f"{path} holds no kernels; expected what benchmarks.simplicity writes")
     named = [tuple(name.split("/")) for name in ranks]
     lines = list(dict.fromkeys((activation, stage) for stage, activation, _ in named))
     depths = sorted({int(depth) for *_, depth in named})
@@ -114,7 +114,7 @@ def plot_recovery(table: str | Path) -> Figure:
     Parameters
     ----------
     table : str or Path
-        CSV that ``benchmarks/simplicity_bias.py`` writes of its part "least_squares"; bars are the 95% intervals of
+        CSV that ``python -m benchmarks.simplicity`` writes of its part "least_squares"; bars are the 95% intervals of
         means.  Depth 0, drawn as dotted lines, is the least-squares solution.
 
     Returns
@@ -154,7 +154,7 @@ def plot_rank_penalties(table: str | Path) -> Figure:
     Parameters
     ----------
     table : str or Path
-        CSV that ``benchmarks/simplicity_bias.py`` writes of its part "cifar".
+        CSV that ``python -m benchmarks.simplicity`` writes of its part "cifar".
 
     Returns
     -------

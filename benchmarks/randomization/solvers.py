@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from randomization_kernels import Array, descend, interpolate, least_squares, median_distance
 from torch import Tensor
 
 from htf.datasets import ImageData
 from htf.nn.finite_sample import finite_sample_network
+
+from .kernels import Array, descend, interpolate, least_squares, median_distance
 
 Found = dict[str, Any]
 # Images whose kernel, or hidden units, are in memory at once.

@@ -1,6 +1,6 @@
 """Training iterations of factorizations on completion, side by side: this library and the papers' code.
 
-    python benchmarks/dynamics_speed.py --imp-reg-htf CHECKOUT --json docs/results/dynamics_speed.json
+    python -m benchmarks.speed.dynamics --imp-reg-htf CHECKOUT --json docs/results/dynamics_speed.json
 
 An iteration is forward, loss, backward and a step of the optimizer, without any evaluation, on all 2,048 observed
 entries.  Sizes are the defaults of that code: a matrix of 64×64 at depth 3, a CP tensor of order 3 and dimension 16

@@ -1,8 +1,8 @@
 """Accuracy against distance on long-range tasks, with regularizers that promote hierarchical rank and without.
 
-    python benchmarks/long_range.py --task pathfinder --scale cpu --out runs/pathfinder
+    python -m benchmarks.long_range --task pathfinder --scale cpu --out runs/pathfinder
 
-trains a network for every distance, regularizer, weight and seed, by the recipes in long_range_recipes.py, and leaves a
+trains a network for every distance, regularizer, weight and seed, by the recipes in recipes.py, and leaves a
 table with a row for each, long_range.csv, and the curves drawn from it, long_range.png.  The test accuracy is that of
 the epoch that is best on validation images.  Each training has a folder of its own below --out, where it goes on if it
 was stopped, and the table is gathered from these, so that nothing is lost, and more seeds or regularizers can be added.
@@ -14,7 +14,7 @@ step of either on a few images.
 --controls trains the network without regularizer in other ways too: with weight decay, with dropout, for more epochs.
 
 Spread the trainings over the cores of a machine by --workers 2, or over a cluster by --scheduler tcp://host:8786: its
-workers, of one thread each, need this folder in PYTHONPATH, and --out and --cache on a disk that all see.  Share each
+workers, of one thread each, need the checkout in PYTHONPATH, and --out and --cache on a disk that all see.  Share each
 training among several devices or nodes by --devices 4 --nodes 2 (needs htf[train]; launch as Lightning Fabric asks).
 """
 
@@ -28,18 +28,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from long_range_jobs import TABLE, Job, RunJob, check_points, gather_table
-from long_range_recipes import DISTANCE, MODELS, REGULARIZERS, SETTINGS, TASKS, Setting, read_spec, write_spec
 
 from htf._files import write_figure
 from htf._folders import claim_folder
 from htf._machine import usable_device
 from htf.cli.arguments import add_scheduler, int_range
 from htf.jobs import map_jobs
-from htf.plotting import plot_long_range
+
+from .jobs import TABLE, Job, RunJob, check_points, gather_table
+from .plots import plot_long_range
+from .recipes import DISTANCE, MODELS, REGULARIZERS, SETTINGS, TASKS, Setting, read_spec, write_spec
 
 FIGURE = "long_range.png"
-PUBLISHED = Path(__file__).parents[1] / "docs" / "results" / "long_range_published.csv"
+PUBLISHED = Path(__file__).parents[2] / "docs" / "results" / "long_range_published.csv"
 # Enough to do every step: two batches.
 _DRY = {"train": 16, "validation": 8, "test": 8}
 _DRY_BATCH = 8
@@ -180,7 +181,11 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.long_range",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--task", choices=list(TASKS), required=True)
     add("--scale", choices=list(SETTINGS), default="cpu")

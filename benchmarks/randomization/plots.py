@@ -29,7 +29,7 @@ def plot_randomization(table: str | Path, curves: str | Path, *, model: str | No
     Parameters
     ----------
     table : str or Path
-        CSV of ``benchmarks/randomization.py``, a row per fit.  Points are means over seeds.
+        CSV of ``python -m benchmarks.randomization``, a row per fit.  Points are means over seeds.
     curves : str or Path
         The JSON that it writes beside the table.
     model : str, optional
@@ -102,7 +102,7 @@ def _losses(path: Path, model: str | None) -> tuple[dict[str, list[float]], str]
     content = read_json(path, sealed=False)
     curves = content.get("curves") if isinstance(content, dict) else None
     if not (isinstance(curves, list) and curves and all(map(_is_curve, curves))):
-        raise ValueError(f"{path} holds no curves; expected what randomization.py writes")
+        raise ValueError(f"{path} holds no curves; expected what benchmarks.randomization writes")
     models = list(dict.fromkeys(curve["model"] for curve in curves))
     name = model or ("cnn" if "cnn" in models else models[0])
     found: dict[str, list[float]] = {}

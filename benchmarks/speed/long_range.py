@@ -1,6 +1,6 @@
 """Cost of a training step: plain, with the papers' regularizer in the papers' code, and with this library's.
 
-    python benchmarks/long_range_cost.py --imp-reg-htf CHECKOUT --json docs/results/long_range_cost.json
+    python -m benchmarks.speed.long_range --imp-reg-htf CHECKOUT --json docs/results/long_range_cost.json
 
 A step is forward, loss, regularizer, backward and a step of SGD with momentum on one batch; ours is that of
 `htf.training.classify`.  The regularizers compare two random patches of 2×2 pixels.  All sides take turns, a few steps
@@ -20,15 +20,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from long_range_recipes import MODELS, make_model, make_regularizer
 from torch import nn
-from turns import WARM, Step, take_turns
 
+from benchmarks.long_range.recipes import MODELS, make_model, make_regularizer
 from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.datasets.long_range import LongRangeData, Split
 from htf.regularizers import InputGradientChange, random_patches
 from htf.training import Classification, ClassifySettings
+
+from .timing import WARM, Step, take_turns
 
 PLAIN, PAPERS = "plain", "input gradient change, the papers'"
 OURS = (
@@ -159,7 +160,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", nargs=2, type=int, default=[48, 48], help="height and width")
     parser.add_argument("--channels", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--ours", nargs="+", default=list(OURS), help="regularizers, see long_range_recipes.py")
+    parser.add_argument(
+        "--ours", nargs="+", default=list(OURS), help="regularizers, see benchmarks/long_range/recipes.py"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--turns", type=int, default=7)
