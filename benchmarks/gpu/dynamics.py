@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 import htf
+from benchmarks.speed.timing import kernels_of, seconds_of
 from htf.datasets import CompletionProblem, tensor_completion
 from htf.nn.init import gaussian
 from htf.training import GroupRMSprop
 from htf.training.graphs import CapturedGradients
 
-from .clock import kernels_of, seconds_of
 from .run import Bench
 
 SEEDS = 10

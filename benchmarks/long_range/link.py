@@ -38,13 +38,7 @@ _SAMPLES = 512
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write and draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="folders that benchmarks.long_range wrote")
-    parser.add_argument("--json", type=Path, default=Path("long_range_link.json"), help="where the numbers go")
-    parser.add_argument("--figure", type=Path, default=None, help="by default beside them")
-    parser.add_argument("--data-dir", default=None, help="folder of image data sets; otherwise HTF_DATA")
-    parser.add_argument("--cache", default=None, help="folder of generated images")
-    options = parser.parse_args(arguments)
+    options = _options(arguments)
     folders = sorted(path.parent for run in options.runs for path in (run / JOBS).glob(f"*/{ROW}"))
     if not folders:
         raise SystemExit(f"no finished training in {', '.join(map(str, options.runs))}")
@@ -139,6 +133,16 @@ def correlations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders that benchmarks.long_range wrote")
+    parser.add_argument("--json", type=Path, default=Path("long_range_link.json"), help="where the numbers go")
+    parser.add_argument("--figure", type=Path, default=None, help="by default beside them")
+    parser.add_argument("--data-dir", default=None, help="folder of image data sets; otherwise HTF_DATA")
+    parser.add_argument("--cache", default=None, help="folder of generated images")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

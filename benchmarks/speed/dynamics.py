@@ -18,19 +18,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import platform
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -40,6 +32,9 @@ from htf.dynamics import CPStudy, HTStudy, MatrixStudy, StudySettings
 from htf.nn.init import gaussian
 from htf.training import Training, fit, objectives
 from htf.training.tracking import Factorization
+
+from .peers import importable
+from .timing import made_by, race
 
 RATE = 1e-2  # of GroupRMSprop, the papers'
 CHECKED = 20  # iterations whose losses are compared
@@ -61,15 +56,9 @@ WIDTHS: dict[str, dict[str, list[int]]] = {
 def main(arguments: list[str] | None = None) -> None:
     options = _options(arguments)
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{name}, {options.threads} threads",
-        "versions": {"htf": htf.__version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
+    report = made_by(torch.device(options.device))
     if options.imp_reg_htf is not None:
-        with _importable(options.imp_reg_htf):
+        with importable(options.imp_reg_htf):
             report["against imp_reg_htf"] = {form: against(form, options) for form in options.only}
     report["runs together"] = {form: together(form, options) for form in options.only}
     print(json.dumps(report, indent=1))
@@ -102,7 +91,7 @@ def against(form: str, options: argparse.Namespace) -> dict[str, Any]:
     difference = float(((history.loss[:CHECKED, 0] - losses).abs() / losses).max())
     if not difference < 1e-3:
         raise AssertionError(f"{form}: losses differ by {difference:.1e} of their size: {history.loss[:, 0]}, {losses}")
-    times = _race([_iteration(network, problem), peer.update], options)
+    times = _milliseconds([_iteration(network, problem), peer.update], options)
     found = {
         "what": settings.sentence(),
         "htf_ms": times[0],
@@ -171,20 +160,6 @@ def _matrices(network: Any) -> list[Tensor]:
     return matrices[::-1] if isinstance(network, htf.nn.MatrixFactorization) else matrices
 
 
-@contextmanager
-def _importable(checkout: Path) -> Iterator[None]:
-    """Import from a research checkout, with old NumPy names put back."""
-    if not checkout.is_dir():
-        raise SystemExit(f"{checkout} is not a checkout")
-    vars(numpy)["int"] = int
-    sys.path.insert(0, str(checkout))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(checkout))
-        del vars(numpy)["int"]
-
-
 # -- runs together --------------------------------------------------------------------------------------
 
 
@@ -200,7 +175,7 @@ def together(form: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         settings = replace(default, **changed)
         problem = settings.problem(options.device)
         each = [_iteration(_network(settings, std, runs, options.device), problem) for runs in (1, TOGETHER)]
-        alone, all_ms = _race(each, options)
+        alone, all_ms = _milliseconds(each, options)
         row = {name: value, "one_ms": alone, f"{TOGETHER}_ms": all_ms, "cost_in_runs": all_ms / alone}
         print(form, row)
         rows.append(row)
@@ -229,30 +204,8 @@ def _iteration(network: Factorization, problem: htf.datasets.CompletionProblem) 
     return training.advance
 
 
-def _race(calls: list[Callable[[], Any]], options: argparse.Namespace) -> list[float]:
-    """Milliseconds of each, the shortest mean of some repetitions in turns."""
-    best = [math.inf] * len(calls)
-    counts = [max(1, round(options.seconds / _seconds(partial(_repeat, call, 3), options) * 3)) for call in calls]
-    for _ in range(options.repeats):
-        for side, (call, count) in enumerate(zip(calls, counts, strict=True)):
-            best[side] = min(best[side], _seconds(partial(_repeat, call, count), options) / count)
-    return [1e3 * each for each in best]
-
-
-def _repeat(call: Callable[[], Any], times: int) -> None:
-    for _ in range(times):
-        call()
-
-
-def _seconds(call: Callable[[], None], options: argparse.Namespace) -> float:
-    cuda = torch.device(options.device).type == "cuda"
-    if cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def _milliseconds(calls: list[Callable[[], Any]], options: argparse.Namespace) -> list[float]:
+    return [1e3 * each for each in race(calls, options.repeats, options.seconds, torch.device(options.device))]
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import tensorly as tl
@@ -76,9 +75,9 @@ def _measured(
         if theirs is not None:
             sides.append((PEER, name, theirs))
     steps = [_step(layer.to(device), x) for _, _, layer in sides]
-    turns = take_turns(steps, options.turns, options.steps, device)
+    times = take_turns(steps, options.turns, options.steps, device)
     rows = []
-    for k, (side, name, layer) in enumerate(sides):
+    for (side, name, layer), each in zip(sides, times, strict=True):
         row: dict[str, Any] = {
             "layer": kind,
             "share": share,
@@ -86,8 +85,7 @@ def _measured(
             "side": side,
             "numbers": sum(p.numel() for p in layer.parameters()),
             "applies": getattr(layer, "applies", None),
-            "ms": 1e3 * median(turn[k] for turn in turns),
-            "ratio": median(turn[k] / turn[0] for turn in turns),
+            **each,
         }
         print("{layer:7} {share:4} {format:7} {side:15} {numbers:8} {ms:9.2f} ms {ratio:6.2f}".format(**row))
         rows.append(row)

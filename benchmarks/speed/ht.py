@@ -13,11 +13,8 @@ import argparse
 import itertools
 import json
 import math
-import platform
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +28,8 @@ import htf
 from htf._files import write_figure, write_json
 from htf.tensors import _backend
 
+from .timing import made_by, race
+
 # (order, dimension, rank): the corners of what the format is used for, and the middle.
 ROUNDING = [(8, 4, 5), (8, 20, 20), (8, 20, 60), (12, 10, 20), (12, 10, 40), (16, 4, 5), (16, 20, 20), (16, 20, 60)]
 INNER = ROUNDING
@@ -42,19 +41,10 @@ LINEAR = [(8, 20, 20), (8, 20, 60), (16, 4, 10), (16, 10, 30), (32, 4, 20)]
 COUNTS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
 
-def main() -> None:
-    options = _options()
+def main(arguments: list[str] | None = None) -> None:
+    options = _options(arguments)
     torch.set_num_threads(options.threads)
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {options.threads} threads",
-        "versions": {
-            "htf": htf.__version__,
-            "numpy": numpy.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
+    report = made_by()
     with threadpool_limits(options.threads):
         for name, compare in (("tensap", against_tensap), ("torchtt", against_torchtt)):
             try:
@@ -193,8 +183,8 @@ def against_torchtt(repeats: int) -> list[dict[str, Any]]:
     """Rounding, inner product, and Hadamard product with rounding on linear trees, PyTorch on both sides."""
     rows = []
     for order, dim, rank in LINEAR:
-        for what, race in _trains(order, dim, rank, repeats).items():
-            rows.append({"what": what, "order": order, "dim": dim, "rank": rank, **race})
+        for what, times in _trains(order, dim, rank, repeats).items():
+            rows.append({"what": what, "order": order, "dim": dim, "rank": rank, **times})
             print(rows[-1])
     return rows
 
@@ -330,25 +320,18 @@ def _decaying_dense(order: int, dim: int) -> Any:
 
 
 def _race(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> dict[str, float]:
-    best = [math.inf, math.inf]
-    for _ in range(repeats):
-        for side, call in enumerate((ours, theirs)):
-            # Short calls are repeated within a timing, for the clock's sake.
-            times, start = 0, time.perf_counter()
-            while times == 0 or time.perf_counter() - start < 0.02:
-                call()
-                times += 1
-            best[side] = min(best[side], (time.perf_counter() - start) / times)
-    return {"htf_ms": best[0] * 1e3, "peer_ms": best[1] * 1e3, "ratio": best[1] / best[0]}
+    # Short calls are repeated within a timing, for the clock's sake.
+    mine, peer = race([ours, theirs], repeats, 0.02)
+    return {"htf_ms": mine * 1e3, "peer_ms": peer * 1e3, "ratio": peer / mine}
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="file to write the report to")
     parser.add_argument("--figure", type=Path, help="file to draw the operation counts to")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

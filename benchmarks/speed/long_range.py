@@ -11,12 +11,9 @@ papers' regularizer is that of this library (equal, see tests/regularizers) in a
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -29,6 +26,7 @@ from htf.datasets.long_range import LongRangeData, Split
 from htf.regularizers import InputGradientChange, random_patches
 from htf.training import Classification, ClassifySettings
 
+from .peers import importable
 from .timing import WARM, Step, take_turns
 
 PLAIN, PAPERS = "plain", "input gradient change, the papers'"
@@ -48,11 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     device = usable_device(options.device)
     data = _noise(options)
-    with _importable(options.imp_reg_htf):
+    with importable(options.imp_reg_htf) if options.imp_reg_htf else nullcontext():
         sides: dict[str, Step] = {PLAIN: _ours("none", data, options, device), PAPERS: _papers(data, options, device)}
         sides |= {spec: _ours(spec, data, options, device) for spec in options.ours}
-        turns = take_turns(list(sides.values()), options.turns, options.steps, device)
-    plain = [turn[0] for turn in turns]
+        times = take_turns(list(sides.values()), options.turns, options.steps, device)
     report = {
         "date": datetime.now(UTC).date().isoformat(),
         **describe_machine(device),
@@ -61,14 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         "papers_code": options.imp_reg_htf is not None,
         "turns": options.turns,
         "steps_of_a_turn": options.steps,
-        "steps": [
-            {
-                "what": what,
-                "ms": 1e3 * median(turn[k] for turn in turns),
-                "ratio": median(turn[k] / base for turn, base in zip(turns, plain, strict=True)),
-            }
-            for k, what in enumerate(sides)
-        ],
+        "steps": [{"what": what, **each} for what, each in zip(sides, times, strict=True)],
     }
     for row in report["steps"]:
         print(f"{row['what']:40} {row['ms']:9.1f} ms  {row['ratio']:5.2f}")
@@ -136,21 +126,6 @@ def _papers_trainer(model: nn.Module, optimizer: torch.optim.Optimizer, device: 
         reg_coeff=1.0,
         device=device,
     )
-
-
-@contextmanager
-def _importable(checkout: Path | None) -> Iterator[None]:
-    """Import from a research checkout."""
-    if checkout is None:
-        yield
-        return
-    if not checkout.is_dir():
-        raise SystemExit(f"{checkout} is not a checkout")
-    sys.path.insert(0, str(checkout))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(checkout))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -20,7 +20,6 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -32,8 +31,10 @@ from htf.nn import small_resnet
 from htf.nn.overparam._base import Overparam
 from htf.surgery import overparameterize
 
+from .peers import importable
 from .timing import WARM, Step, take_turns
 
+ROOT = Path(__file__).parents[2]
 PLAIN, EFFECTIVE, CHAIN, PEER = "plain", "effective weight", "chain", "overparam"
 
 
@@ -70,14 +71,13 @@ def _compare(size: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     sides = [side for side in sides if side[0] != PEER or options.overparam]
     models = [_model(what, depth, options) for what, depth in sides]
     steps = [_step(model, size, options) for model in models]
-    turns = take_turns(steps, options.turns, options.steps, usable_device(options.device))
+    times = take_turns(steps, options.turns, options.steps, usable_device(options.device))
     memory = [0 if options.no_memory else _memory_apart(what, depth, size, options) for what, depth in sides]
     rows = []
     for k, (what, depth) in enumerate(sides):
         row: dict[str, Any] = {"what": what, "depth": depth, "size": size}
         row["parameters"] = sum(parameter.numel() for parameter in models[k].parameters())
-        row["ms"] = 1e3 * median(turn[k] for turn in turns)
-        row["ratio"] = median(turn[k] / turn[0] for turn in turns)
+        row |= times[k]
         text = f"{size}×{size}  {what:17} depth {depth} {row['ms']:9.1f} ms  {row['ratio']:5.2f}"
         if not options.no_memory:
             row["memory_mb"], row["memory_ratio"] = memory[k] / 1e6, memory[k] / memory[0]
@@ -101,14 +101,10 @@ def _model(what: str, depth: int, options: argparse.Namespace) -> nn.Module:
 
 
 def _peer(model: nn.Module, depth: int, checkout: Path) -> None:
-    if not checkout.is_dir():
-        raise SystemExit(f"{checkout} is not a checkout")
-    sys.path.insert(0, str(checkout))
-    try:
-        from overparam.utils import overparameterize as theirs  # type: ignore[import-not-found]
-    finally:
-        sys.path.remove(str(checkout))
-    theirs(model, depth=depth, width=1)
+    with importable(checkout):
+        from overparam.utils import overparameterize  # type: ignore[import-not-found]
+
+        overparameterize(model, depth=depth, width=1)
 
 
 def _step(model: nn.Module, size: int, options: argparse.Namespace) -> Step:
@@ -128,14 +124,15 @@ def _step(model: nn.Module, size: int, options: argparse.Namespace) -> Step:
 
 def _memory_apart(what: str, depth: int, size: int, options: argparse.Namespace) -> int:
     """Bytes that a side needs, measured in a process of its own."""
-    command = [sys.executable, __file__, "--memory-of", what, "--depths", str(depth), "--sizes", str(size)]
+    command = [sys.executable, "-m", "benchmarks.speed.overparam", "--memory-of", what]
+    command += ["--depths", str(depth), "--sizes", str(size)]
     for name in ("batch_size", "threads", "steps", "device", "overparam"):
         if getattr(options, name) is not None:
             command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     command += ["--strides", *map(str, options.strides)]
     # Freed memory goes back to the system at once, so that what is resident is what is in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"measuring the memory of {what} failed:\n{done.stderr}")
     return int(done.stdout)
@@ -163,7 +160,7 @@ def _resident(name: str) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--overparam", type=Path, help="checkout of minyoungg/overparam")
+    parser.add_argument("--overparam", type=lambda text: Path(text).absolute(), help="checkout of minyoungg/overparam")
     parser.add_argument("--depths", nargs="+", type=int, default=[2, 3, 4])
     parser.add_argument("--sizes", nargs="+", type=int, default=[32, 48], help="height and width of the images")
     parser.add_argument("--strides", nargs=5, type=int, default=[2, 1, 2, 2, 1], help="of the stem and the blocks")

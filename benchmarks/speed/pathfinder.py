@@ -13,21 +13,18 @@ is left out.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import json
-import math
-import platform
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from datetime import UTC, datetime
-from functools import partial
+from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy
 import torch
@@ -35,18 +32,17 @@ import torch
 import htf
 from htf._files import write_json
 
+from .peers import importable
+from .timing import Step, made_by, race
+
 SIZES = (300, 150, 48)
-SCRIPT = "pathfinder_raw_images_generator.py"
+SCRIPT = "pathfinder_raw_images_generator"
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = _options(arguments)
     torch.set_num_threads(options.threads)
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {options.threads} threads",
-        "versions": {"htf": htf.__version__, "numpy": numpy.__version__, "python": platform.python_version()},
-    }
+    report = made_by()
     if options.imp_reg_htf is None:
         report["images per second"] = [measure(length, None, options) for length in options.path_lengths]
     else:
@@ -60,17 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def measure(length: int, generator: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Images per second at one path length."""
-    calls: dict[str, tuple[int, Callable[[int], None]]] = {
-        f"htf_{size}": (options.images, partial(_ours, length, size, options.images)) for size in SIZES
-    }
+    calls = {f"htf_{size}": (options.images, _seeded(_ours, length, size, options.images)) for size in SIZES}
     if generator is not None:
-        calls["peer_300"] = options.peer_images, partial(_theirs, generator, length, options.peer_images)
-    best = dict.fromkeys(calls, math.inf)
-    for repeat in range(options.repeats):
-        for name, (count, call) in calls.items():
-            start = time.perf_counter()
-            call(repeat)
-            best[name] = min(best[name], (time.perf_counter() - start) / count)
+        calls["peer_300"] = options.peer_images, _seeded(_theirs, generator, length, options.peer_images)
+    seconds = race([call for _, call in calls.values()], options.repeats)
+    best = {name: each / count for each, (name, (count, _)) in zip(seconds, calls.items(), strict=True)}
     row: dict[str, Any] = {"path_length": length, **{name: round(1 / seconds, 1) for name, seconds in best.items()}}
     if generator is not None:
         row["ratio_at_300"] = round(best["peer_300"] / best["htf_300"], 1)
@@ -78,39 +68,35 @@ def measure(length: int, generator: Any, options: argparse.Namespace) -> dict[st
     return row
 
 
-def _ours(length: int, size: int, count: int, seed: int) -> None:
-    htf.datasets.pathfinder(length, size, train=count, validation=0, test=0, seed=seed)
+def _seeded(call: Callable[..., None], *arguments: Any) -> Step:
+    """A step that makes other images each time."""
+    seeds = count()
+    return lambda: call(*arguments, next(seeds))
 
 
-def _theirs(generator: Any, length: int, count: int, seed: int) -> None:
+def _ours(length: int, size: int, images: int, seed: int) -> None:
+    htf.datasets.pathfinder(length, size, train=images, validation=0, test=0, seed=seed)
+
+
+def _theirs(generator: Any, length: int, images: int, seed: int) -> None:
     # Its random numbers are global ones.
     random.seed(seed)
     numpy.random.seed(seed)  # noqa: NPY002
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
-        sys.argv[1:] = ["--output_dir", folder, "--num_samples", str(count), "--path_lengths", str(length)]
+        sys.argv[1:] = ["--output_dir", folder, "--num_samples", str(images), "--path_lengths", str(length)]
         generator.main()
         made = len(list(Path(folder).rglob("*.png")))
-    if made != count:
-        raise AssertionError(f"the papers' generator made {made} images of {count}")
+    if made != images:
+        raise AssertionError(f"the papers' generator made {made} images of {images}")
 
 
 @contextmanager
 def _generator(checkout: Path) -> Iterator[Any]:
-    """The module of the papers' generator, with an old NumPy name put back."""
-    if not (checkout / SCRIPT).is_file():
-        raise SystemExit(f"{checkout} is not a checkout: there is no {SCRIPT}")
-    spec = importlib.util.spec_from_file_location("pathfinder_raw_images_generator", checkout / SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    arguments = sys.argv[:]
-    vars(numpy)["round_"] = numpy.round
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.argv[:] = arguments
-        del vars(numpy)["round_"]
+    """The module of the papers' generator."""
+    if not (checkout / f"{SCRIPT}.py").is_file():
+        raise SystemExit(f"{checkout} is not a checkout: there is no {SCRIPT}.py")
+    with importable(checkout), mock.patch.object(sys, "argv", sys.argv[:1]):
+        yield import_module(SCRIPT)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

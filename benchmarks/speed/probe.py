@@ -12,17 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -30,21 +25,21 @@ import htf
 from htf._files import write_json
 from htf.datasets import ImageData, load, one_hot, one_vs_all, quantize
 
+from .peers import importable
+from .timing import made_by, mean_seconds
+
 RATE = 5e-4  # of Adam, as in the papers
 CP_RANKS = range(1, 16)
 WIDTH = 16
 
 
-def main() -> None:
-    options = _options()
+def main(arguments: list[str] | None = None) -> None:
+    options = _options(arguments)
     torch.set_num_threads(options.threads)
     data = _data(options)
     indices, targets = quantize(data.train_images), one_vs_all(data.train_labels, 6)
     batches = list(zip(indices.split(options.batch), targets.split(options.batch), strict=True))
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {options.threads} threads",
-        "versions": {"htf": htf.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    report = made_by() | {
         "dataset": data.name,
         "samples": len(targets),
         "batch": options.batch,
@@ -81,7 +76,7 @@ def compare_cp(batches: Batches, options: argparse.Namespace) -> dict[str, Any]:
     result = _ours(network, batches, options.epochs)
     if options.imp_reg_in_tf is None:
         return result
-    with _importable(options.imp_reg_in_tf):
+    with importable(options.imp_reg_in_tf):
         from tensor_factorization.models.tensor_factorizations import (  # type: ignore[import-not-found]
             LargeScaleTensorCPFactorization,
         )
@@ -104,7 +99,7 @@ def compare_ht(batches: Batches, options: argparse.Namespace) -> dict[str, Any]:
     if options.imp_reg_htf is None:
         network = htf.nn.HTNetwork(htf.DimensionTree.grid(28, 28), 2, WIDTH, seed=0)
         return _ours(network, batches, options.epochs)
-    with _importable(options.imp_reg_htf):
+    with importable(options.imp_reg_htf):
         from tensor_factorization.models.ht_tensor_factorization import (  # type: ignore[import-not-found]
             HierarchicalTensorFactorization,
         )
@@ -172,7 +167,7 @@ def _ours(network: Any, batches: Batches, epochs: int) -> dict[str, Any]:
             _step(network, optimizer, plan, y)
 
     _step(network, optimizer, *plans[0])  # the first allocates
-    seconds = _seconds(epoch, epochs) / epochs
+    seconds = mean_seconds(epoch, epochs)
     return {
         "seconds_per_epoch": seconds,
         "seconds_planning_once": planning,
@@ -192,7 +187,7 @@ def _against(peer: str, result: dict[str, Any], ours: Tensor, theirs: Tensor, ep
     if not difference < 1e-3:
         raise AssertionError(f"outputs of {peer} and htf differ by {difference:.1e} of the largest on equal weights")
     epoch(1)
-    seconds = _seconds(lambda: epoch(None), 1)
+    seconds = mean_seconds(lambda: epoch(None), 1)
     result |= {"peer": peer, "peer_seconds_per_epoch": seconds, "largest_output_difference": difference}
     result["ratio"] = seconds / result["seconds_per_epoch"]
     result["ratio_of_a_first_epoch_with_planning"] = seconds / (
@@ -212,13 +207,6 @@ def _trainer(models: list[Any], batches: Batches) -> Epoch:
                 optimizer.step()
 
     return epoch
-
-
-def _seconds(call: Callable[[], None], times: int) -> float:
-    start = time.perf_counter()
-    for _ in range(times):
-        call()
-    return time.perf_counter() - start
 
 
 def _tree_of(model: Any) -> tuple[htf.DimensionTree, dict[int, list[Tensor]]]:
@@ -247,23 +235,6 @@ def _parts(modes: tuple[int, ...], below: dict[int, tuple[int, ...]]) -> Iterato
         modes = modes[len(part) :]
 
 
-@contextmanager
-def _importable(checkout: Path) -> Iterator[None]:
-    """Import from a research checkout: old NumPy names put back, and its packages forgotten afterwards."""
-    if not checkout.is_dir():
-        raise SystemExit(f"{checkout} is not a checkout")
-    vars(numpy)["int"] = int
-    sys.path.insert(0, str(checkout))
-    before = set(sys.modules)
-    try:
-        yield
-    finally:
-        sys.path.remove(str(checkout))
-        for name in set(sys.modules) - before:
-            if name.split(".")[0] in {"common", "tensor_factorization"}:
-                del sys.modules[name]
-
-
 def _data(options: argparse.Namespace) -> ImageData:
     if options.data_dir is not None:
         data = load("mnist", options.data_dir)
@@ -276,7 +247,7 @@ def _data(options: argparse.Namespace) -> ImageData:
     return ImageData("blobs", images, labels, images[:10], labels[:10])
 
 
-def _options() -> argparse.Namespace:
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, help="folder with MNIST's files")
     parser.add_argument("--samples", type=int, help="use the first so many images")
@@ -288,7 +259,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tree-batch", type=int, default=1000, help="batch for TensorKrowch's tree")
     parser.add_argument("--tree-batches", type=int, default=2, help="batches for TensorKrowch's tree")
     parser.add_argument("--json", type=Path, help="file to write the report to")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
