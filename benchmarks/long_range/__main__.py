@@ -30,12 +30,11 @@ from typing import Any
 import torch
 
 from htf._files import write_figure
-from htf._folders import claim_folder
 from htf._machine import usable_device
 from htf.cli.arguments import add_scheduler, int_range
 from htf.jobs import map_jobs
 
-from .jobs import TABLE, Job, RunJob, check_points, gather_table
+from .jobs import TABLE, Job, check_points, gather_table
 from .plots import plot_long_range
 from .recipes import DISTANCE, MODELS, REGULARIZERS, SETTINGS, TASKS, Setting, read_spec, write_spec
 
@@ -54,14 +53,14 @@ def main(arguments: list[str] | None = None) -> None:
     out = (options.out or Path("runs") / f"long_range_{options.scale}").absolute()
     if options.dry_run:
         jobs, out = [dry(job) for job in jobs], out / "dry_run"
+    where = {"data_dir": options.data_dir, "cache": options.cache}
     try:
-        claim_folder(out, "benchmark of long_range.py", {}).require_writable()
+        run = Job.within(out, **where, device=str(usable_device(options.device)))
         check_points(out, jobs)
     except (ValueError, OSError) as error:
         raise SystemExit(f"--out: {error}") from None
-    run = RunJob(out, options.data_dir, options.cache, str(usable_device(options.device)))
     if options.devices * options.nodes > 1:
-        if not _run_together(run, jobs, options):
+        if not _run_together(out, jobs, where, options):
             return
     else:
         results = map_jobs(
@@ -69,7 +68,6 @@ def main(arguments: list[str] | None = None) -> None:
             jobs,
             workers=options.workers,
             scheduler=options.scheduler,
-            name=lambda job: job.name,
             cost=lambda job: job.cost,
             threads=options.threads,
             progress=options.progress,
@@ -149,7 +147,7 @@ def dry(job: Job) -> Job:
     return replace(job, data={**job.data, **_DRY}, training=training)
 
 
-def _run_together(run: RunJob, jobs: list[Job], options: argparse.Namespace) -> bool:
+def _run_together(out: Path, jobs: list[Job], where: dict[str, Any], options: argparse.Namespace) -> bool:
     """Every training shared by all processes; whether this is the first one."""
     try:
         from lightning_fabric import Fabric
@@ -167,10 +165,15 @@ def _run_together(run: RunJob, jobs: list[Job], options: argparse.Namespace) -> 
     fabric.launch()
     first: bool = fabric.global_rank == 0
     for job in jobs:
-        row = replace(run, fabric=fabric)(job, lambda share: None)
+        row = job.finished(out)
+        if row is None:
+            row = job.compute(job.folder(out), lambda share: None, **where, fabric=fabric)
+            if first:
+                job.save(out, row)
+            fabric.barrier()
         if first:
             print(_line(row), flush=True)
-            gather_table(run.out)
+            gather_table(out)
     return first
 
 

@@ -5,9 +5,8 @@ Workers of a cluster import this module: start them with the checkout in PYTHONP
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,18 +15,16 @@ from typing import Any
 from torch import nn
 
 from htf._files import read_json, write_json
-from htf._tables import write_table
 from htf.datasets.long_range import LongRangeData
-from htf.jobs import claimed
+from htf.jobs import FolderJob, Report, collect
 from htf.nn import receptive_field
 from htf.training import Classification, ClassifyResult, ClassifySettings, load_trained
 
 from .recipes import DISTANCE, TASKS, make_model, make_regularizer, read_spec
 
-JOBS, ROW, TABLE = "jobs", "row.json", "long_range.csv"
-_ROW, _JOB = "the row of a training", "a training of long_range.py"
+TABLE = "long_range.csv"
+_JOB = "a training of long_range.py"
 POINT = ("task", "distance", "model", "regularizer", "weight", "control", "weight_decay", "dropout")
-Report = Callable[[float], None]
 COLUMNS = (
     "task",
     "distance",
@@ -56,7 +53,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(FolderJob):
     """A training.
 
     Attributes
@@ -87,20 +84,19 @@ class Job:
     training: dict[str, Any]
     control: str = ""
 
+    kind = "benchmark of long_range.py"
+    holds = "the row of a training"
+    columns = COLUMNS
+
     @property
     def distance(self) -> int:
         """What the curves are drawn against."""
         return int(self.data[DISTANCE[self.task]])
 
     @property
-    def settings(self) -> ClassifySettings:
-        """Of the training."""
+    def training_settings(self) -> ClassifySettings:
+        """Of the training, with its seed."""
         return ClassifySettings(**self.training, seed=self.seed)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all that the job is."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     @property
     def recipe(self) -> str:
@@ -111,81 +107,79 @@ class Job:
     def point(self) -> dict[str, Any]:
         """What tells its point of the curves from others, as columns of the table."""
         told = (self.task, self.distance, self.model, self.regularizer, self.weight, self.control)
-        return dict(zip(POINT, (*told, self.settings.weight_decay, self.dropout), strict=True))
+        return dict(zip(POINT, (*told, self.training_settings.weight_decay, self.dropout), strict=True))
 
     @property
-    def name(self) -> str:
-        """Of its folder, and in messages."""
+    def label(self) -> str:
         parts = [self.task, self.distance, self.model, read_spec(self.regularizer)[0], f"{self.weight:g}"]
         parts += ["-".join(self.control.replace("×", "x").split())] if self.control else []
-        return "_".join(map(str, [*parts, f"seed{self.seed}", self.digest[:8]]))
+        return "_".join(map(str, [*parts, f"seed{self.seed}"]))
 
     @property
     def cost(self) -> float:
         """Relative cost, from measured ratios to a plain step."""
         name, options = read_spec(self.regularizer)
-        batch, images = self.settings.batch_size, self.data["train"]
+        batch, images = self.training_settings.batch_size, self.data["train"]
         share = min(options.get("samples") or batch, batch) / batch
         grid = options.get("samples", 8) * options.get("grid", 4) ** 2 / batch
         ratio = {"igc": 1 + 6 * share, "gradient_field": 1 + 6 * share, "interaction": 1 + grid}.get(name, 1.0)
         # Where time is the limit, epochs are not.
-        epochs = min(self.settings.epochs, 1000)
+        epochs = min(self.training_settings.epochs, 1000)
         return float(epochs * images * (1 + (ratio - 1) / options.get("interval", 1)))
 
+    def compute(
+        self,
+        folder: Path | None,
+        report: Report,
+        *,
+        data_dir: str | None = None,
+        cache: str | None = None,
+        device: str = "cpu",
+        fabric: Any = None,
+    ) -> dict[str, Any]:
+        """Train.
 
-@dataclass(frozen=True)
-class RunJob:
-    """Does a job in a folder of its own, where it goes on if it was stopped; what is finished is read.
+        Parameters
+        ----------
+        data_dir : str, optional
+            Of the sources of images.
+        cache : str, optional
+            Folder of generated images.
+        device : str
+        fabric : lightning_fabric.Fabric, optional
+            Launched, for a job that several processes share.
 
-    Parameters
-    ----------
-    out : Path
-        Folder of all jobs.
-    data_dir : str, optional
-        Of the sources of images.
-    cache : str, optional
-        Folder of generated images.
-    device : str
-    fabric : lightning_fabric.Fabric, optional
-        Launched, for a job that several processes share.
-    """
-
-    out: Path
-    data_dir: str | None = None
-    cache: str | None = None
-    device: str = "cpu"
-    fabric: Any = None
-
-    def __call__(self, job: Job, report: Report) -> dict[str, Any]:
-        """The row of the table."""
-        folder = self.out / JOBS / job.name
-        if self.fabric is not None:
-            return self._row(job, folder, report)
-        with claimed(folder / "lock", report):
-            return self._row(job, folder, report)
-
-    def _row(self, job: Job, folder: Path, report: Report) -> dict[str, Any]:
-        if (folder / ROW).exists():
-            return read_row(folder)
-        data = make_data(job, self.data_dir, self.cache)
-        model = make_model(job.model, data, dropout=job.dropout, seed=job.seed)
+        Returns
+        -------
+        dict
+            The row of the table.
+        """
+        data = make_data(self, data_dir, cache)
+        model = make_model(self.model, data, dropout=self.dropout, seed=self.seed)
         training = Classification(
             model,
             data,
-            job.settings,
-            regularizer=make_regularizer(job.regularizer, job.weight, data, job.seed),
+            self.training_settings,
+            regularizer=make_regularizer(self.regularizer, self.weight, data, self.seed),
             out=folder,
-            device=None if self.fabric is not None else self.device,
-            fabric=self.fabric,
+            device=None if fabric is not None else device,
+            fabric=fabric,
         )
-        limit = job.settings.max_seconds or float("inf")
+        limit = self.training_settings.max_seconds or float("inf")
         training.run_to_end(lambda: report(max(training.step / training.steps, min(training.seconds / limit, 1.0))))
-        row = _describe(job, model, training.result())
-        if training.processes.rank == 0:
-            write_json(folder / "job.json", asdict(job), _JOB)
-            write_json(folder / ROW, row, _ROW)
-        training.processes.together()
+        row = _describe(self, model, training.result())
+        if folder is not None and training.processes.rank == 0:
+            write_json(folder / "job.json", asdict(self), _JOB)
         return row
+
+    def content(self, found: dict[str, Any]) -> dict[str, Any]:
+        return found
+
+    @classmethod
+    def rows(cls, content: dict[str, Any]) -> list[dict[str, Any]]:
+        if set(COLUMNS) - set(content):
+            raise ValueError(f"columns are {', '.join(content)}")
+        return [content]
 
 
 def make_data(job: Job, data_dir: str | None = None, cache: str | None = None) -> LongRangeData:
@@ -221,20 +215,6 @@ def _describe(job: Job, model: nn.Module, result: ClassifyResult) -> dict[str, A
     }
 
 
-def _finished(out: Path) -> list[dict[str, Any]]:
-    return [read_row(path.parent) for path in (out / JOBS).glob(f"*/{ROW}")]
-
-
-def read_row(folder: Path) -> dict[str, Any]:
-    """The row that a job left in its folder, or a ValueError if the file is damaged or of another job."""
-    row: dict[str, Any] = read_json(folder / ROW, _ROW)
-    if not isinstance(row, dict) or set(COLUMNS) - set(row):
-        raise ValueError(f"{folder / ROW} does not hold {_ROW}")
-    if not folder.name.endswith(str(row["settings_sha256"])[:8]):
-        raise ValueError(f"{folder / ROW} is of another job than the folder, with settings {row['settings_sha256']!r}")
-    return row
-
-
 def check_points(out: Path, jobs: Iterable[Job]) -> None:
     """Refuse jobs that would share a point of the curves with trainings of other settings, before any is trained.
 
@@ -243,7 +223,7 @@ def check_points(out: Path, jobs: Iterable[Job]) -> None:
     ValueError
         Naming the folder and the point.
     """
-    recipes = {tuple(row[name] for name in POINT): row["recipe"] for row in _finished(out)}
+    recipes = {tuple(row[name] for name in POINT): row["recipe"] for row in Job.contents(out)}
     for job in jobs:
         point = job.point
         recipe = recipes.setdefault(tuple(point.values()), job.recipe)
@@ -257,10 +237,10 @@ def check_points(out: Path, jobs: Iterable[Job]) -> None:
 
 def gather_table(out: Path) -> list[dict[str, Any]]:
     """One CSV of all finished jobs in a folder, whoever did them; returns its rows."""
-    rows = _finished(out)
-    rows.sort(key=lambda row: (row["regularizer"] != "none", *(row[name] for name in (*COLUMNS[:7], COLUMNS[-1]))))
-    write_table(out / TABLE, COLUMNS, rows)
-    return rows
+    order = (*COLUMNS[:7], COLUMNS[-1])
+    return collect(
+        Job, out, out / TABLE, key=lambda row: (row["regularizer"] != "none", *(row[name] for name in order))
+    )
 
 
 def load_job(

@@ -29,7 +29,7 @@ from htf.datasets.long_range import LongRangeData
 from htf.ranks import effective_rank, separation_profile, spectra
 from htf.regularizers import Patch, PatchSampler, preset_areas, random_patches, separating_edges
 
-from .jobs import JOBS, ROW, load_job, read_row
+from .jobs import Job, load_job
 from .plots import plot_link
 from .recipes import ConvAC
 
@@ -39,7 +39,7 @@ _SAMPLES = 512
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write and draw."""
     options = _options(arguments)
-    folders = sorted(path.parent for run in options.runs for path in (run / JOBS).glob(f"*/{ROW}"))
+    folders = sorted(path.parent for run in options.runs for path in run.glob(Job.pattern))
     if not folders:
         raise SystemExit(f"no finished training in {', '.join(map(str, options.runs))}")
     check_writable(options.json.absolute().parent)
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
 def measure(folder: Path, data_dir: str | None = None, cache: str | None = None) -> list[dict[str, Any]]:
     """Accuracy of a trained network, and how much it relates what the task asks it to, by each measure."""
     _, model, data = load_job(folder, data_dir=data_dir, cache=cache)
-    row = read_row(folder)
+    row = Job.read(folder / "row.json")
     telling = {name: row[name] for name in ("task", "distance", "model", "regularizer", "weight", "control", "seed")}
     return [telling | {"test": row["test"], **found} for found in relations(model, data)]
 

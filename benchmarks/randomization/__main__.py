@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,16 @@ import scipy
 import torch
 
 from htf._files import write_figure, write_json
-from htf._folders import claim_folder
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
-from htf.jobs import map_jobs
+from htf.jobs import Report, map_jobs
 
-from .jobs import CORRUPTED, Job, RunJob, gather_table
+from .jobs import CORRUPTED, Job, gather_table
 from .networks import NETWORKS
 from .plots import plot_randomization
 
 NAME = "randomization"
+Run = Callable[[Job, Report], Any]
 SOURCES = ("mnist", "fashion_mnist", "digits", "cifar10")
 IMAGES = ("random_labels", "shuffled_pixels", "random_pixels", "gaussian_images")
 _DRY = {"train": 60, "validation": 20, "test": 40}
@@ -56,13 +56,12 @@ def main(arguments: list[str] | None = None) -> None:
         out = out / "dry_run"
         options.epochs, options.kernel_train, options.descent_train = _DRY_EPOCHS, [], 30
         options.train, options.validation, options.test = _DRY.values()
-    claim_folder(out, "benchmark of randomization.py", {}).require_writable()
-    run = RunJob(out, options.data_dir)
+    run = Job.within(out, data_dir=options.data_dir)
     rates = _best(run, options, {"lr": options.lrs}, options.models)
     widths = _best(run, options, {"width": options.widths}, ["gaussian_kernel"])
     fits = [*network_jobs(options, rates), *solver_jobs(options, widths["gaussian_kernel"])]
-    for job, row in _map(run, fits, options):
-        print(_line(job, row), flush=True)
+    for job, content in _map(run, fits, options):
+        print(_line(job, content["row"]), flush=True)
         _write(out, options, rates | widths)
     contents = _write(out, options, rates | widths)
     print(f"table: {out / NAME}.csv ({len(contents)} fits)")
@@ -119,9 +118,7 @@ def _images(options: argparse.Namespace) -> dict[str, int]:
     return {name: getattr(options, name) for name in names} | {"seed": options.data_seed}
 
 
-def _best(
-    run: RunJob, options: argparse.Namespace, values: dict[str, list[float]], models: list[str]
-) -> dict[str, float]:
+def _best(run: Run, options: argparse.Namespace, values: dict[str, list[float]], models: list[str]) -> dict[str, float]:
     """For each model the value of a setting that is best on validation images, the least of equals."""
     ((name, each),) = values.items()
     jobs = []
@@ -132,7 +129,7 @@ def _best(
             else:
                 job = Job(options.source, _images(options), model, "original", options.data_seed, options={name: value})
             jobs.append(replace(job, judged_on="validation", control=f"{name} {value:g}"))
-    rows = [row for _, row in _map(run, jobs, options)]
+    rows = [content["row"] for _, content in _map(run, jobs, options)]
     found: dict[str, float] = {}
     for model in models:
         mine = [row for row in rows if row["model"] == model]
@@ -141,12 +138,11 @@ def _best(
     return found
 
 
-def _map(run: RunJob, jobs: list[Job], options: argparse.Namespace) -> Iterator[tuple[Job, dict[str, Any]]]:
+def _map(run: Run, jobs: list[Job], options: argparse.Namespace) -> Iterator[tuple[Job, dict[str, Any]]]:
     return map_jobs(
         run,
         jobs,
         workers=options.workers,
-        name=lambda job: job.name,
         cost=lambda job: job.cost,
         threads=options.threads,
         progress=options.progress,

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,26 +10,21 @@ from typing import Any
 import torch
 from scipy.stats import binom
 
-from htf._files import read_json, write_json
 from htf._machine import describe_machine
-from htf._tables import write_table
 from htf.datasets import TWINS, ImageData, load
 from htf.datasets._cifar import find_cifar10
 from htf.datasets.corruption import corrupted_labels
 from htf.datasets.long_range import LongRangeData, Split
 from htf.datasets.twins import Twin
-from htf.jobs import claimed
+from htf.jobs import FolderJob, Report, collect
 from htf.training import Classification, ClassifySettings
 
 from .networks import make_network
 from .solvers import count_classes, solve
 
-JOBS, ROW = "jobs", "row.json"
-_ROW = "the row of a fit"
 CORRUPTED = "corrupted_labels_"
 # So much of the test accuracies of a model that knows nothing, which are binomial, lies in the interval of chance.
 CHANCE_INTERVAL = 0.99
-Report = Callable[[float], None]
 COLUMNS = (
     "source",
     "model",
@@ -63,8 +55,18 @@ COLUMNS = (
 )
 
 
+class Fitting(Classification):
+    """A training that ends when the network says all labels of its training images, in evaluation mode."""
+
+    @property
+    def stopped(self) -> str:
+        # Training images stand in the place of those for validation.
+        fitted = self.batch == 0 and bool(self.history) and self.history[-1].validation_accuracy == 1.0
+        return "perfect" if fitted else super().stopped
+
+
 @dataclass(frozen=True)
-class Job:
+class Job(FolderJob):
     """A fit.
 
     Attributes
@@ -99,16 +101,15 @@ class Job:
     training: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all that the job is."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+    kind = "benchmark of randomization.py"
+    holds = "the row of a fit"
+    columns = COLUMNS
+    temporary = ("checkpoint*",)
 
     @property
-    def name(self) -> str:
-        """Of its folder, and in messages."""
+    def label(self) -> str:
         parts = [self.source, self.model, self.variant, self.control.replace(" ", "-")]
-        return "_".join([*filter(None, parts), f"seed{self.seed}", self.digest[:8]])
+        return "_".join([*filter(None, parts), f"seed{self.seed}"])
 
     @property
     def cost(self) -> float:
@@ -120,50 +121,16 @@ class Job:
         epochs = min(self.training["epochs"], epochs * (3 if "shifts" in self.control else 1))
         return n * epochs * {"mlp_1x512": 0.2, "mlp_3x512": 0.35}.get(self.model, 0.7)
 
+    def compute(self, folder: Path | None, report: Report, *, data_dir: str | None = None) -> dict[str, Any]:
+        """The row of the table and curves by epoch; `data_dir` is the folder of the source."""
+        data = make_data(self, data_dir)
+        found = self._train(data, folder, report) if self.training else solve(self.model, data, self.options)
+        return {"row": describe(self, data, found), "curves": found.get("curves", {}), "job": self.settings}
 
-class Fitting(Classification):
-    """A training that ends when the network says all labels of its training images, in evaluation mode."""
-
-    @property
-    def stopped(self) -> str:
-        # Training images stand in the place of those for validation.
-        fitted = self.batch == 0 and bool(self.history) and self.history[-1].validation_accuracy == 1.0
-        return "perfect" if fitted else super().stopped
-
-
-@dataclass(frozen=True)
-class RunJob:
-    """Does a job in a folder of its own, where it goes on if it was stopped; what is finished is read.
-
-    Parameters
-    ----------
-    out : Path
-        Folder of all jobs.
-    data_dir : str, optional
-        Of the source.
-    """
-
-    out: Path
-    data_dir: str | None = None
-
-    def __call__(self, job: Job, report: Report) -> dict[str, Any]:
-        """The row of the table."""
-        folder = self.out / JOBS / job.name
-        with claimed(folder / "lock", report):
-            if not (folder / ROW).exists():
-                data = make_data(job, self.data_dir)
-                found = self._train(job, data, folder, report) if job.training else solve(job.model, data, job.options)
-                content = {"row": describe(job, data, found), "curves": found.get("curves", {}), "job": asdict(job)}
-                write_json(folder / ROW, content, _ROW)
-                for path in folder.glob("checkpoint*"):
-                    path.unlink()
-            row: dict[str, Any] = read_row(folder)["row"]
-        return row
-
-    def _train(self, job: Job, data: ImageData, folder: Path, report: Report) -> dict[str, Any]:
+    def _train(self, data: ImageData, folder: Path | None, report: Report) -> dict[str, Any]:
         task = as_task(data)
-        network = make_network(job.model, task.image_size, count_classes(data), seed=job.seed, **job.options)
-        training = Fitting(network, task, ClassifySettings(**job.training, seed=job.seed), out=folder)
+        network = make_network(self.model, task.image_size, count_classes(data), seed=self.seed, **self.options)
+        training = Fitting(network, task, ClassifySettings(**self.training, seed=self.seed), out=folder)
         training.run_to_end(lambda: report(training.step / training.steps))
         result = training.result()
         last = result.history[-1]
@@ -180,6 +147,15 @@ class RunJob:
                 "train": [epoch.validation_accuracy for epoch in result.history],
             },
         }
+
+    def content(self, found: dict[str, Any]) -> dict[str, Any]:
+        return found
+
+    @classmethod
+    def rows(cls, content: dict[str, Any]) -> list[dict[str, Any]]:
+        if set(content) != {"row", "curves", "job"} or set(content["row"]) != set(COLUMNS):
+            raise ValueError(f"keys are {', '.join(content)}")
+        return [content["row"]]
 
 
 def make_data(job: Job, data_dir: str | None = None) -> ImageData:
@@ -266,25 +242,13 @@ def describe(job: Job, data: ImageData, found: dict[str, Any]) -> dict[str, Any]
     return {column: row.get(column, found.get(column)) for column in COLUMNS}
 
 
-def read_row(folder: Path) -> dict[str, Any]:
-    """What a job left in its folder, or a ValueError if the file is damaged or of another job."""
-    content: dict[str, Any] = read_json(folder / ROW, _ROW)
-    try:
-        whole = set(content) == {"row", "curves", "job"} and set(content["row"]) == set(COLUMNS)
-    except TypeError:
-        whole = False
-    if not whole:
-        raise ValueError(f"{folder / ROW} does not hold {_ROW}")
-    if not folder.name.endswith(str(content["row"]["settings_sha256"])[:8]):
-        raise ValueError(f"{folder / ROW} is of another job than the folder")
-    return content
-
-
 def gather_table(out: Path, table: Path) -> list[dict[str, Any]]:
     """One CSV of all finished jobs in a folder, whoever did them; returns what they left, in the table's order."""
-    contents = [read_row(path.parent) for path in (out / JOBS).glob(f"*/{ROW}")]
-    # Missing values first.
+    collect(Job, out, table, key=_place)
+    return sorted(Job.contents(out), key=lambda content: _place(content["row"]))
+
+
+def _place(row: dict[str, Any]) -> list[Any]:
     key = ("source", "judged_on", "model", "train_images", "variant", "control", "lr", "seed", "settings_sha256")
-    contents.sort(key=lambda c: [(0, 0) if c["row"][name] is None else (1, c["row"][name]) for name in key])
-    write_table(table, COLUMNS, (content["row"] for content in contents))
-    return contents
+    # Missing values first.
+    return [(0, 0) if row[name] is None else (1, row[name]) for name in key]

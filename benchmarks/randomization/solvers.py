@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from htf.datasets import ImageData
-from htf.nn.finite_sample import finite_sample_network
+from htf.nn import finite_sample_network
 
 from .kernels import Array, descend, interpolate, least_squares, median_distance
 

@@ -22,18 +22,20 @@ and numbers of samples are those of parts.py.
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from htf._files import check_writable, read_json, write_figure, write_json, write_tensors
+from htf._files import check_writable, write_figure, write_json, write_tensors
 from htf._machine import describe_machine
 from htf._tables import write_table
+from htf.jobs import FolderJob, Report, map_jobs
 
 from . import cifar, parts
 from .plots import plot_effective_ranks, plot_kernels, plot_rank_penalties, plot_recovery
@@ -42,8 +44,7 @@ from .training import RATES
 DEPTHS = (1, 2, 4, 8, 16, 32)
 DEEPEST_TRAINED = 16
 KERNEL_SIZE = 48
-PARTIAL = "partial.json"
-_PARTIAL = "the rows of an interrupted run"
+PARTIAL = "partial"  # folder of the rows of a run that is not done
 PARTS = ("distribution", "kernels", "least_squares", "cifar")
 
 
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
             table = _path(options, part, "csv")
             write_table(table, rows[0], rows)
             print(f"table: {table}")
-            _path(options, part, PARTIAL).unlink(missing_ok=True)
+            shutil.rmtree(_path(options, part, PARTIAL), ignore_errors=True)
             machine = describe_machine(torch.device("cpu"))
             write_json(
                 _path(options, part, "json"),
@@ -164,19 +165,41 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Row(FolderJob):
+    """A row of a part, kept until all are there.
+
+    Attributes
+    ----------
+    part : str
+    item : tuple
+        Arguments of the function that computes it.
+    common : dict
+        Settings of the run.
+    """
+
+    kind = "rows of a part of the simplicity benchmark"
+    pattern = "*.json"
+
+    part: str
+    item: tuple[Any, ...]
+    common: dict[str, Any]
+
+    def compute(self, folder: Path | None, report: Report, *, of: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        return of(*self.item)
+
+
 def _computed(
     part: str, todo: list[Any], costs: list[float], options: argparse.Namespace, compute: Callable[..., dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """A row per item, going on after those that an interrupted run of the same settings has left."""
-    path = _path(options, part, PARTIAL)
-    settings = {**_settings(options), "todo": [repr(item) for item in todo]}
-    kept = read_json(path, _PARTIAL) if path.exists() else {}
-    rows: list[dict[str, Any]] = kept["rows"] if kept.get("settings") == settings else []
-    done = len(rows)
-    for item in _watched(todo[done:], options, costs[done:]):
-        rows.append(compute(*item))
-        write_json(path, {"settings": settings, "rows": rows}, _PARTIAL)
-    return rows
+    """A row per item; those that an interrupted run of the same settings has left are read."""
+    jobs = [Row(part, item, _settings(options)) for item in todo]
+    run = Row.within(_path(options, part, PARTIAL), of=compute)
+    by_name = {job.name: cost for job, cost in zip(jobs, costs, strict=True)}
+    results = map_jobs(run, jobs, cost=lambda job: by_name[job.name], progress=options.progress)
+    # The columns, without what tells jobs apart.
+    own = {"part", "item", "common", "settings_sha256"}
+    return [{name: value for name, value in content.items() if name not in own} for _, content in results]
 
 
 def _watched(todo: list[Any], options: argparse.Namespace, costs: list[float]) -> Iterable[Any]:

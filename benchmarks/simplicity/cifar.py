@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import skip_init
-from tqdm import tqdm
 
-from htf._files import read_json, write_json
+import htf
+from benchmarks.batches import Shuffled
 from htf.datasets._cifar import find_cifar10
+from htf.jobs import FolderJob, Report, map_jobs
+from htf.jobs.folder import digest_of
 from htf.ranks import kernel_effective_rank
 from htf.regularizers import WeightRank
 from htf.surgery import overparameterize
@@ -29,12 +31,12 @@ WEIGHTS = {
     "effective_rank": (0.03, 0.3, 3.0),
 }
 FOLDER = "simplicity_cifar"
-_ROW = "the row of a training"
+Data = dict[str, tuple[Tensor, Tensor]]
 KERNEL_IMAGES = 512
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(FolderJob):
     """One training.
 
     Attributes
@@ -52,6 +54,11 @@ class Training:
     epochs, batch_size, lr
         Adam, the rate falling to 0 along a cosine; no augmentation.
     """
+
+    kind = "CIFAR-10 part of the simplicity benchmark"
+    holds = "the row of a training"
+    pattern = "*.json"
+    temporary = ("checkpoint*",)
 
     depth: int = 1
     penalty: str = "none"
@@ -73,8 +80,19 @@ class Training:
 
     @property
     def name(self) -> str:
-        """Of its file."""
         return f"{self.method.replace(' ', '_')}_{self.weight:g}_{self.seed}"
+
+    def compute(self, folder: Path | None, report: Report, *, data: Data) -> dict[str, Any]:
+        """The row of the table."""
+        which = {"method": self.method} | {n: getattr(self, n) for n in ("depth", "penalty", "weight", "seed")}
+        return {**which, **train(self, data, folder, report), "chosen": 0}
+
+    def content(self, found: dict[str, Any]) -> dict[str, Any]:
+        return {"settings": self.settings, "row": found}
+
+    @classmethod
+    def rows(cls, content: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{**content["row"], "settings_sha256": digest_of(content["settings"])}]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,16 +112,15 @@ def trainings(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[s
         common, folder = replace(common, train=64, validation=32, test=32, epochs=1), folder / "dry_run"
     data = load(common, options.data_dir)
     first = list(candidates(common))
-    later = len({each.method for each in first}) * (options.seeds - 1)
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=(len(first) + later) * common.epochs, unit="epoch", disable=not options.progress) as bar:
-        rows += [finished(each, data, folder, bar) for each in first]
-        for method in dict.fromkeys(each.method for each in first):
-            best = max((row for row in rows if row["method"] == method), key=lambda row: row["validation"])
-            best["chosen"] = 1
-            (training,) = [each for each in first if (each.method, each.weight) == (method, best["weight"])]
-            again = [replace(training, seed=seed) for seed in range(1, options.seeds)]
-            rows += [{**finished(each, data, folder, bar), "chosen": 1} for each in again]
+    run = type(common).within(folder, data=data)
+    rows = [content["row"] for _, content in map_jobs(run, first, progress=options.progress)]
+    again = []
+    for method in dict.fromkeys(each.method for each in first):
+        best = max((row for row in rows if row["method"] == method), key=lambda row: row["validation"])
+        best["chosen"] = 1
+        (training,) = [each for each in first if (each.method, each.weight) == (method, best["weight"])]
+        again += [replace(training, seed=seed) for seed in range(1, options.seeds)]
+    rows += [{**content["row"], "chosen": 1} for _, content in map_jobs(run, again, progress=options.progress)]
     return rows, {
         "settings": asdict(common) | {"seeds": options.seeds, "weights": {k: list(v) for k, v in WEIGHTS.items()}},
         "network": str(network(0)),
@@ -120,42 +137,24 @@ def candidates(common: Training) -> Iterator[Training]:
             yield replace(common, penalty=penalty, weight=weight)
 
 
-def finished(training: Training, data: dict[str, tuple[Tensor, Tensor]], folder: Path, bar: Any) -> dict[str, Any]:
-    """The row of a training: read from its file if it was finished with these settings before."""
-    path = folder / f"{training.name}.json"
-    if path.exists() and (kept := read_json(path, _ROW))["settings"] == asdict(training):
-        bar.update(training.epochs)
-        return dict(kept["row"])
-    row = {**_which(training), **train(training, data, bar), "chosen": 0}
-    write_json(path, {"settings": asdict(training), "row": row}, _ROW)
-    return row
-
-
-def train(training: Training, data: dict[str, tuple[Tensor, Tensor]], bar: Any) -> dict[str, Any]:
+def train(job: Training, data: Data, folder: Path | None, report: Report) -> dict[str, Any]:
     """Accuracies and effective ranks at the end of a training."""
-    model: nn.Module = network(training.seed)
-    if training.depth > 1:
-        model = overparameterize(model, training.depth, start="random", seed=training.seed)
-    penalize = None if training.penalty == "none" else WeightRank(training.penalty, training.weight)
-    optimizer = torch.optim.Adam(model.parameters(), lr=training.lr)
-    x, y = data["train"]
-    batches = len(x) // training.batch_size
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.epochs * batches)
-    shuffle = Generator().manual_seed(training.seed)
-    for _ in range(training.epochs):
-        order = torch.randperm(len(x), generator=shuffle)[: batches * training.batch_size]
-        for batch in order.split(training.batch_size):
-            optimizer.zero_grad()
-            out = model(x[batch])
-            loss = cross_entropy(out, y[batch])
-            if penalize is not None:
-                loss = loss + penalize(model, x[batch], y[batch], out)
-            if not bool(loss.isfinite()):
-                raise FloatingPointError(f"{training.name}: the loss is {float(loss)}; try a smaller rate")
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        bar.update()
+    model: nn.Module = network(job.seed)
+    if job.depth > 1:
+        model = overparameterize(model, job.depth, start="random", seed=job.seed)
+    objective = Shuffled(*data["train"], job.batch_size, job.seed, drop_last=True)
+    steps = job.epochs * objective.batches
+    training = htf.training.Training(
+        model,
+        objective,
+        optimizer="adam",
+        lr=job.lr,
+        schedule=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps),
+        regularizer=None if job.penalty == "none" else WeightRank(job.penalty, job.weight),
+        out=folder,
+        seed=job.seed,
+    )
+    training.run(job.epochs, on_advance=lambda: report(training.step / steps))
     with torch.no_grad():
         *below, _ = model.children()
         hidden = nn.Sequential(*below)
@@ -186,7 +185,7 @@ def network(seed: int) -> nn.Sequential:
     return model
 
 
-def load(settings: Training, data_dir: str | None) -> dict[str, tuple[Tensor, Tensor]]:
+def load(settings: Training, data_dir: str | None) -> Data:
     """Images, by the train part's mean and deviation of each channel, and labels; parts are drawn by seed 0."""
     train, test = find_cifar10(data_dir).read()
     order = np.random.default_rng(0).permutation(len(train[1]))
@@ -212,10 +211,6 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of images whose class is right."""
     right = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(256), y.split(256), strict=True))
     return right / len(y)
-
-
-def _which(training: Training) -> dict[str, Any]:
-    return {"method": training.method} | {n: getattr(training, n) for n in ("depth", "penalty", "weight", "seed")}
 
 
 def _convolution(before: int, width: int) -> nn.Conv2d:

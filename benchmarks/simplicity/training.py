@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from htf.nn import DeepNetwork
 from htf.ranks import kernel_effective_rank
+from htf.training import Training
+from htf.training.objectives import Found, Objective
 
 # Adaptive steps do well at every depth; plain ones must be shorter the deeper the network.
 RATES = {"sgd": 0.3, "momentum": 0.05, "adam": 2e-3, "rmsprop": 1e-3}
@@ -43,52 +47,84 @@ class Outcome:
         return int((self.step < 0).sum())
 
 
+Measure = Callable[[DeepNetwork, Tensor], Tensor]
+
+
 def train_to(
-    net: DeepNetwork,
-    x: Tensor,
-    y: Tensor,
-    optimizer: str,
-    bound: float,
-    steps: int,
-    measure: Callable[[DeepNetwork, Tensor], Tensor],
+    net: DeepNetwork, x: Tensor, y: Tensor, optimizer: str, bound: float, steps: int, measure: Measure
 ) -> Outcome:
     """Train by full batches until each network's squared error is at most `bound` times that of predicting 0.
 
     Networks are measured at the first step at which they have reached it, so that depths are compared at equal loss.
     `measure` is given a network of those that have, and their numbers.
     """
-    stepper = _optimizer(net, optimizer)
-    step = torch.full((net.runs,), -1)
-    ends = torch.full((net.runs,), torch.nan)
-    values: Tensor | None = None
-    members = torch.arange(net.runs)
-    for now in range(steps + 1):
-        loss = (net(x) - y).square().sum((1, 2)) / y.square().sum((-2, -1))
-        fixed, left = loss.detach(), step[members] < 0
-        reached = (fixed <= bound) & left
+    aim = _Bound(net.runs, x, y, bound, steps, measure)
+    make = partial(_optimizer, optimizer)
+    while not aim.done:
+        rate = RATES[optimizer] * (min(1.0, DEEP / net.depth) if optimizer in PLAIN else 1.0)
+        training = Training(net, aim, optimizer=make, lr=rate, rules=aim.few_are_left)
+        training.run(steps + 1 - aim.now)
+        if not aim.done:
+            # Networks that are done are left out; the optimizer of the others stays as it stands.
+            left = aim.leave_out()
+            make = partial(_optimizer, optimizer, before=(training.optimizer, list(net.parameters()), left))
+            net = net.select(left)
+    assert aim.values is not None
+    return Outcome(aim.values, aim.loss, aim.step)
+
+
+class _Bound(Objective):
+    """Squared errors of networks, each of which is measured once its own is below the bound.
+
+    Attributes
+    ----------
+    members : Tensor
+        (networks that are left,), their numbers.
+    now : int
+        Steps before the next.
+    """
+
+    def __init__(self, runs: int, x: Tensor, y: Tensor, bound: float, steps: int, measure: Measure) -> None:
+        self.x, self.y, self._bound, self._steps, self._measure = x, y, bound, steps, measure
+        self.step = torch.full((runs,), -1)
+        self.loss = torch.full((runs,), torch.nan)
+        self.values: Tensor | None = None
+        self.members = torch.arange(runs)
+        self.now = 0
+
+    @property
+    def done(self) -> bool:
+        return self.now > self._steps or bool((self.step >= 0).all())
+
+    def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
+        assert isinstance(model, DeepNetwork)
+        loss = (model(self.x) - self.y).square().sum((1, 2)) / self.y.square().sum((-2, -1))
+        fixed, left = loss.detach(), self.step[self.members] < 0
+        reached = (fixed <= self._bound) & left
         # What has not reached it by the last step is measured there.
-        new = left if now == steps else reached
+        new = left if self.now == self._steps else reached
         if bool(new.any()):
+            which = self.members[new]
             with torch.no_grad():
-                found = measure(net.select(new), members[new])
-            if values is None:
-                values = found.new_full((len(step), *found.shape[1:]), torch.nan)
-            values[members[new]], ends[members[new]] = found, fixed[new]
-            step[members[reached]] = now
-        if bool((step >= 0).all()) or now == steps:
-            break
-        stepper.zero_grad()
-        loss.sum().backward()
-        if optimizer in PLAIN:
-            _clip_each(net)
-        stepper.step()
-        left = step[members] < 0
-        if int(left.sum()) <= KEEP * len(left):
-            net, stepper = _without(net, stepper, optimizer, left)
-            members = members[left]
-            x, y = (each[left] if each.ndim == 3 else each for each in (x, y))
-    assert values is not None
-    return Outcome(values, ends, step)
+                found = self._measure(model.select(new), which)
+            if self.values is None:
+                self.values = found.new_full((len(self.step), *found.shape[1:]), torch.nan)
+            self.values[which], self.loss[which] = found, fixed[new]
+            self.step[self.members[reached]] = self.now
+        self.now += 1
+        return Found(_Finite.apply(loss).sum())  # type: ignore[no-untyped-call]
+
+    def few_are_left(self, steps: Tensor, losses: Tensor, seconds: float) -> str:
+        """The rule that ends a training: all are done, or so few are left that others only cost time."""
+        left = self.step[self.members] < 0
+        return "few are left" if self.done or int(left.sum()) <= KEEP * len(left) else ""
+
+    def leave_out(self) -> Tensor:
+        """Forget the data of networks that are done; which of them are left, (networks until now,) of bool."""
+        left = self.step[self.members] < 0
+        self.members = self.members[left]
+        self.x, self.y = (each[left] if each.ndim == 3 else each for each in (self.x, self.y))
+        return left
 
 
 def kernel_ranks(features: Tensor) -> Tensor:
@@ -106,30 +142,50 @@ def bootstrap(values: Tensor, seed: int = 0, draws: int = 1000) -> tuple[float, 
     return low, high
 
 
-def _optimizer(net: DeepNetwork, name: str) -> torch.optim.Optimizer:
-    rate = RATES[name] * (min(1.0, DEEP / net.depth) if name in PLAIN else 1.0)
-    if name in PLAIN:
-        return torch.optim.SGD(net.parameters(), lr=rate, momentum=0.9 if name == "momentum" else 0.0)
-    return {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[name](net.parameters(), lr=rate)
+class _Finite(torch.autograd.Function):
+    """Losses with those that are not finite as 0, and the gradients of all: networks that diverge do not end others."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return torch.where(loss.isfinite(), loss, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
 
 
-def _clip_each(net: DeepNetwork) -> None:
-    """Shorten each network's gradient to norm 1, which leaves the networks independent."""
-    gradients = [weight.grad for weight in net.weights if weight.grad is not None]
-    norms = torch.stack([g.square().sum((1, 2)) for g in gradients]).sum(0).sqrt().clamp_min(1.0)
-    for gradient in gradients:
-        gradient /= norms[:, None, None]
+class _ClippedSGD(torch.optim.SGD):
+    """Each network's gradient is shortened to norm 1, which leaves the networks independent."""
+
+    def step(self, closure: Any = None) -> Any:
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norms = torch.stack([g.square().sum((1, 2)) for g in gradients]).sum(0).sqrt().clamp_min(1.0)
+        for gradient in gradients:
+            gradient /= norms[:, None, None]
+        return super().step(closure)
 
 
-def _without(
-    net: DeepNetwork, stepper: torch.optim.Optimizer, name: str, left: Tensor
-) -> tuple[DeepNetwork, torch.optim.Optimizer]:
-    """The networks that are left, and their optimizer as it stands."""
-    smaller = net.select(left)
-    again = _optimizer(smaller, name)
-    for old, new in zip(net.parameters(), smaller.parameters(), strict=True):
-        again.state[new] = {
-            key: value[left] if isinstance(value, Tensor) and value.shape == old.shape else value
-            for key, value in stepper.state[old].items()
-        }
-    return smaller, again
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": _ClippedSGD,
+    "momentum": partial(_ClippedSGD, momentum=0.9),
+    "adam": torch.optim.Adam,
+    "rmsprop": torch.optim.RMSprop,
+}
+
+
+def _optimizer(
+    name: str,
+    parameters: list[nn.Parameter],
+    lr: float,
+    before: tuple[torch.optim.Optimizer, list[nn.Parameter], Tensor] | None = None,
+) -> torch.optim.Optimizer:
+    """An optimizer, with the memory of one of more networks for those that are left."""
+    made = _OPTIMIZERS[name](parameters, lr=lr)
+    if before is not None:
+        stepper, old, left = before
+        for was, now in zip(old, parameters, strict=True):
+            made.state[now] = {
+                key: value[left] if isinstance(value, Tensor) and value.shape == was.shape else value
+                for key, value in stepper.state[was].items()
+            }
+    return made

@@ -27,8 +27,7 @@ from torch import nn
 
 from htf._files import write_json
 from htf._machine import describe_machine, usable_device
-from htf.nn import small_resnet
-from htf.nn.overparam._base import Overparam
+from htf.nn import OverparamConv2d, OverparamLinear, small_resnet
 from htf.surgery import overparameterize
 
 from .peers import importable
@@ -95,7 +94,7 @@ def _model(what: str, depth: int, options: argparse.Namespace) -> nn.Module:
         model = overparameterize(model, depth, seed=0)
     if what == CHAIN:
         for layer in model.modules():
-            if isinstance(layer, Overparam):
+            if isinstance(layer, OverparamConv2d | OverparamLinear):
                 layer.forward = layer.chain  # type: ignore[method-assign]
     return model.to(usable_device(options.device)).train()
 

@@ -80,7 +80,7 @@ def test_dry_runs_of_the_tasks_on_pixels(task, tmp_path, monkeypatch):
 
 def test_an_interrupted_job_goes_on_and_leaves_the_row_that_it_would_have(tmp_path):
     (job,) = parity_jobs("--regularizers", "igc", "--seeds", "3")
-    whole = jobs.RunJob(tmp_path / "whole")(job, never)
+    whole = jobs.Job.within(tmp_path / "whole")(job, never)
     shares = []
 
     def stopping(share):
@@ -89,18 +89,18 @@ def test_an_interrupted_job_goes_on_and_leaves_the_row_that_it_would_have(tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.RunJob(tmp_path / "cut")(job, stopping)
+        jobs.Job.within(tmp_path / "cut")(job, stopping)
     assert shares == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6])
     assert not list((tmp_path / "cut").glob("jobs/*/row.json"))
-    row = jobs.RunJob(tmp_path / "cut")(job, shares.append)
+    row = jobs.Job.within(tmp_path / "cut")(job, shares.append)
     assert shares[4:] == pytest.approx([5 / 6, 1.0])
     assert {**row, "seconds": 0} == {**whole, "seconds": 0}
-    assert jobs.RunJob(tmp_path / "cut")(job, never) == row
+    assert jobs.Job.within(tmp_path / "cut")(job, never) == row
 
 
 def test_a_finished_job_is_loaded_with_its_model(tmp_path):
     (job,) = parity_jobs("--regularizers", "none", "--seeds", "1")
-    row = jobs.RunJob(tmp_path)(job, never)
+    row = jobs.Job.within(tmp_path)(job, never)
     (folder,) = (tmp_path / "jobs").iterdir()
     again, model, data = jobs.load_job(folder)
     assert (again.name, again.digest) == (job.name, job.digest)
@@ -128,14 +128,21 @@ def test_jobs_of_the_options():
     assert len({job.name for job in found}) == len({job.digest for job in found}) == 6
     assert {job.distance for job in found} == {2}
     assert found[0].data["train"] == 48
-    assert (found[0].settings.epochs, found[0].settings.batch_size, found[0].settings.lr) == (2, 16, 0.006)
+    assert (
+        found[0].training_settings.epochs,
+        found[0].training_settings.batch_size,
+        found[0].training_settings.lr,
+    ) == (2, 16, 0.006)
     assert found[0].cost < found[2].cost
 
 
 def test_controls_are_of_the_network_without_regularizer():
     arguments = ["--regularizers", "none", "igc", "--seeds", "0", "--controls", "--weight-decay", "0.1", "--dropout"]
     found = parity_jobs(*arguments, "0.5", "--epochs-factor", "4", "--max-seconds", "7")
-    told = [(j.regularizer, j.control, j.settings.weight_decay, j.dropout, j.settings.epochs) for j in found]
+    told = [
+        (j.regularizer, j.control, j.training_settings.weight_decay, j.dropout, j.training_settings.epochs)
+        for j in found
+    ]
     assert told == [
         ("none", "", 0.0, 0.0, 2),
         ("none", "weight decay", 0.1, 0.0, 2),
@@ -144,13 +151,13 @@ def test_controls_are_of_the_network_without_regularizer():
         ("none", "equal time", 0.0, 0.0, 10**6),
         ("igc:patches=areas", "", 0.0, 0.0, 2),
     ]
-    assert [job.settings.max_seconds for job in found] == [None] * 4 + [7.0] + [None]
+    assert [job.training_settings.max_seconds for job in found] == [None] * 4 + [7.0] + [None]
 
 
 def test_a_training_of_equal_time_reports_its_share_of_it(tmp_path):
     (*_, job) = parity_jobs("--regularizers", "none", "--seeds", "0", "--controls", "--max-seconds", "0.2")
     shares = []
-    row = jobs.RunJob(tmp_path)(job, shares.append)
+    row = jobs.Job.within(tmp_path)(job, shares.append)
     assert (row["stopped"], row["control"]) == ("time", "equal time")
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
@@ -332,7 +339,7 @@ def test_rows_in_the_wrong_place_are_refused(tmp_path):
     folder = tmp_path / "jobs" / "parity_seed0_01234567"
     row = dict.fromkeys(jobs.COLUMNS) | {"settings_sha256": "0123456789"}
     write_json(folder / "row.json", row, "the row of a training")
-    assert jobs.read_row(folder) == row
+    assert jobs.Job.read(folder / "row.json") == row
     write_json(folder / "row.json", row | {"settings_sha256": "9876543210"}, "the row of a training")
     with pytest.raises(ValueError, match=r"row\.json is of another job than the folder"):
         jobs.gather_table(tmp_path)
