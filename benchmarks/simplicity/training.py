@@ -19,8 +19,7 @@ from htf.training.objectives import Found, Objective
 RATES = {"sgd": 0.3, "momentum": 0.05, "adam": 2e-3, "rmsprop": 1e-3}
 PLAIN = ("sgd", "momentum")
 DEEP = 4  # layers beyond which plain steps shrink as 1 / depth
-# Networks that are done are taken out of the batch when no more than this share is left.
-KEEP = 0.75
+Measure = Callable[[DeepNetwork, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,6 @@ class Outcome:
         return int((self.step < 0).sum())
 
 
-Measure = Callable[[DeepNetwork, Tensor], Tensor]
-
-
 def train_to(
     net: DeepNetwork, x: Tensor, y: Tensor, optimizer: str, bound: float, steps: int, measure: Measure
 ) -> Outcome:
@@ -59,72 +55,39 @@ def train_to(
     `measure` is given a network of those that have, and their numbers.
     """
     aim = _Bound(net.runs, x, y, bound, steps, measure)
-    make = partial(_optimizer, optimizer)
-    while not aim.done:
-        rate = RATES[optimizer] * (min(1.0, DEEP / net.depth) if optimizer in PLAIN else 1.0)
-        training = Training(net, aim, optimizer=make, lr=rate, rules=aim.few_are_left)
-        training.run(steps + 1 - aim.now)
-        if not aim.done:
-            # Networks that are done are left out; the optimizer of the others stays as it stands.
-            left = aim.leave_out()
-            make = partial(_optimizer, optimizer, before=(training.optimizer, list(net.parameters()), left))
-            net = net.select(left)
+    rate = RATES[optimizer] * (min(1.0, DEEP / net.depth) if optimizer in PLAIN else 1.0)
+    # One step more, whose loss is that of the last.
+    Training(net, aim, optimizer=OPTIMIZERS[optimizer], lr=rate, rules=aim.all_measured).run(steps + 1)
     assert aim.values is not None
     return Outcome(aim.values, aim.loss, aim.step)
 
 
 class _Bound(Objective):
-    """Squared errors of networks, each of which is measured once its own is below the bound.
-
-    Attributes
-    ----------
-    members : Tensor
-        (networks that are left,), their numbers.
-    now : int
-        Steps before the next.
-    """
+    """Squared errors of networks, each of which is measured once its own is below the bound, or at the last step."""
 
     def __init__(self, runs: int, x: Tensor, y: Tensor, bound: float, steps: int, measure: Measure) -> None:
         self.x, self.y, self._bound, self._steps, self._measure = x, y, bound, steps, measure
         self.step = torch.full((runs,), -1)
         self.loss = torch.full((runs,), torch.nan)
         self.values: Tensor | None = None
-        self.members = torch.arange(runs)
-        self.now = 0
-
-    @property
-    def done(self) -> bool:
-        return self.now > self._steps or bool((self.step >= 0).all())
 
     def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
         assert isinstance(model, DeepNetwork)
         loss = (model(self.x) - self.y).square().sum((1, 2)) / self.y.square().sum((-2, -1))
-        fixed, left = loss.detach(), self.step[self.members] < 0
+        fixed, left = loss.detach(), self.step < 0
         reached = (fixed <= self._bound) & left
-        # What has not reached it by the last step is measured there.
-        new = left if self.now == self._steps else reached
+        new = left if epoch == self._steps else reached
         if bool(new.any()):
-            which = self.members[new]
             with torch.no_grad():
-                found = self._measure(model.select(new), which)
+                found = self._measure(model.select(new), new.nonzero()[:, 0])
             if self.values is None:
-                self.values = found.new_full((len(self.step), *found.shape[1:]), torch.nan)
-            self.values[which], self.loss[which] = found, fixed[new]
-            self.step[self.members[reached]] = self.now
-        self.now += 1
+                self.values = found.new_full((len(new), *found.shape[1:]), torch.nan)
+            self.values[new], self.loss[new], self.step[reached] = found, fixed[new], epoch
         return Found(_Finite.apply(loss).sum())  # type: ignore[no-untyped-call]
 
-    def few_are_left(self, steps: Tensor, losses: Tensor, seconds: float) -> str:
-        """The rule that ends a training: all are done, or so few are left that others only cost time."""
-        left = self.step[self.members] < 0
-        return "few are left" if self.done or int(left.sum()) <= KEEP * len(left) else ""
-
-    def leave_out(self) -> Tensor:
-        """Forget the data of networks that are done; which of them are left, (networks until now,) of bool."""
-        left = self.step[self.members] < 0
-        self.members = self.members[left]
-        self.x, self.y = (each[left] if each.ndim == 3 else each for each in (self.x, self.y))
-        return left
+    def all_measured(self, steps: Tensor, losses: Tensor, seconds: float) -> str:
+        """The rule that ends the training."""
+        return "all are measured" if bool((self.step >= 0).all()) else ""
 
 
 def kernel_ranks(features: Tensor) -> Tensor:
@@ -165,27 +128,9 @@ class _ClippedSGD(torch.optim.SGD):
         return super().step(closure)
 
 
-_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": _ClippedSGD,
     "momentum": partial(_ClippedSGD, momentum=0.9),
     "adam": torch.optim.Adam,
     "rmsprop": torch.optim.RMSprop,
 }
-
-
-def _optimizer(
-    name: str,
-    parameters: list[nn.Parameter],
-    lr: float,
-    before: tuple[torch.optim.Optimizer, list[nn.Parameter], Tensor] | None = None,
-) -> torch.optim.Optimizer:
-    """An optimizer, with the memory of one of more networks for those that are left."""
-    made = _OPTIMIZERS[name](parameters, lr=lr)
-    if before is not None:
-        stepper, old, left = before
-        for was, now in zip(old, parameters, strict=True):
-            made.state[now] = {
-                key: value[left] if isinstance(value, Tensor) and value.shape == was.shape else value
-                for key, value in stepper.state[was].items()
-            }
-    return made
