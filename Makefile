@@ -28,8 +28,8 @@ docs: $(VENV)/.docs
 
 # Against peers: BENCH="--data-dir DATA --imp-reg-in-tf CHECKOUT --imp-reg-htf CHECKOUT", see README.md.
 bench: $(VENV)/.core
-	$(BIN)/python benchmarks/probe_speed.py $(BENCH)
-	$(BIN)/python benchmarks/ht_speed.py
+	$(BIN)/python -m benchmarks.speed.probe $(BENCH)
+	$(BIN)/python -m benchmarks.speed.ht
 
 # On a machine with a GPU, in minutes; GPU="--minutes 8 --data-dir DATA", or "--device cpu --tiny" for a rehearsal.
 gpu: $(VENV)/.core

@@ -1,6 +1,6 @@
 """Incremental learning, its rates, and norms against rank: all results and figures on dynamics.
 
-    python benchmarks/dynamics.py --out docs/results
+    python -m benchmarks.dynamics --out docs/results
 
 Planted tensors of rank 5 are fitted as matrices, CP and hierarchical tensors from near-zero starts of several sizes,
 ten seeds each.  Rates are measured from balanced starts with small steps in double precision, for components of 2 to 5

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from htf.jobs import claimed
+import torch
+
+from htf.jobs import FolderJob, claimed
+from htf.training import Training, objectives
 
 
 def until(condition, seconds=120):
@@ -191,3 +194,25 @@ def newest(run, job):
         return next((pid for path in attempts if (pid := int(path.suffix[1:])) not in killed), None)
 
     return find
+
+
+@dataclass(frozen=True)
+class Slope(FolderJob):
+    """A few steps of a training whose end depends on all of them."""
+
+    rate: float
+    seed: int = 0
+
+    columns = ("seed", "rate", "loss", "settings_sha256")
+
+    def compute(self, folder, report, *, steps=6):
+        def loss(model, generator):
+            x = torch.randn(8, 3, generator=generator)
+            return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.seed)
+            model = torch.nn.Linear(3, 1)
+        training = Training(model, objectives.function(loss), optimizer="adam", lr=self.rate, out=folder, seed=7)
+        history = training.run(steps, on_advance=lambda: report(training.step / steps))
+        return {"loss": float(history.loss[-1])}

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from htf import DimensionTree
+from htf import DimensionTree, plotting
 from htf.datasets import diverging_completion, tensor_completion
 from htf.dynamics import compare_rates, effective_ranks, local_component_norms, norms, singular_values, unbalancedness
 from htf.dynamics.studies import study
@@ -175,3 +175,11 @@ def test_errors_against_the_start(tmp_path):
     panels = small.plot().axes
     assert [ax.get_title(loc="left") for ax in panels[:2]] == [f"start of standard deviation {s}" for s in (0.1, 0.01)]
     small.plot().savefig(tmp_path / "study.png")
+
+
+def test_figures_of_benchmarks_say_where_they_are():
+    for name in ("plot_link", "plot_long_range", "plot_randomization", "plot_effective_ranks", "plot_recovery"):
+        with pytest.raises(AttributeError, match=rf"benchmarks\.\w+\.plots\.{name}"):
+            getattr(plotting, name)
+    with pytest.raises(AttributeError, match=r"has no attribute 'plot'$"):
+        plotting.plot  # noqa: B018

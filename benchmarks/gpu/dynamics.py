@@ -10,11 +10,11 @@ from unittest import mock
 import torch
 
 import htf
+from benchmarks.speed.timing import kernels_of, seconds_of
 from htf.datasets import CompletionProblem, tensor_completion
 from htf.nn.init import gaussian
 from htf.training import Training, objectives
 
-from .clock import kernels_of, seconds_of
 from .run import Bench
 
 SEEDS = 10

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import htf
+from benchmarks.speed.timing import seconds_of
 
-from .clock import seconds_of
 from .run import Bench
 
 FORMATS = ("matrix", "tucker", "tt", "ht", "cp")

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from .clock import seconds_of
+from benchmarks.speed.timing import seconds_of
+
 from .run import Bench
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import htf
+from benchmarks.speed.timing import seconds_of
 from htf.regularizers import GradientFieldChange, InputGradientChange, Interaction, random_patches
 
-from .clock import seconds_of
 from .limits import allowing_tf32
 from .run import Bench
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import htf
+from benchmarks.speed.timing import kernels_of, seconds_of, synchronize
 from htf.datasets import TWINS, ImageData, load, one_vs_all, quantize
 from htf.training.graphs import CapturedGradients
 
-from .clock import kernels_of, seconds_of, synchronize
 from .limits import allowing_tf32
 from .run import Bench
 

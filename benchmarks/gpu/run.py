@@ -164,10 +164,11 @@ def _claim(out: Path, options: argparse.Namespace, device: torch.device) -> None
 
 
 def _digest() -> str:
-    """Of the library's and this benchmark's source."""
+    """Of the library's and this benchmark's source, how it takes times included."""
     found = hashlib.sha256()
-    for folder in (Path(htf.__file__).parent, Path(__file__).parent):
-        for path in sorted(folder.rglob("*.py")):
+    here = Path(__file__).parent
+    for folder, pattern in ((Path(htf.__file__).parent, "*.py"), (here, "*.py"), (here.parent, "timing.py")):
+        for path in sorted(folder.rglob(pattern)):
             found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
     return found.hexdigest()
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import htf
+from benchmarks.speed.timing import synchronize
 
-from .clock import synchronize
 from .run import Bench
 
 

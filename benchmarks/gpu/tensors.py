@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 import htf
+from benchmarks.speed.timing import seconds_of
 
-from .clock import seconds_of
 from .run import Bench
 
 MANY = 100

@@ -1,6 +1,6 @@
 """Damage files in every way that disks and people do, read them, and count what comes of it.
 
-    python benchmarks/reliability/fuzz.py --count 10000 --minutes 60 --json docs/results/reliability_fuzz.json
+    python -m benchmarks.reliability.fuzz --count 10000 --minutes 60 --json docs/results/reliability_fuzz.json
 
 Of each kind of file that the library reads, good ones are written, and one after another is cut short, emptied, changed
 in a few bits, half filled with zeros, mixed with another, replaced by another, or, where it is text, changed in its
@@ -45,6 +45,7 @@ from numpy.random import Generator
 from torch import nn
 
 import htf
+from benchmarks.long_range.plots import plot_link
 from htf import _files as files
 from htf._folders import read_claim
 from htf._machine import describe_machine
@@ -56,7 +57,6 @@ from htf.datasets.idx import read_idx
 from htf.dynamics import Study, study
 from htf.jobs._dask import address_of
 from htf.nn import MatrixFactorization
-from htf.plotting import plot_link
 from htf.probes import RankFit, rank_fit
 from htf.ranks import SeparationProfile
 from htf.training import ClassifyResult, ClassifySettings, FitSettings, classify, fit, load_trained

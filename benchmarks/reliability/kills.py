@@ -1,6 +1,6 @@
 """Kill runs at random moments, resume them, and compare what they come to with a run that no one disturbed.
 
-    python benchmarks/reliability/kills.py --kills 50 --minutes 120 --json docs/results/reliability_kills.json
+    python -m benchmarks.reliability.kills --kills 50 --minutes 120 --json docs/results/reliability_kills.json
 
 Of each kind, a probe, a fit, a classification and a series of jobs, one run is left alone.  Others get SIGKILL again
 and again: at a moment drawn between the start of the process and the time at which it would be done, the process

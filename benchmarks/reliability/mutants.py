@@ -1,8 +1,8 @@
 """How many small faults the tests notice: a seeded sample of mutants of the library's source, one tested at a time.
 
-    python benchmarks/reliability/mutants.py baseline                  # once: which test runs which line, and how long
-    python benchmarks/reliability/mutants.py run --mutants 300 --minutes 90 --workers 2
-    python benchmarks/reliability/mutants.py report --json docs/results/mutants.json
+    python -m benchmarks.reliability.mutants baseline                  # once: which test runs which line, and how long
+    python -m benchmarks.reliability.mutants run --mutants 300 --minutes 90 --workers 2
+    python -m benchmarks.reliability.mutants report --json docs/results/mutants.json
 
 A mutant differs from the source in one place: a comparison or its boundary, an arithmetic or boolean operator, a
 constant, a condition that is negated, a statement that is left out, or a returned value that is None.  It is killed if

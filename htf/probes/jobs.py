@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,10 +16,10 @@ from torch import Tensor
 from htf._files import remove_saved
 from htf.datasets import TWINS, ImageData, one_vs_all, quantize
 from htf.engine import Plan
-from htf.jobs import Report, claimed
+from htf.jobs import FolderJob, Report
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn.networks.tree import TreeNetwork
-from htf.probes.result import FITS_FOLDER, SETTINGS_FILE, FitRecord, job_content, read_job, write_job
+from htf.probes.result import FITS_FOLDER, FitRecord, check_run, job_content, read_job, write_job
 from htf.training.loop import Batch, Fit, FitSettings
 from htf.tree import DimensionTree
 
@@ -30,21 +29,88 @@ LOCKS_FOLDER = "locks"
 
 
 @dataclass(frozen=True)
-class Job:
-    """Fits that share inputs and are trained as one network."""
+class Job(FolderJob):
+    """Fits that share inputs and are trained as one network.
+
+    Attributes
+    ----------
+    format : {"cp", "ht"}
+    images : (str, int)
+        Twin that determines the images, and its seed.
+    fits : tuple of (int, int, str, int)
+        Rank, class, twin and seed of each.
+    run : str
+        SHA-256 of the settings of the run, which is written into its files.
+    """
+
+    kind = "probe"
+    pattern = f"{FITS_FOLDER}/*.json"
 
     format: str
-    images: tuple[str, int]  # twin that determines the images, and its seed
-    fits: tuple[tuple[int, int, str, int], ...]  # (rank, class, twin, seed)
+    images: tuple[str, int]
+    fits: tuple[tuple[int, int, str, int], ...]
+    run: str = ""
 
     @property
-    def name(self) -> str:
+    def digest(self) -> str:
+        """Of the fits, which tells apart jobs with the same images and ranks."""
+        return hashlib.sha256(repr(self.fits).encode()).hexdigest()
+
+    @property
+    def label(self) -> str:
         ranks = sorted({rank for rank, *_ in self.fits})
         span = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}"
         twin, seed = self.images
-        # The digest tells apart jobs with the same images and ranks.
-        digest = hashlib.sha256(repr(self.fits).encode()).hexdigest()[:8]
-        return f"{self.format}_{span}_{twin}{seed}_{digest}"
+        return f"{self.format}_{span}_{twin}{seed}"
+
+    def lock(self, out: Path) -> Path:
+        return out / LOCKS_FOLDER / self.name
+
+    def compute(self, folder: Path | None, report: Report, *, inputs: Inputs, settings: FitSettings) -> dict[str, Any]:
+        """Train the fits, from their checkpoint if there is one; see `job_content`."""
+        network = inputs.network(self)
+        train_targets, test_targets = inputs.targets(self)
+        train_plans, test_plans = inputs.plans(self, network)
+        train, test = _batches(train_plans, train_targets), _batches(test_plans, test_targets)
+        checkpoint = None if folder is None else folder.with_suffix(".safetensors")
+        # Batches come in one order for all fits, so that none depends on its company.
+        fit = Fit(network, train, test, settings, checkpoint=checkpoint, about={"job": self.name})
+        report(fit.epoch / settings.epochs)
+        fit.run(lambda fit: report(fit.epoch / settings.epochs))
+        train_errors, test_errors = fit.errors(train), fit.errors(test, fit.clip)
+        variance = train_targets.var(0, correction=0).tolist()
+        records = [
+            FitRecord(
+                self.format,
+                *keys,
+                network.n_parameters(run),
+                train_errors[run],
+                test_errors[run],
+                [epoch[run] for epoch in fit.train_errors],
+                [epoch[run] for epoch in fit.test_errors],
+                [epoch for epoch, which in fit.returns if which == run],
+                not train_errors[run] < variance[run],
+            )
+            for run, keys in enumerate(self.fits)
+        ]
+        by_class = {keys[1]: v for keys, v in zip(self.fits, variance, strict=True)}
+        return job_content(records, by_class, fit.seconds, self.run)
+
+    def content(self, found: dict[str, Any]) -> dict[str, Any]:
+        return found
+
+    def save(self, out: Path, found: dict[str, Any]) -> None:
+        write_job(self.file(out), found)
+        remove_saved(self.folder(out).with_suffix(".safetensors"))
+
+    def check(self, file: Path, content: dict[str, Any]) -> None:
+        check_run(file, content, self.run)
+        if [FitRecord(**record).key for record in content["records"]] != [(self.format, *keys) for keys in self.fits]:
+            raise ValueError(f"{file} does not hold the fits of job {self.name}")
+
+    @classmethod
+    def read(cls, file: Path) -> dict[str, Any]:
+        return read_job(file)
 
 
 def make_jobs(
@@ -110,104 +176,6 @@ class Inputs:
             columns.append((one_vs_all(data.train_labels, positive), one_vs_all(data.test_labels, positive)))
         train, test = zip(*columns, strict=True)
         return torch.stack(train, 1).to(self.device), torch.stack(test, 1).to(self.device)
-
-
-def finished(job: Job, folder: Path | None, run: str = "") -> dict[str, Any] | None:
-    """The content of a job's file, if it is there; a ValueError if it is another's."""
-    path = _file(job, folder)
-    if path is None or not path.exists():
-        return None
-    content = read_job(path, run)
-    if [FitRecord(**record).key for record in content["records"]] != [(job.format, *keys) for keys in job.fits]:
-        raise ValueError(f"{path} does not hold the fits of job {job.name}")
-    return content
-
-
-@dataclass(frozen=True)
-class Run:
-    """What trains jobs, wherever it is sent.
-
-    Attributes
-    ----------
-    inputs : Inputs
-    settings : FitSettings
-    folder : Path or None
-        Of the run.
-    run : str
-        SHA-256 of the settings of the run, which is written into its files.
-    """
-
-    inputs: Inputs
-    settings: FitSettings
-    folder: Path | None
-    run: str = ""
-
-    def __call__(self, job: Job, report: Report) -> dict[str, Any]:
-        """Train one job, from its checkpoint if there is one, and write its file, unless that is there by now.
-
-        Parameters
-        ----------
-        job : Job
-        report : callable
-            See `htf.jobs.map_jobs`.
-
-        Returns
-        -------
-        dict
-            See `job_content`.
-        """
-        if self.folder is None:
-            return self._train(job, report)
-        if not (self.folder / SETTINGS_FILE).exists():
-            raise FileNotFoundError(
-                f"{self.folder} on {platform.node()} is not the folder of this run; all workers must see the same one"
-            )
-        with claimed(self.folder / LOCKS_FOLDER / job.name, report):
-            return finished(job, self.folder, self.run) or self._train(job, report)
-
-    def _train(self, job: Job, report: Report) -> dict[str, Any]:
-        return _train(job, self.inputs, self.settings, self.folder, self.run, report)
-
-
-def _train(
-    job: Job, inputs: Inputs, settings: FitSettings, folder: Path | None, run_sha256: str, report: Report
-) -> dict[str, Any]:
-    network = inputs.network(job)
-    train_targets, test_targets = inputs.targets(job)
-    train_plans, test_plans = inputs.plans(job, network)
-    train, test = _batches(train_plans, train_targets), _batches(test_plans, test_targets)
-    done = _file(job, folder)
-    checkpoint = None if done is None else done.with_suffix(".safetensors")
-    # Batches come in one order for all fits, so that none depends on its company.
-    fit = Fit(network, train, test, settings, checkpoint=checkpoint, about={"job": job.name})
-    report(fit.epoch / settings.epochs)
-    fit.run(lambda fit: report(fit.epoch / settings.epochs))
-    train_errors, test_errors = fit.errors(train), fit.errors(test, fit.clip)
-    variance = train_targets.var(0, correction=0).tolist()
-    records = [
-        FitRecord(
-            job.format,
-            *keys,
-            network.n_parameters(run),
-            train_errors[run],
-            test_errors[run],
-            [epoch[run] for epoch in fit.train_errors],
-            [epoch[run] for epoch in fit.test_errors],
-            [epoch for epoch, which in fit.returns if which == run],
-            not train_errors[run] < variance[run],
-        )
-        for run, keys in enumerate(job.fits)
-    ]
-    by_class = {keys[1]: v for keys, v in zip(job.fits, variance, strict=True)}
-    content = job_content(records, by_class, fit.seconds, run_sha256)
-    if done is not None and checkpoint is not None:
-        write_job(done, content)
-        remove_saved(checkpoint)
-    return content
-
-
-def _file(job: Job, folder: Path | None) -> Path | None:
-    return None if folder is None else folder / FITS_FOLDER / f"{job.name}.json"
 
 
 def _batches(plans: list[Plan], targets: Tensor) -> list[Batch]:

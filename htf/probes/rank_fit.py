@@ -5,21 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from htf._checks import positive
-from htf._folders import claim_folder
+from htf._folders import Folder, claim_folder
 from htf._machine import describe_machine, usable_device
 from htf._version import __version__
 from htf.datasets import TWINS, ImageData, load
 from htf.jobs import Report, map_jobs
-from htf.probes.jobs import Inputs, make_jobs
+from htf.probes.jobs import Inputs, Job, cost, make_jobs
 from htf.probes.result import RUN, SETTINGS_FILE, RankFit, read_settings, write_settings
-from htf.probes.schedule import run_jobs
 from htf.training.loop import FitSettings
 
 FORMATS = ("cp", "ht")
@@ -140,12 +139,21 @@ def rank_fit(
         _describe, [str(device)], workers=workers, scheduler=scheduler, name="on {}".format, progress=False
     )
     ((_, machine),) = where
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        _claim(folder, described, {RUN: run, **machine})
+    folder = None if out is None else _claim(Path(out), described, {RUN: run, **machine})
     result = RankFit({**described, RUN: run, **machine})
     inputs = Inputs(data, levels, settings, torch.device(device))
-    for content in run_jobs(jobs, inputs, settings, folder, run, workers, scheduler, progress):
+    jobs = [replace(job, run=run) for job in jobs]
+    # Finished work would make the rate, and so the time left, look better than it is: leave it out.
+    finished = {job: None if folder is None else job.finished(folder.path) for job in jobs}
+    results = map_jobs(
+        Job.within(folder, inputs=inputs, settings=settings),
+        [job for job, content in finished.items() if content is None],
+        workers=workers,
+        scheduler=scheduler,
+        cost=lambda job: cost(job, data),
+        progress=progress,
+    )
+    for content in [*filter(None, finished.values()), *(content for _, content in results)]:
         result.add(content)
     result.sort()
     return result
@@ -155,14 +163,15 @@ def _describe(device: str, report: Report) -> dict[str, Any]:
     return describe_machine(usable_device(device))
 
 
-def _claim(folder: Path, described: dict[str, Any], more: dict[str, Any]) -> None:
+def _claim(folder: Path, described: dict[str, Any], more: dict[str, Any]) -> Folder:
     """Take a folder for a run with these settings, or refuse it."""
-    claim_folder(folder, "probe", described)
+    claimed = claim_folder(folder, Job.kind, described)
     path = folder / SETTINGS_FILE
     if not path.exists():
         write_settings(path, {**described, **more})
     elif (there := read_settings(path)).get(RUN) != more[RUN]:
         raise ValueError(f"{path} is of another run than the folder, with {RUN} = {there.get(RUN)!r}")
+    return claimed
 
 
 def _known(name: str, values: Sequence[str], known: Iterable[str]) -> list[str]:

@@ -292,9 +292,14 @@ def read_job(path: Path, run: str = "") -> dict[str, Any]:
                 raise TypeError(f"{name} is {value!r}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} does not hold {_FITS} ({error})") from error
+    check_run(path, content, run)
+    return content
+
+
+def check_run(path: Path, content: dict[str, Any], run: str) -> None:
+    """Raise a ValueError if what a file holds is of another run than that of this SHA-256; "" stands for any."""
     if run and content.get("run", "") != run:
         raise ValueError(f"{path} holds fits of another run than the settings beside it say")
-    return content
 
 
 def _check_types(record: dict[str, Any]) -> None:

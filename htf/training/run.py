@@ -268,6 +268,7 @@ class Training(Resumable):
         epochs: int | None = None,
         *,
         steps: int | None = None,
+        on_advance: Callable[[], None] | None = None,
         save_every: float = 20.0,
         progress: bool = False,
     ) -> History:
@@ -277,6 +278,8 @@ class Training(Resumable):
         ----------
         epochs, steps : int
             One of them; in all.  A finished training can be continued with more, unless its schedule depends on them.
+        on_advance : callable, optional
+            Called after each step, as by a job that reports its share.
         save_every : float
             Seconds between checkpoints.
         progress : bool
@@ -302,7 +305,7 @@ class Training(Resumable):
             After the step in which it came, with a checkpoint saved.
         """
         self.begin(epochs=epochs, steps=steps)
-        self.run_to_end(None, save_every, progress)
+        self.run_to_end(on_advance, save_every, progress)
         history = self.recording.history()
         # One that was finished before is there, in a folder that may be read-only.
         if self.claim is not None and not history.is_saved(self.claim.path):

@@ -2,11 +2,11 @@
 
 import json
 
-import factorized_speed
 import pytest
 import tensorly as tl
 import torch
 
+from benchmarks.speed import factorized as factorized_speed
 from htf.nn.layers.factorized.choice import NAMES
 
 SMALL = ["--features", "8", "12", "--channels", "4", "6", "--image", "5", "5", "--batch", "2", "--shares", "0.5"]

@@ -8,20 +8,18 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import is_same_class
-import long_range
-import long_range_cost as cost
-import long_range_jobs as jobs
-import long_range_recipes as recipes
-import pathfinder
 import pytest
 import torch
 from distributed import LocalCluster
 
+from benchmarks.long_range import __main__ as long_range
+from benchmarks.long_range import jobs, recipes
+from benchmarks.speed import long_range as cost
 from htf._files import read_json, write_json
 from htf.datasets import far_parity
 from htf.datasets.long_range import LongRangeData, Split
 
+ROOT = Path(__file__).parents[2]
 SMALL = ["--epochs", "2", "--batch-size", "16", "--train", "48", "--validation", "40", "--test", "32"]
 PARITY = ["--task", "far_parity", "--distances", "2", "--no-progress", *SMALL]
 
@@ -70,9 +68,8 @@ def test_dry_runs_of_the_tasks_on_pixels(task, tmp_path, monkeypatch):
         setting = recipes.SETTINGS["cpu"][task]
         data = {**setting.data, "source": "digits", "scale": 1.0, "canvas": (10, 40)}
         monkeypatch.setitem(recipes.SETTINGS["cpu"], task, replace(setting, data=data))
-    thin = {"pathfinder": pathfinder, "is_same_class": is_same_class}[task]
     arguments = ["--distances", str(distance), "--seeds", "0", "--dry-run", "--out", str(tmp_path), "--no-progress"]
-    thin.main(["--task", task, *arguments])
+    long_range.main(["--task", task, *arguments])
     rows = table(tmp_path / "dry_run")
     assert {row["task"] for row in rows} == {task}
     expected = recipes.SETTINGS["cpu"][task].recipes
@@ -83,7 +80,7 @@ def test_dry_runs_of_the_tasks_on_pixels(task, tmp_path, monkeypatch):
 
 def test_an_interrupted_job_goes_on_and_leaves_the_row_that_it_would_have(tmp_path):
     (job,) = parity_jobs("--regularizers", "igc", "--seeds", "3")
-    whole = jobs.RunJob(tmp_path / "whole")(job, never)
+    whole = jobs.Job.within(tmp_path / "whole")(job, never)
     shares = []
 
     def stopping(share):
@@ -92,18 +89,18 @@ def test_an_interrupted_job_goes_on_and_leaves_the_row_that_it_would_have(tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.RunJob(tmp_path / "cut")(job, stopping)
+        jobs.Job.within(tmp_path / "cut")(job, stopping)
     assert shares == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6])
     assert not list((tmp_path / "cut").glob("jobs/*/row.json"))
-    row = jobs.RunJob(tmp_path / "cut")(job, shares.append)
+    row = jobs.Job.within(tmp_path / "cut")(job, shares.append)
     assert shares[4:] == pytest.approx([5 / 6, 1.0])
     assert {**row, "seconds": 0} == {**whole, "seconds": 0}
-    assert jobs.RunJob(tmp_path / "cut")(job, never) == row
+    assert jobs.Job.within(tmp_path / "cut")(job, never) == row
 
 
 def test_a_finished_job_is_loaded_with_its_model(tmp_path):
     (job,) = parity_jobs("--regularizers", "none", "--seeds", "1")
-    row = jobs.RunJob(tmp_path)(job, never)
+    row = jobs.Job.within(tmp_path)(job, never)
     (folder,) = (tmp_path / "jobs").iterdir()
     again, model, data = jobs.load_job(folder)
     assert (again.name, again.digest) == (job.name, job.digest)
@@ -131,14 +128,21 @@ def test_jobs_of_the_options():
     assert len({job.name for job in found}) == len({job.digest for job in found}) == 6
     assert {job.distance for job in found} == {2}
     assert found[0].data["train"] == 48
-    assert (found[0].settings.epochs, found[0].settings.batch_size, found[0].settings.lr) == (2, 16, 0.006)
+    assert (
+        found[0].training_settings.epochs,
+        found[0].training_settings.batch_size,
+        found[0].training_settings.lr,
+    ) == (2, 16, 0.006)
     assert found[0].cost < found[2].cost
 
 
 def test_controls_are_of_the_network_without_regularizer():
     arguments = ["--regularizers", "none", "igc", "--seeds", "0", "--controls", "--weight-decay", "0.1", "--dropout"]
     found = parity_jobs(*arguments, "0.5", "--epochs-factor", "4", "--max-seconds", "7")
-    told = [(j.regularizer, j.control, j.settings.weight_decay, j.dropout, j.settings.epochs) for j in found]
+    told = [
+        (j.regularizer, j.control, j.training_settings.weight_decay, j.dropout, j.training_settings.epochs)
+        for j in found
+    ]
     assert told == [
         ("none", "", 0.0, 0.0, 2),
         ("none", "weight decay", 0.1, 0.0, 2),
@@ -147,13 +151,13 @@ def test_controls_are_of_the_network_without_regularizer():
         ("none", "equal time", 0.0, 0.0, 10**6),
         ("igc:patches=areas", "", 0.0, 0.0, 2),
     ]
-    assert [job.settings.max_seconds for job in found] == [None] * 4 + [7.0] + [None]
+    assert [job.training_settings.max_seconds for job in found] == [None] * 4 + [7.0] + [None]
 
 
 def test_a_training_of_equal_time_reports_its_share_of_it(tmp_path):
     (*_, job) = parity_jobs("--regularizers", "none", "--seeds", "0", "--controls", "--max-seconds", "0.2")
     shares = []
-    row = jobs.RunJob(tmp_path)(job, shares.append)
+    row = jobs.Job.within(tmp_path)(job, shares.append)
     assert (row["stopped"], row["control"]) == ("time", "equal time")
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
@@ -279,11 +283,9 @@ def test_the_convac_reads_levels_and_has_gradients_at_pixels():
 
 
 def run_script(arguments, **variables):
-    script = Path(long_range.__file__)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"} | variables
-    return subprocess.run(
-        [sys.executable, str(script), *arguments], env=environment, capture_output=True, text=True, timeout=120
-    )
+    command = [sys.executable, "-m", "benchmarks.long_range", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.skipif(
@@ -302,7 +304,7 @@ def test_two_devices_share_each_training(tmp_path):
 
 def test_a_scheduler_gets_the_jobs(tmp_path, monkeypatch):
     # As the workers of a cluster must be started.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(long_range.__file__).parent), *sys.path]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
     arguments = [*PARITY, "--regularizers", "none", "interaction", "--seeds", "0", "--out", str(tmp_path)]
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
         long_range.main([*arguments, "--scheduler", cluster.scheduler_address])
@@ -337,7 +339,7 @@ def test_rows_in_the_wrong_place_are_refused(tmp_path):
     folder = tmp_path / "jobs" / "parity_seed0_01234567"
     row = dict.fromkeys(jobs.COLUMNS) | {"settings_sha256": "0123456789"}
     write_json(folder / "row.json", row, "the row of a training")
-    assert jobs.read_row(folder) == row
+    assert jobs.Job.read(folder / "row.json") == row
     write_json(folder / "row.json", row | {"settings_sha256": "9876543210"}, "the row of a training")
     with pytest.raises(ValueError, match=r"row\.json is of another job than the folder"):
         jobs.gather_table(tmp_path)

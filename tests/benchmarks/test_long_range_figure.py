@@ -2,8 +2,7 @@
 
 import pytest
 
-from htf.plotting import plot_long_range
-from htf.plotting.long_range import summary
+from benchmarks.long_range.plots import plot_long_range, summary
 
 HEADER = "task,distance,model,regularizer,weight,control,seed,weight_decay,dropout,test,test_last,recipe\n"
 ROWS = [

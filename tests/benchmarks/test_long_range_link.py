@@ -1,14 +1,13 @@
 """The study of accuracy and interactions, on a few small trainings."""
 
-import long_range
-import long_range_link as link
-import long_range_recipes as recipes
 import pytest
 import torch
 
+from benchmarks.long_range import __main__ as long_range
+from benchmarks.long_range import link, recipes
+from benchmarks.long_range.plots import plot_link
 from htf._files import read_json, write_json
 from htf.datasets import crossed_dots, far_parity, pathfinder
-from htf.plotting import plot_link
 
 
 def test_every_network_is_measured(tmp_path, capsys):

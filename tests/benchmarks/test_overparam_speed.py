@@ -1,8 +1,8 @@
 """The cost of over-parameterized layers, measured on a few small images."""
 
-import overparam_speed as speed
 import pytest
 
+from benchmarks.speed import overparam as speed
 from htf._files import read_json
 
 SMALL = ["--sizes", "8", "--batch-size", "2", "--turns", "1", "--steps", "1", "--threads", "1"]

@@ -5,16 +5,13 @@ import math
 
 import numpy as np
 import pytest
-import randomization
-import randomization_jobs as jobs
-import randomization_kernels as kernels
-import randomization_networks as networks
-import randomization_solvers as solvers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from benchmarks.randomization import __main__ as randomization
+from benchmarks.randomization import jobs, kernels, networks, solvers
 from htf._files import read_json, write_json
 from htf.datasets import load
 from htf.datasets.images import ImageData
@@ -137,7 +134,7 @@ def test_a_dry_run_does_every_step(tmp_path):
 
 def test_an_interrupted_training_goes_on_and_leaves_the_row_that_it_would_have(tmp_path):
     job = digits_job(variant="random_labels", options={"dropout": 0.2, "shift": 1}, training={**TRAINING, "epochs": 3})
-    whole = jobs.RunJob(tmp_path / "whole")(job, never)
+    whole = jobs.Job.within(tmp_path / "whole")(job, never)["row"]
     shares = []
 
     def stopping(share):
@@ -146,9 +143,9 @@ def test_an_interrupted_training_goes_on_and_leaves_the_row_that_it_would_have(t
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.RunJob(tmp_path / "cut")(job, stopping)
+        jobs.Job.within(tmp_path / "cut")(job, stopping)
     assert not list((tmp_path / "cut").glob("jobs/*/row.json"))
-    row = jobs.RunJob(tmp_path / "cut")(job, shares.append)
+    row = jobs.Job.within(tmp_path / "cut")(job, shares.append)["row"]
     assert shares[6:] == pytest.approx([k / 12 for k in range(7, 13)])
     assert {**row, "seconds": 0} == {**whole, "seconds": 0}
     assert (row["epochs"], row["epochs_to_fit"]) == (3, None)
@@ -163,7 +160,7 @@ def test_accuracies_are_those_of_the_network_in_evaluation_mode(tmp_path, monkey
 
     monkeypatch.setattr(jobs, "make_network", remember)
     job = digits_job(options={"dropout": 0.5}, training={**TRAINING, "epochs": 2})
-    row = jobs.RunJob(tmp_path)(job, never)
+    row = jobs.Job.within(tmp_path)(job, never)["row"]
     task = jobs.as_task(jobs.make_data(job))
     for part, column in ((task.train, "train"), (task.test, "test")):
         x, y = part.tensors()

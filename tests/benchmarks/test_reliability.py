@@ -2,7 +2,7 @@
 
 import json
 
-from reliability import kills, mutants
+from benchmarks.reliability import kills, mutants
 
 
 def test_a_killed_fit_comes_to_the_same(tmp_path, capsys):

@@ -3,14 +3,12 @@
 import csv
 
 import pytest
-import simplicity_bias as bias
-import simplicity_cifar as cifar
-import simplicity_parts as parts
-import simplicity_training as training
 import torch
 
+from benchmarks.simplicity import __main__ as bias
+from benchmarks.simplicity import cifar, parts, training
+from benchmarks.simplicity.plots import plot_effective_ranks, plot_kernels, plot_rank_penalties, plot_recovery
 from htf._files import read_json, read_tensors, write_tensors
-from htf.plotting.simplicity import plot_effective_ranks, plot_kernels, plot_rank_penalties, plot_recovery
 
 FEW = ["--nets", "3", "--steps", "2", "--no-progress"]
 

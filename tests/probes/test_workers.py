@@ -1,6 +1,7 @@
 """Probes on workers: a cluster's, or processes that are killed."""
 
 import multiprocessing
+import shutil
 import sys
 import time
 
@@ -10,10 +11,11 @@ from cluster_cases import address, cluster  # noqa: F401 (fixtures)
 from job_cases import killing, until
 
 from htf._files import read_json
+from htf._folders import Folder, claim_folder
 from htf.cli import main
 from htf.datasets import load
 from htf.probes import RankFit, rank_fit
-from htf.probes.jobs import Inputs, Run, make_jobs
+from htf.probes.jobs import Inputs, Job, make_jobs
 from htf.training import FitSettings
 
 # Two jobs that take long enough to be killed in the middle.
@@ -33,6 +35,10 @@ def one_thread():
 @pytest.fixture(scope="module")
 def data():
     return load().take(300, 100)
+
+
+def inputs_of(data, settings):
+    return Inputs(data, 2, settings, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +90,7 @@ def test_what_another_process_has_finished_is_read(data, tmp_path, monkeypatch):
     one = rank_fit(data, formats=["cp"], **SHORT, out=tmp_path, progress=False)
     monkeypatch.setattr("htf.probes.jobs.Fit", None)
     settings = SHORT["settings"]
-    run = Run(Inputs(data, 2, settings, torch.device("cpu")), settings, tmp_path)
+    run = Job.within(Folder(tmp_path, "probe", {}, None), inputs=inputs_of(data, settings), settings=settings)
     job = next(make_jobs(["cp"], SHORT["ranks"], [6], SHORT["twins"], [0]))
     assert [fit["rank"] for fit in run(job, until)["records"]] == [rank for rank, *_ in job.fits]
     assert one.complete
@@ -92,7 +98,9 @@ def test_what_another_process_has_finished_is_read(data, tmp_path, monkeypatch):
 
 def test_a_worker_that_does_not_see_the_folder(data, tmp_path):
     settings = SHORT["settings"]
-    run = Run(Inputs(data, 2, settings, torch.device("cpu")), settings, tmp_path)
+    folder = claim_folder(tmp_path / "run", "probe", {})
+    run = Job.within(folder, inputs=inputs_of(data, settings), settings=settings)
+    shutil.rmtree(tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="is not the folder of this run; all workers must see the same one"):
         run(next(make_jobs(["cp"], [1], [6], ["original"], [0])), until)
     assert not list(tmp_path.iterdir())

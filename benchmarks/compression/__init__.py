@@ -1,0 +1,1 @@
+"""Accuracy against size of factorized and over-parameterized networks."""

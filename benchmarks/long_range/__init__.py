@@ -1,0 +1,1 @@
+"""Long-range tasks: accuracy against distance, with regularizers that promote hierarchical rank and without."""

@@ -1,0 +1,1 @@
+"""Networks fit noise: the generalization controls of Zhang et al. 2017."""

@@ -1,0 +1,123 @@
+"""Fits to randomized labels and images: how fast, and what they know about test images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from htf._files import read_json
+from htf._tables import read_table
+
+_TEXTS = ("model", "variant", "control", "judged_on")
+_NUMBERS = ("corruption", "epochs_to_fit", "test", "chance_low", "chance_high")
+_VARIANTS = {
+    "original": "true labels",
+    "shuffled_pixels": "shuffled pixels",
+    "random_pixels": "random pixels",
+    "gaussian_images": "Gaussian images",
+    "random_labels": "random labels",
+}
+
+
+def plot_randomization(table: str | Path, curves: str | Path, *, model: str | None = None) -> Figure:
+    """Training loss by variant, and epochs to fit and test error against corruption, as in figure 1 of the paper [1]_.
+
+    Parameters
+    ----------
+    table : str or Path
+        CSV of ``python -m benchmarks.randomization``, a row per fit.  Points are means over seeds.
+    curves : str or Path
+        The JSON that it writes beside the table.
+    model : str, optional
+        Whose loss is drawn; by default "cnn", or the first in the file where there is none.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Not attached to any window; ``figure.savefig(path)`` writes it.
+
+    Raises
+    ------
+    ValueError
+        If the table has no rows or lacks a column, or holds what is no number where one is expected; if the other file
+        is damaged or holds no curves of `model`.
+
+    References
+    ----------
+    .. [1] C. Zhang, S. Bengio, M. Hardt, B. Recht, O. Vinyals, "Understanding deep learning requires rethinking
+       generalization", ICLR 2017.
+    """
+    rows = [
+        row
+        for row in read_table(Path(table), _NUMBERS, _TEXTS, may_be_missing=("corruption", "epochs_to_fit"))
+        if row["judged_on"] == "test" and not row["control"]
+    ]
+    losses, model = _losses(Path(curves), model)
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    first, second, third = figure.subplots(1, 3)
+    # Corruption has panels of its own.
+    for variant, name in _VARIANTS.items():
+        if variant in losses:
+            loss, color = losses[variant], "black" if variant == "original" else None
+            first.plot(range(1, len(loss) + 1), loss, linewidth=1.4, color=color, label=name)
+    first.set_xlabel("epoch")
+    first.set_ylabel("training loss")
+    first.set_title(model, loc="left", fontsize="medium")
+    _against_corruption(second, rows, "epochs_to_fit")
+    second.set_ylabel("epochs to 100 % train accuracy")
+    second.set_ylim(bottom=0)
+    _against_corruption(third, rows, "test")
+    third.set_ylabel("test error")
+    low, high = (mean(1 - row[name] for row in rows) for name in ("chance_high", "chance_low"))
+    third.axhspan(low, high, color="0.85", linewidth=0, label="chance")
+    third.set_ylim(0, 1)
+    for ax in (first, second, third):
+        # Where nothing was fitted, or on true labels alone, there is nothing to tell apart.
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize="x-small", frameon=False)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _against_corruption(ax: Axes, rows: list[dict[str, Any]], column: str) -> None:
+    points: dict[str, dict[float, list[float]]] = {}
+    for row in rows:
+        if row["corruption"] is not None and row[column] is not None:
+            value = 1 - row["test"] if column == "test" else row[column]
+            points.setdefault(row["model"], {}).setdefault(row["corruption"], []).append(value)
+    # One point is no curve: fits that were made on true labels alone.
+    for model, found in points.items():
+        if len(found) > 1:
+            x = sorted(found)
+            ax.plot(x, [mean(found[share]) for share in x], marker="o", markersize=3, linewidth=1.4, label=model)
+    ax.set_xlabel("share of random labels")
+
+
+def _losses(path: Path, model: str | None) -> tuple[dict[str, list[float]], str]:
+    """Loss by epoch of each variant, for the first of several seeds, and the model that it is of."""
+    content = read_json(path, sealed=False)
+    curves = content.get("curves") if isinstance(content, dict) else None
+    if not (isinstance(curves, list) and curves and all(map(_is_curve, curves))):
+        raise ValueError(f"{path} holds no curves; expected what benchmarks.randomization writes")
+    models = list(dict.fromkeys(curve["model"] for curve in curves))
+    name = model or ("cnn" if "cnn" in models else models[0])
+    found: dict[str, list[float]] = {}
+    for curve in curves:
+        if (curve["model"], curve["judged_on"], curve["control"]) == (name, "test", ""):
+            found.setdefault(curve["variant"], curve["train_loss"])
+    if not found:
+        raise ValueError(f"{path} holds no curves of model {name!r}; it holds those of {', '.join(models)}")
+    return found, name
+
+
+def _is_curve(curve: object) -> bool:
+    return (
+        isinstance(curve, dict)
+        and all(isinstance(curve.get(name), str) for name in ("model", "judged_on", "control", "variant"))
+        and isinstance(loss := curve.get("train_loss"), list)
+        and all(isinstance(number, int | float) for number in loss)
+    )

@@ -1,0 +1,1 @@
+"""Campaigns of damaged files, kills and mutants."""

@@ -1,0 +1,1 @@
+"""Effective rank against depth: the experiments of Huh et al. 2023."""

@@ -1,0 +1,339 @@
+"""HT tensors against tensap and torchTT, side by side, and how operation counts grow with the order.
+
+    python -m benchmarks.speed.ht --json docs/results/ht_speed.json
+
+Every comparison is on the same tensors, trees and truncation, in one run: spectra and rounding errors must agree
+before anything is timed.  A time is the shortest of some repetitions, and the two sides take turns.  Peers that are not
+installed are left out.  Counts are of multiplications in matrix products and decompositions, counted as they happen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy
+import tensorly
+import torch
+from threadpoolctl import threadpool_limits
+
+import htf
+from htf._files import write_figure, write_json
+from htf.linalg import backend
+
+from .timing import made_by, race
+
+# (order, dimension, rank): the corners of what the format is used for, and the middle.
+ROUNDING = [(8, 4, 5), (8, 20, 20), (8, 20, 60), (12, 10, 20), (12, 10, 40), (16, 4, 5), (16, 20, 20), (16, 20, 60)]
+INNER = ROUNDING
+# Ranks multiply, so a product of ranks 10 is rounded from 100.
+HADAMARD = [(8, 4, 5), (8, 20, 8), (12, 10, 6), (16, 4, 5), (16, 20, 8), (16, 20, 10)]
+# (order, dimension) of dense tensors.
+DENSE = [(8, 4), (8, 6), (8, 8), (10, 4), (12, 4), (16, 2)]
+LINEAR = [(8, 20, 20), (8, 20, 60), (16, 4, 10), (16, 10, 30), (32, 4, 20)]
+COUNTS = [4, 8, 16, 32, 64, 128, 256, 512, 1024]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = _options(arguments)
+    torch.set_num_threads(options.threads)
+    report = made_by()
+    with threadpool_limits(options.threads):
+        for name, compare in (("tensap", against_tensap), ("torchtt", against_torchtt)):
+            try:
+                report[name] = compare(options.repeats)
+            except ImportError as error:
+                print(f"{name} is left out: {error}")
+        report["counts"] = [count(order, rank) for rank in (4, 8) for order in COUNTS]
+    print(json.dumps(report, indent=1))
+    if options.json:
+        write_json(options.json, report)
+    if options.figure:
+        plot_counts(report["counts"], options.figure)
+
+
+# -- tensap ---------------------------------------------------------------------------------------------
+
+
+def against_tensap(repeats: int) -> list[dict[str, Any]]:
+    """HSVD, rounding, inner product, and Hadamard product with rounding, on balanced trees, in double precision."""
+    import tensap  # noqa: F401 (an ImportError leaves all of this out)
+
+    rows = [
+        *({"what": "hsvd", "order": n, "dim": d, **_hsvd(n, d, repeats)} for n, d in DENSE),
+        *_each("rounding", ROUNDING, _rounding, repeats),
+        *_each("inner", INNER, _inner, repeats),
+        *_each("hadamard and rounding", HADAMARD, _hadamard, repeats),
+    ]
+    for row in rows:
+        print(row)
+    return rows
+
+
+Case = Callable[[htf.HTTensor, htf.HTTensor, int, int], dict[str, Any]]
+
+
+def _each(what: str, sizes: list[tuple[int, int, int]], case: Case, repeats: int) -> Iterator[dict[str, Any]]:
+    for order, dim, rank in sizes:
+        x, y = (_decaying(order, dim, rank, seed) for seed in (0, 1))
+        yield {"what": what, "order": order, "dim": dim, "rank": rank, **case(x, y, rank, repeats)}
+
+
+def _hsvd(order: int, dim: int, repeats: int, tolerance: float = 1e-6) -> dict[str, Any]:
+    import tensap
+
+    tree, dense = htf.DimensionTree.balanced(order), _decaying_dense(order, dim)
+    full, their_tree, truncate = tensap.FullTensor(dense), _tensap_tree(tree), tensap.Truncator(tolerance=tolerance)
+
+    def ours() -> htf.HTTensor:
+        return htf.hierarchical_tucker(dense, tree=tree, tol=tolerance)
+
+    def theirs() -> Any:
+        return truncate.hsvd(full, their_tree)
+
+    norm = numpy.linalg.norm(dense)
+    errors = [float(numpy.linalg.norm(d - dense) / norm) for d in (ours().to_tensor(), theirs().full().numpy())]
+    assert max(errors) <= tolerance, errors
+    return {"errors": errors, **_race(ours, theirs, repeats)}
+
+
+def _rounding(x: htf.HTTensor, _: htf.HTTensor, rank: int, repeats: int) -> dict[str, Any]:
+    import tensap
+
+    a, low = _to_tensap(x), rank // 2
+    spectra, theirs, number = x.singular_values(), a.singular_values(), _numbers(x.tree)
+    largest = max(float(s[0]) for s in spectra.values())
+    worst = max(float(abs(s - theirs[number[node]][: len(s)]).max()) / largest for node, s in spectra.items())
+    assert worst < 1e-10, worst
+    truncate = tensap.Truncator(tolerance=0, max_rank=low)
+    errors = _agree(x.round(rank=low), _from_tensap(truncate.hsvd(a), x.tree), x)
+    race = _race(lambda: x.round(rank=low), lambda: truncate.hsvd(a), repeats)
+    return {"spectra differ by": worst, "errors": errors, **race}
+
+
+def _inner(x: htf.HTTensor, y: htf.HTTensor, _: int, repeats: int) -> dict[str, Any]:
+    a, b = _to_tensap(x), _to_tensap(y)
+    scale = float(x.norm() * y.norm())
+    assert abs(float(x.inner(y)) - float(a.dot(b))) <= 1e-10 * scale
+    return _race(lambda: x.inner(y), lambda: a.dot(b), repeats)
+
+
+def _hadamard(x: htf.HTTensor, y: htf.HTTensor, rank: int, repeats: int) -> dict[str, Any]:
+    import tensap
+
+    a, b, truncate = _to_tensap(x), _to_tensap(y), tensap.Truncator(tolerance=0, max_rank=rank)
+    errors = _agree((x * y).round(rank=rank), _from_tensap(truncate.hsvd(a * b), x.tree), x * y)
+    return {"errors": errors, **_race(lambda: (x * y).round(rank=rank), lambda: truncate.hsvd(a * b), repeats)}
+
+
+def _agree(ours: htf.HTTensor, theirs: htf.HTTensor, exact: htf.HTTensor) -> list[float]:
+    norm = float(exact.orthogonalize().norm())
+    errors = [float(htf.tensors.ht_distance(side, exact)) / norm for side in (ours, theirs)]
+    assert abs(errors[0] - errors[1]) < 1e-10, errors
+    return errors
+
+
+def _numbers(tree: htf.DimensionTree) -> dict[int, int]:
+    """Tensap's number of each node, from 0: the root first, children in order."""
+    order = [tree.root]
+    for node in order:
+        order.extend(tree.children(node))
+    return {node: k for k, node in enumerate(order)}
+
+
+def _tensap_tree(tree: htf.DimensionTree) -> Any:
+    import tensap
+
+    number = _numbers(tree)
+    adjacency = numpy.zeros((tree.n_nodes, tree.n_nodes), dtype=int)
+    for node in tree.inner_nodes:
+        for child in tree.children(node):
+            adjacency[number[node], number[child]] = 1
+    return tensap.DimensionTree([number[mode] + 1 for mode in tree.leaves], adjacency)
+
+
+def _to_tensap(x: htf.HTTensor) -> Any:
+    import tensap
+
+    number = _numbers(x.tree)
+    cores: list[Any] = [None] * x.tree.n_nodes
+    for node, factor in enumerate(x.factors):
+        cores[number[node]] = factor[..., 0] if node == x.tree.root else factor
+    return tensap.TreeBasedTensor([tensap.FullTensor(core) for core in cores], _tensap_tree(x.tree))
+
+
+def _from_tensap(tensor: Any, tree: htf.DimensionTree) -> htf.HTTensor:
+    number = _numbers(tree)
+    factors = [numpy.asarray(tensor.tensors[number[node]].data) for node in range(tree.n_nodes)]
+    factors[-1] = factors[-1][..., None]
+    return htf.HTTensor((tree, factors))
+
+
+# -- torchTT --------------------------------------------------------------------------------------------
+
+
+def against_torchtt(repeats: int) -> list[dict[str, Any]]:
+    """Rounding, inner product, and Hadamard product with rounding on linear trees, PyTorch on both sides."""
+    rows = []
+    for order, dim, rank in LINEAR:
+        for what, times in _trains(order, dim, rank, repeats).items():
+            rows.append({"what": what, "order": order, "dim": dim, "rank": rank, **times})
+            print(rows[-1])
+    return rows
+
+
+def _trains(order: int, dim: int, rank: int, repeats: int) -> dict[str, dict[str, float]]:
+    import torchtt
+
+    ours, theirs = (_tensor_train(order, dim, rank, seed) for seed in (0, 1))
+    x, y = (htf.tensors.tt_to_ht(cores) for cores in (ours, theirs))
+    a, b = (torchtt.TT([core.clone() for core in cores]) for cores in (ours, theirs))
+    assert math.isclose(float(x.inner(y)), float(torchtt.dot(a, b)), rel_tol=1e-9)
+    # A train has ranks between neighbours only, so the leaves keep theirs.
+    low, limit = max(rank // 2, 1), dict.fromkeys(x.tree.inner_nodes[:-1], max(rank // 2, 1))
+    errors = [
+        float(htf.tensors.ht_distance(side, x) / x.norm())
+        for side in (x.round(rank=limit), htf.tensors.tt_to_ht(a.round(0.0, low).cores))
+    ]
+    assert errors[0] <= 1.01 * errors[1], errors
+    races = {
+        "inner": _race(lambda: x.inner(y), lambda: torchtt.dot(a, b), repeats),
+        "rounding": _race(lambda: x.round(rank=limit), lambda: a.round(0.0, low), repeats),
+    }
+    if rank <= 10:
+        product = dict.fromkeys(x.tree.inner_nodes[:-1], rank)
+        races["hadamard and rounding"] = _race(
+            lambda: (x * y).round(rank=product), lambda: (a * b).round(0.0, rank), repeats
+        )
+    return races
+
+
+def _tensor_train(order: int, dim: int, rank: int, seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    ranks = [1, *(min(rank, dim**k, dim ** (order - k)) for k in range(1, order)), 1]
+    return [
+        torch.randn(a, dim, b, generator=generator, dtype=torch.float64) / math.sqrt(a * dim)
+        for a, b in itertools.pairwise(ranks)
+    ]
+
+
+# -- operation counts -----------------------------------------------------------------------------------
+
+
+def count(order: int, rank: int) -> dict[str, Any]:
+    """Multiplications of an inner product and of a rounding to half the rank, dimension = rank."""
+    x = htf.random_ht((rank,) * order, rank, htf.DimensionTree.balanced(order), random_state=0)
+    # Entries of size one have a norm that at order 1,024 no double can hold.
+    x = htf.HTTensor((x.tree, [f / math.sqrt(rank) if node < order else f for node, f in enumerate(x.factors)]))
+    found: dict[str, Any] = {"order": order, "rank": rank}
+    for what, call in (("inner", lambda: x.inner(x)), ("rounding", lambda: x.round(rank=rank // 2))):
+        with _counting() as counted:
+            call()
+        found[what] = counted["multiplications"]
+        found[f"{what} / N r^4"] = counted["multiplications"] / (order * rank**4)
+    return found
+
+
+@contextmanager
+def _counting() -> Iterator[dict[str, int]]:
+    counted = {"multiplications": 0}
+    plain = backend._named("numpy")
+
+    class Counting:
+        """The backend, with an eye on what its matrix operations cost (Golub & Van Loan, tables 5.2.1 and 8.6.1)."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(plain, name)
+
+        def matmul(self, a: Any, b: Any) -> Any:
+            counted["multiplications"] += (
+                a.size // a.shape[-1] * a.shape[-1] * b.shape[-1] if b.ndim == 2 else (b.size * a.shape[-2])
+            )
+            return plain.matmul(a, b)
+
+        def qr(self, a: Any) -> Any:
+            m, n = max(a.shape), min(a.shape)
+            counted["multiplications"] += 2 * m * n * n
+            return plain.qr(a)
+
+        def svd(self, a: Any, **options: Any) -> Any:
+            m, n = max(a.shape), min(a.shape)
+            counted["multiplications"] += 7 * m * n * n + 4 * n**3
+            return plain.svd(a, **options)
+
+        def eigh(self, a: Any) -> Any:
+            counted["multiplications"] += 5 * a.shape[0] ** 3
+            return plain.eigh(a)
+
+    backend._of_type.cache_clear()
+    with mock.patch.object(backend, "_named", return_value=Counting()):
+        yield counted
+    backend._of_type.cache_clear()
+
+
+def plot_counts(counts: list[dict[str, Any]], path: Path) -> None:
+    """Multiplications against the order, one line per operation and rank, beside lines of slope one."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, ax = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for rank in sorted({row["rank"] for row in counts}):
+        for what, marker in (("inner", "o"), ("rounding", "s")):
+            rows = [row for row in counts if row["rank"] == rank]
+            ax.loglog([r["order"] for r in rows], [r[what] for r in rows], marker=marker, label=f"{what}, rank {rank}")
+    orders = sorted({row["order"] for row in counts})
+    ax.loglog(orders, [orders_ * 4**4 for orders_ in orders], "k:", label="N r⁴, rank 4")
+    ax.set(xlabel="order N", ylabel="multiplications", title="Operation counts, balanced tree, dimension = rank")
+    ax.legend()
+    write_figure(path, figure)
+
+
+# -- both ------------------------------------------------------------------------------------------------
+
+
+def _decaying(order: int, dim: int, rank: int, seed: int = 0) -> htf.HTTensor:
+    """A random HT tensor, its transfer tensors scaled so that singular values fall by about a factor of 100."""
+    x = htf.random_ht((dim,) * order, rank, htf.DimensionTree.balanced(order), random_state=seed)
+    factors = []
+    for factor in x.factors:
+        decay = numpy.logspace(0, -1, factor.shape[-1]) if factor.shape[-1] > 1 else numpy.ones(1)
+        factors.append(factor * decay)
+    return htf.HTTensor((x.tree, factors))
+
+
+def _decaying_dense(order: int, dim: int) -> Any:
+    """A smooth function on a grid, with full rank in principle and low rank to any tolerance."""
+    grid = numpy.linspace(0, 1, dim)
+    total = numpy.zeros(())
+    for mode in range(order):
+        total = numpy.add.outer(total, grid * (1 + mode / order))
+    return 1 / (1 + total)
+
+
+def _race(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> dict[str, float]:
+    # Short calls are repeated within a timing, for the clock's sake.
+    mine, peer = race([ours, theirs], repeats, 0.02)
+    return {"htf_ms": mine * 1e3, "peer_ms": peer * 1e3, "ratio": peer / mine}
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="file to write the report to")
+    parser.add_argument("--figure", type=Path, help="file to draw the operation counts to")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    tensorly.set_backend("numpy")
+    main()
