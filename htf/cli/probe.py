@@ -12,7 +12,7 @@ from htf.cli.arguments import add_command, add_scheduler, int_range
 from htf.datasets import NAMES, TWINS
 from htf.probes.rank_fit import DEFAULT_TWINS, FORMATS, rank_fit
 from htf.probes.result import RankFit
-from htf.training.loop import FitSettings
+from htf.training.least_squares_fit import FitSettings
 
 FIGURE = "rank_fit.png"
 

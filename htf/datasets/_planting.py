@@ -21,7 +21,7 @@ from htf.datasets._arguments import check_dtype, check_shape, children_of, is_nu
 from htf.datasets._entries import LARGEST_TARGET
 from htf.linalg.backend import Array, backend_of
 from htf.linalg.dense import joint_values
-from htf.ranks.edges import log_norm
+from htf.ranks.matricizations import log_norm
 from htf.tensors.conversion import tt_to_ht, tucker_to_ht
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.indexing import root_rows

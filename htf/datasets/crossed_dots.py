@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from htf._checks import positive
-from htf.datasets._clearance import Style
-from htf.datasets._snakes import Scenes
-from htf.datasets._strokes import draw_images
+from htf.datasets._pathfinder_curves import Scenes
+from htf.datasets._pathfinder_drawing import draw_images
+from htf.datasets._pathfinder_spacing import Style
 from htf.datasets.long_range import LongRangeData
 from htf.datasets.pathfinder import blocks_of
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from htf._checks import check_seed, positive
-from htf.datasets._streams import labels_by_twos, stream_of
+from htf.datasets._random_streams import labels_by_twos, stream_of
 from htf.datasets.long_range import LongRangeData, check_sizes, made_or_cached
 from htf.datasets.split import Split
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from htf._checks import check_seed, natural, positive
 from htf.datasets._arguments import is_number
 from htf.datasets._cifar import Images, find_cifar10
-from htf.datasets._streams import stream_of
+from htf.datasets._random_streams import stream_of
 from htf.datasets.images import NAMES, load
 from htf.datasets.long_range import LongRangeData, check_sizes, made_or_cached
 from htf.datasets.split import Split

@@ -13,10 +13,10 @@ import torch
 
 from htf._checks import check_seed, natural, positive
 from htf.datasets._arguments import is_number
-from htf.datasets._clearance import Style
-from htf.datasets._snakes import Scenes, draw_scenes, smallest_size
-from htf.datasets._streams import stream_of
-from htf.datasets._strokes import draw_images
+from htf.datasets._pathfinder_curves import Scenes, draw_scenes, smallest_size
+from htf.datasets._pathfinder_drawing import draw_images
+from htf.datasets._pathfinder_spacing import Style
+from htf.datasets._random_streams import stream_of
 from htf.datasets.long_range import LongRangeData, check_sizes, made_or_cached
 from htf.datasets.split import Split
 

@@ -17,7 +17,7 @@ from htf._folders import CLAIM, Folder, claim_folder, claim_for_saving, read_cla
 from htf._machine import usable_device
 from htf._repr import brief
 from htf._version import __version__
-from htf.dynamics.rising import phases
+from htf.dynamics.phases import phases
 from htf.dynamics.settings import SETTINGS_OF, StudySettings
 from htf.training.fitting import fit
 from htf.training.history import RECORD, History

@@ -25,7 +25,7 @@ from htf.nn import HTNetwork
 from htf.nn.init import scale_preserving
 from htf.tensors import HTTensor
 from htf.training import History, Training, early_stopping
-from htf.training._epochs import Epochs
+from htf.training.epochs import Epochs
 from htf.training.objectives import Objective
 from htf.tree import DimensionTree
 

@@ -15,7 +15,7 @@ from torch import Generator
 
 from htf._checks import natural, positive
 from htf._random import below, two_of
-from htf.patches._positions import corners_at, largest_distance
+from htf.patches._placement import corners_at, largest_distance
 from htf.tree import DimensionTree
 
 

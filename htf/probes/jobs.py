@@ -20,7 +20,7 @@ from htf.jobs import FolderJob, Report
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn.networks.tree import TreeNetwork
 from htf.probes.result import FITS_FOLDER, FitRecord, check_run, job_content, read_job, write_job
-from htf.training.loop import Batch, Fit, FitSettings
+from htf.training.least_squares_fit import Batch, Fit, FitSettings
 from htf.tree import DimensionTree
 
 # Fits of one network, at most: beyond, activations leave the cache and a checkpoint grows long.

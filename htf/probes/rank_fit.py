@@ -19,7 +19,7 @@ from htf.datasets import TWINS, ImageData, load
 from htf.jobs import Report, map_jobs
 from htf.probes.jobs import Inputs, Job, cost, make_jobs
 from htf.probes.result import RUN, SETTINGS_FILE, RankFit, read_settings, write_settings
-from htf.training.loop import FitSettings
+from htf.training.least_squares_fit import FitSettings
 
 FORMATS = ("cp", "ht")
 DEFAULT_TWINS = ("original", "random_labels", "random_images")

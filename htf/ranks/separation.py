@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from htf.linalg.backend import Array, constant
-from htf.ranks.edges import spectra_of
 from htf.ranks.frames import Frames, Ranked
+from htf.ranks.matricizations import spectra_of
 from htf.ranks.spectrum import numerical_rank
 from htf.tensors.ht_tensor import check_mode
 from htf.tensors.rank import check_tolerance

@@ -11,8 +11,8 @@ from torch import Generator, nn
 
 from htf._checks import check_seed
 from htf.nn.layers.drop_in import DropInLayer
-from htf.surgery._carry import factors, share, take_over
 from htf.surgery._eligible import LeftAlone, check_values, has_weights, held_outside, reason_against, shared_outside
+from htf.surgery._transfer import factors, share, take_over
 from htf.surgery._walk import Place, as_patterns, check_model, choose, copy_with, places, sealed
 
 Build = Callable[[nn.Module], DropInLayer]

@@ -10,7 +10,7 @@ from torch.nn.utils import skip_init
 
 from htf.nn.layers.drop_in import DropInLayer
 from htf.nn.layers.overparam.base import Overparam
-from htf.surgery._carry import factors, share, take_over
+from htf.surgery._transfer import factors, share, take_over
 from htf.surgery._walk import Place, check_model, copy_with, places
 from htf.surgery.report import Example, Report, Snapshot, count_parameters
 

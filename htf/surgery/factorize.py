@@ -10,7 +10,6 @@ from torch import Generator, nn
 from htf.nn.layers.drop_in import DropInLayer
 from htf.nn.layers.factorized import FactorizedConv2d, FactorizedLinear
 from htf.surgery._budget import check_budget, fit_into
-from htf.surgery._carry import relative_error
 from htf.surgery._convert import (
     Build,
     Selection,
@@ -24,6 +23,7 @@ from htf.surgery._convert import (
     size_of,
 )
 from htf.surgery._eligible import check_types
+from htf.surgery._transfer import relative_error
 from htf.surgery._walk import Place
 from htf.surgery.report import Example, Report, Snapshot, count_parameters
 

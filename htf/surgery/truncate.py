@@ -12,8 +12,8 @@ from torch import nn
 from htf._checks import positive
 from htf.nn.layers.drop_in import DropInLayer
 from htf.surgery._budget import check_budget, fit_into
-from htf.surgery._carry import become, factors, relative_error, share
 from htf.surgery._eligible import SUPPORTED, LeftAlone, check_values, has_weights, reason_against
+from htf.surgery._transfer import become, factors, relative_error, share
 from htf.surgery._walk import Place, as_patterns, check_model, choose, places
 from htf.surgery.collapse import read_by_parents, size_in_use
 from htf.surgery.report import Example, Report, Snapshot, count_parameters

@@ -2,6 +2,7 @@
 
 from htf.training import objectives
 from htf.training._classification import Classification
+from htf.training.centering import center_outputs
 from htf.training.classification import classify, load_trained
 from htf.training.classify_result import ClassifyResult, Epoch
 from htf.training.classify_settings import ClassifySettings
@@ -9,9 +10,8 @@ from htf.training.fitting import fit
 from htf.training.flow import gradient_flow
 from htf.training.group_rmsprop import GroupRMSprop
 from htf.training.history import History
-from htf.training.loop import Fit, FitSettings
+from htf.training.least_squares_fit import Fit, FitSettings
 from htf.training.losses import Loss
-from htf.training.optimizer import center_outputs
 from htf.training.relative_adam import RelativeAdam
 from htf.training.run import Training
 from htf.training.stopping import LossBelow, NoProgress, TimeLimit, early_stopping

@@ -15,12 +15,12 @@ from htf._machine import describe_machine
 from htf.datasets.images import ImageData
 from htf.datasets.long_range import LongRangeData
 from htf.training._architecture import architecture
-from htf.training._epochs import Epochs
 from htf.training._recording import Recording
 from htf.training._samples import parts_of
-from htf.training._weights import copy_weights, load_weights
+from htf.training._state_dicts import copy_weights, load_weights
 from htf.training.classify_result import ClassifyResult, Epoch
 from htf.training.classify_settings import ClassifySettings, Regularizer, describe_regularizer
+from htf.training.epochs import Epochs
 from htf.training.objectives.classification import Classes
 from htf.training.optimizers import OptimizerLike
 from htf.training.run import Training

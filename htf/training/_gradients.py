@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from htf.nn import Factorization
-from htf.training._draws import random_of_step
+from htf.training._seeds import random_of_step
 from htf.training.graphs import LEAST_REPLAYS, Replays
 from htf.training.objectives.base import Found
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.nn import Factorization
-from htf.training._moments import settings_of
+from htf.training._full_batch_record import settings_of
 from htf.training.history import History
 from htf.training.losses import Loss
 from htf.training.objectives.entries import entries

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from htf._checks import above_zero
 from htf.nn import Factorization
-from htf.training._weights import part_of
+from htf.training._state_dicts import part_of
 from htf.training.group_rmsprop import GroupRMSprop
 from htf.training.relative_adam import RelativeAdam
 

@@ -19,13 +19,13 @@ from htf.nn import Factorization
 from htf.regularizers import InputGradientChange
 from htf.training._architecture import architecture
 from htf.training._digest import digest
-from htf.training._epochs import Epochs
+from htf.training._full_batch_record import FullBatchRecord
 from htf.training._gradients import Gradients
-from htf.training._moments import Moments
+from htf.training._processes import Alone, Several
 from htf.training._recording import Recording
-from htf.training._shares import Alone, Several
-from htf.training._weights import load_weights, part_of
+from htf.training._state_dicts import load_weights, part_of
 from htf.training.classify_settings import Regularizer, Stateful, describe_regularizer
+from htf.training.epochs import Epochs
 from htf.training.history import History
 from htf.training.objectives.base import Found, Function, Objective, Place, as_objective
 from htf.training.objectives.entries import Entries
@@ -196,7 +196,7 @@ class Training(Resumable):
         }
 
     def _record(self) -> Recording:
-        return Moments(self) if isinstance(self.objective, Entries) else Epochs(self)
+        return FullBatchRecord(self) if isinstance(self.objective, Entries) else Epochs(self)
 
     def _place(self) -> Place:
         regularizer = self.regularizer

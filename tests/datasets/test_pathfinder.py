@@ -11,8 +11,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from htf.datasets import pathfinder
-from htf.datasets._clearance import Style
-from htf.datasets._snakes import dashes, draw_scenes, smallest_size
+from htf.datasets._pathfinder_curves import dashes, draw_scenes, smallest_size
+from htf.datasets._pathfinder_spacing import Style
 from htf.datasets.pathfinder import scenes_of, style_of
 
 FEW = {"train": 6, "validation": 4, "test": 4}

@@ -146,7 +146,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
 
 def _saving_often(folder):
-    from htf.training.loop import Fit
+    from htf.training.least_squares_fit import Fit
 
     original = Fit.run
     Fit.run = lambda self, on_epoch=None, save_every=0.0: original(self, on_epoch, 0.0)

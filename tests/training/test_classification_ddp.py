@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from htf._files import read_json, read_tensors
 from htf.regularizers import GradientFieldChange, InputGradientChange, Interaction, random_patches
 from htf.training import ClassifySettings, classify
-from htf.training._draws import order_of_epoch
+from htf.training._seeds import order_of_epoch
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lightning_fabric") is None, reason="needs the extra 'train' (Lightning Fabric)"

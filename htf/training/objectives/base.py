@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 
 from htf._checks import positive
 from htf.training._digest import digest
-from htf.training._draws import order_of_epoch, seed_of_step
-from htf.training._shares import Alone
+from htf.training._processes import Alone
+from htf.training._seeds import order_of_epoch, seed_of_step
 
 
 class Found(NamedTuple):

@@ -13,7 +13,7 @@ from htf.nn import Factorization
 from htf.training.graphs import is_replayable
 from htf.training.losses import Loss
 from htf.training.objectives.base import Found, Objective, Place
-from htf.training.observations import Observations, observe
+from htf.training.objectives.observations import Observations, observe
 
 
 class Entries(Objective):

@@ -12,7 +12,7 @@ from torch import Tensor
 from htf._machine import describe_machine
 from htf.nn import Factorization
 from htf.training._recording import Recording
-from htf.training._weights import part_of
+from htf.training._state_dicts import part_of
 from htf.training.history import History, Recorder
 from htf.training.objectives.base import Found
 from htf.training.objectives.entries import Entries
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from htf.training.run import Training
 
 
-class Moments(Recording):
+class FullBatchRecord(Recording):
     """Losses, test errors and tracked quantities at every so many steps and at the last one.
 
     Where a loss is not finite there, the training ends with the parameters of the last recorded moment.

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from htf.datasets._clearance import Array, Style, apart, are_clear, unfolded
-from htf.datasets._streams import labels_by_twos
+from htf.datasets._pathfinder_spacing import Array, Style, apart, are_clear, unfolded
+from htf.datasets._random_streams import labels_by_twos
 
 # A turn of t has the density cos²(1.8 t), as in the papers' generator: 50 degrees at most, 13 at the median.
 _CONTINUITY = 1.8

@@ -11,7 +11,7 @@ from torch import Tensor
 from htf._machine import describe_machine
 from htf.nn import Factorization
 from htf.training._recording import Recording
-from htf.training._weights import copy_weights, part_of
+from htf.training._state_dicts import copy_weights, part_of
 from htf.training.history import History, Recorder
 from htf.training.objectives.base import Found
 from htf.training.tracking import Moment

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from htf.datasets._clearance import Array, Style
-from htf.datasets._snakes import Scenes, dashes
+from htf.datasets._pathfinder_curves import Scenes, dashes
+from htf.datasets._pathfinder_spacing import Array, Style
 
 # Values of the largest set of images that is drawn at once.
 _LARGEST = 2**24
