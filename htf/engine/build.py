@@ -8,15 +8,18 @@ root is 6.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from htf.engine.distinct import Distinct, buckets, distinct_tuples
-from htf.engine.layout import Layout
 from htf.engine.pairwise import Group, cheapest_groups
 from htf.engine.patterns import share_patterns
 from htf.engine.steps import FACTORS_IN_RANGE, Aligned, Gather, Outer, Pairs, Patterns, Stacked, Step
+
+if TYPE_CHECKING:
+    from htf.engine.plan import Plan
 
 # A node with this many leaves and no inner children is summed in the log domain.
 LOG_DOMAIN_ARITY = 12
@@ -32,35 +35,11 @@ class _Table:
 
 
 class Builder:
-    """Steps for one batch of inputs, made from the leaves up.
+    """Steps of a plan, made from the leaves up for `indices`, (batch, order), or None for encoded vectors."""
 
-    Parameters
-    ----------
-    layout : Layout
-    indices : Tensor or None
-        (batch, order) integers; None for encoded vectors.
-    batch, runs : int
-    itemsize : int
-        Bytes of a number of the network.
-    device : torch.device
-    components : (int, int)
-        Fits, and the most components of one; see `Plan`.
-    """
-
-    def __init__(
-        self,
-        layout: Layout,
-        indices: Tensor | None,
-        *,
-        batch: int,
-        runs: int,
-        itemsize: int,
-        device: torch.device,
-        components: tuple[int, int],
-    ) -> None:
-        self.layout, self.tree = layout, layout.tree
-        self.batch, self.runs, self.itemsize, self.device = batch, runs, itemsize, device
-        self.components, self.discrete = components, indices is not None
+    def __init__(self, plan: Plan, indices: Tensor | None) -> None:
+        self.plan, self.layout, self.tree = plan, plan.layout, plan.layout.tree
+        self.batch, self.device, self.discrete = plan.batch, plan.device, plan.discrete
         self.steps: list[Step] = []
         self.tables: list[_Table] = []
         # For each node that has a table: its number, and the node's position there.
@@ -68,12 +47,12 @@ class Builder:
         # For discrete inputs: which of the node's rows each sample takes, (batch,), and how many rows there are.
         self.ids: dict[int, Tensor] = {}
         self.counts: dict[int, int] = {}
-        for block in layout.blocks:
+        for block in self.layout.blocks:
             if block.level == 0:
-                self._add_table(block.nodes, block.rows if self.discrete else batch, self.discrete)
+                self._add_table(block.nodes, block.rows if self.discrete else self.batch, self.discrete)
         if indices is not None:
             self.ids = dict(enumerate(indices.long().T.contiguous()))  # four of (2048,), values 0 to 7
-            self.counts = dict(enumerate(layout.dims))
+            self.counts = dict(enumerate(self.layout.dims))
 
     def build(self) -> tuple[Step, ...]:
         """The steps in the order in which they are taken, the root's last."""
@@ -88,13 +67,12 @@ class Builder:
 
     def _add_nodes(self, block: int, nodes: list[int]) -> None:
         """Add the steps of nodes of one block and one arity."""
-        everywhere = list(range(len(nodes)))
         if nodes == [self.tree.root] and (pairs := self._pairs()) is not None:
             arity = len(self.tree.children(self.tree.root))
             self.steps.append(Step((self.tree.root,), arity, self.batch, False, pairs, block, None))
         elif not self.discrete or nodes == [self.tree.root]:
             # The output is wanted for every sample, repeated or not.
-            self._add_step(block, nodes, everywhere, self.batch, None)
+            self._add_step(block, nodes, list(range(len(nodes))), self.batch, None)
         else:
             slots = list(zip(*(self.tree.children(node) for node in nodes), strict=True))  # [(0, 2), (1, 3)]
             found = distinct_tuples(
@@ -205,7 +183,7 @@ class Builder:
         if samples is not None:
             value = value.gather(1, samples.repeat_interleave(arity, 0))
         block = self.layout.blocks[self.layout.place[flat[0]][0]]
-        row_bytes = self.runs * block.columns * self.itemsize
+        row_bytes = self.plan.runs * block.columns * self.plan.dtype.itemsize
         return share_patterns(value.view(nodes, arity, rows), first.view(nodes, arity), total, row_bytes, sources)
 
     def _rows_of(self, nodes: list[int]) -> tuple[tuple[int, ...], Tensor, int]:
@@ -228,8 +206,8 @@ class Builder:
         children = self.tree.children(self.tree.root)
         if not self.discrete or len(children) >= LOG_DOMAIN_ARITY:
             return None
-        fits, width = self.components
-        gathered = self.batch * self.runs * self.layout.widths[-1] * len(children) / fits
+        fits, width = self.plan.components
+        gathered = self.batch * self.plan.runs * self.layout.widths[-1] * len(children) / fits
         single = [Group(1, self.ids[child], self.counts[child]) for child in children]
         found = cheapest_groups(single, width, self.layout.outputs, gathered)
         if found is None:

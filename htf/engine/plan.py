@@ -69,15 +69,7 @@ class Plan:
         self.device = torch.device("cpu") if device is None else device
         self.components = (runs, layout.widths[-1]) if components is None else components
         self.discrete = indices is not None
-        self.steps = Builder(
-            layout,
-            indices,
-            batch=batch,
-            runs=runs,
-            itemsize=dtype.itemsize,
-            device=self.device,
-            components=self.components,
-        ).build()
+        self.steps = Builder(self, indices).build()
 
     def serves(self, layout: Layout) -> bool:
         """Whether a network of this layout can run the plan: same tree, dims and blocks of equal shapes."""

@@ -16,26 +16,15 @@ def chain_sizes(chain: Sequence[Tensor]) -> tuple[int, ...]:
 Span = tuple[int, int]
 
 
-Cost = Callable[[int, int, int], int]
-
-
 def cheapest_splits(
-    count: int, cost: Cost, allowed: Callable[[int, int], Sequence[int]] | None = None
+    count: int,
+    cost: Callable[[int, int, int], int],
+    allowed: Callable[[int, int], Sequence[int]] | None = None,
 ) -> tuple[dict[Span, int], dict[Span, int]]:
     """Least cost, and the last split, of the product of the factors start to stop - 1, for every span of a chain.
 
-    Parameters
-    ----------
-    count : int
-        Factors.
-    cost : callable
-        Cost of the last product of a span, from start, split and stop.
-    allowed : callable, optional
-        Splits of a span, from start and stop; all by default.
-
-    Notes
-    -----
-    The classical dynamic program, O(count³).
+    `cost` is that of the last product, from start, split and stop; of the splits between start and stop only those
+    `allowed` are tried, if it is given.  The classical dynamic program, O(count³).
     """
     costs = {(k, k + 1): 0 for k in range(count)}
     splits: dict[Span, int] = {}
