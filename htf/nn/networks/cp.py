@@ -200,16 +200,16 @@ class CPNetwork(TreeNetwork):
         squares = torch.stack([matrix.square().sum(0) for matrix in self.parameters_for(run).values()])
         return (squares.amax(0) - squares.amin(0)).max()
 
-    def _leaf_matrices(self, met: bool = False) -> list[Tensor]:
-        if met:
-            return [self._by_run(factor) for factor in self._evened()]
+    def _leaf_matrices(self) -> list[Tensor]:
         # Each component is a run of width one to the engine.
         return [factor.unsqueeze(-1) for factor in self.factors]
 
-    def _inner_matrices(self, met: bool = False) -> list[Tensor | None]:
-        if met and self.readout is not None:
-            return [self._by_run(self.readout.T).permute(1, 2, 0).unsqueeze(1)]
+    def _inner_matrices(self) -> list[Tensor | None]:
         return [None]
+
+    def _matrices_by_run(self) -> tuple[list[Tensor], list[Tensor | None]]:
+        weights = None if self.readout is None else self._by_run(self.readout.T).permute(1, 2, 0).unsqueeze(1)
+        return [self._by_run(factor) for factor in self._evened()], [weights]
 
     def _evened(self) -> list[Tensor]:
         """The factors, each component's vectors brought to about one size by powers of two whose product is 1.

@@ -316,14 +316,14 @@ class HTNetwork(TreeNetwork):
         values = contract_normalized(self._encoded_plan(), self._apply_leaves(vectors), self._inner_matrices(), drop)
         return values.squeeze(-1) if self.outputs == 1 else values
 
-    def _leaf_matrices(self, met: bool = False) -> list[Tensor]:
+    def _leaf_matrices(self) -> list[Tensor]:
         return [
             (weight.expand(-1, len(block.nodes), -1, -1) if self.shared else weight).permute(1, 2, 0, 3)
             for block, weight in zip(self._layout.blocks, self.weights, strict=True)
             if block.level == 0
         ]
 
-    def _inner_matrices(self, met: bool = False) -> list[Tensor | None]:
+    def _inner_matrices(self) -> list[Tensor | None]:
         return [weight for block, weight in zip(self._layout.blocks, self.weights, strict=True) if block.level]
 
     def _read_out(self, values: Tensor) -> Tensor:

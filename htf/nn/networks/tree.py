@@ -42,16 +42,20 @@ class TreeNetwork(Factorization):
     _components_added: tuple[int, int] | None = None  # see `Plan`
 
     @abstractmethod
-    def _leaf_matrices(self, met: bool = False) -> list[Tensor]:
-        """Per leaf block, (nodes, dim, engine runs, width); (nodes, dim, runs, width) for a plan that meets."""
+    def _leaf_matrices(self) -> list[Tensor]:
+        """Per leaf block, (nodes, dim, engine runs, width)."""
 
     @abstractmethod
-    def _inner_matrices(self, met: bool = False) -> list[Tensor | None]:
-        """Per inner block, (engine runs, nodes or 1, rows, columns); with `runs` for a plan that meets."""
+    def _inner_matrices(self) -> list[Tensor | None]:
+        """Per inner block, (engine runs, nodes or 1, rows, columns)."""
 
     @abstractmethod
     def _read_out(self, values: Tensor) -> Tensor:
-        """From the engine's (batch, engine runs, columns) to (batch, runs, outputs), where the root has not met."""
+        """From the engine's (batch, engine runs, columns) to (batch, runs, outputs)."""
+
+    def _matrices_by_run(self) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Leaf and inner matrices with `runs` in place of the engine's, for a plan that `meets`: its root adds."""
+        return self._leaf_matrices(), self._inner_matrices()
 
     def structure(self) -> dict[str, Any]:
         return {"children": [list(self.tree.children(node)) for node in self.tree.inner_nodes]}
@@ -83,19 +87,17 @@ class TreeNetwork(Factorization):
             raise ValueError("inputs is a plan of a network with another tree, dimensions or pattern of widths")
 
     def entries(self, plan: Plan) -> Tensor:
-        values = self._contract(plan, self._leaf_matrices(plan.meets))
+        if plan.meets:
+            values = contract(plan, *self._matrices_by_run())
+        else:
+            values = self._read_out(contract(plan, self._leaf_matrices(), self._inner_matrices()))
         return values.squeeze(-1) if self.outputs == 1 else values
 
     def forms(self, vectors: Tensor) -> Tensor:
-        values = self._contract(self._encoded_plan(), self._apply_leaves(vectors))
+        values = self._read_out(contract(self._encoded_plan(), self._apply_leaves(vectors), self._inner_matrices()))
         if self._as_drawn is not None:
             self._look_at_start(values)
         return values.squeeze(-1) if self.outputs == 1 else values
-
-    def _contract(self, plan: Plan, leaves: Sequence[Tensor]) -> Tensor:
-        """From leaves' matrices, or their products with vectors, to (batch, runs, outputs)."""
-        values = contract(plan, leaves, self._inner_matrices(plan.meets))
-        return values if plan.meets else self._read_out(values)
 
     def log_abs(self, inputs: Tensor | Plan) -> tuple[Tensor, Tensor]:
         """Signs of the outputs and natural logarithms of their sizes, which may be beyond all floats.
@@ -118,10 +120,12 @@ class TreeNetwork(Factorization):
         """
         encoded, checked = self._checked(inputs)
         if encoded:
-            plan, leaves = self._encoded_plan(), self._apply_leaves(checked)
+            plan, leaves, weights = self._encoded_plan(), self._apply_leaves(checked), self._inner_matrices()
+        elif checked.meets:
+            plan, (leaves, weights) = checked, self._matrices_by_run()
         else:
-            plan, leaves = checked, self._leaf_matrices(checked.meets)
-        sign, log = sign_and_logarithm(self, plan, leaves, self._inner_matrices(plan.meets))
+            plan, leaves, weights = checked, self._leaf_matrices(), self._inner_matrices()
+        sign, log = sign_and_logarithm(self, plan, leaves, weights)
         return (sign.squeeze(-1), log.squeeze(-1)) if self.outputs == 1 else (sign, log)
 
     def _common_exponents(self, value: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor | None]:
