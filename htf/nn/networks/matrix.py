@@ -126,6 +126,11 @@ class MatrixFactorization(Factorization):
         self.check_run(run)
         return {layer: weight[run] for layer, weight in enumerate(self.weights, 1)}
 
+    @property
+    def device(self) -> torch.device:
+        # Read at every step, of which a walk over all modules would be 2 %.
+        return self.weights[0].device
+
     def end_matrices(self) -> Tensor:
         """The end matrices W_L···W_1, (runs, d, d'); gradients flow.
 
