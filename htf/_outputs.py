@@ -1,4 +1,4 @@
-"""The outputs of a model, checked, and the number per sample that a regularizer looks at."""
+"""Validate model outputs and select one logit per sample."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def scores(out: Any, y: Tensor | None, samples: int) -> Tensor:
 
 
 def check_outputs(out: Any, samples: int) -> Tensor:
-    """What a model returned, if it is (samples,), (samples, 1) or (samples, classes) of a floating type.
+    """Validate that outputs are (samples,), (samples, 1) or (samples, classes) of a floating type.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What several commands share: types of arguments, and how a command is added."""
+"""Types of arguments, and how a command is added, for several commands."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from htf.tree import DimensionTree
 
 @dataclass(frozen=True)
 class Entries:
-    """What a file holds, unchecked but for its form."""
+    """Content of a file, unchecked but for its form."""
 
     path: Path
     indices: NDArray[np.int64]

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Style:
-    """What scenes look like; lengths in pixels.
+    """Sizes in Pathfinder's scenes; lengths in pixels.
 
     Attributes
     ----------

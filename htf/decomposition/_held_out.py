@@ -84,7 +84,7 @@ class Judged:
 
     @property
     def score(self) -> float:
-        """What fits are compared by."""
+        """Error by which fits are compared."""
         return self.errors[-1] if self.held is None else self.held
 
     def exact(self, tol: float) -> bool:

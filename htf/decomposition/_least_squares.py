@@ -25,7 +25,7 @@ _CG_STEPS = 25
 
 @dataclass(frozen=True)
 class Options:
-    """What all fits of a completion share.
+    """Entries and settings that all fits of a completion share.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Observed:
         return Observed(self.B, self.tree, self.dims, self.rows[chosen], self.values[chosen])
 
     def minus(self, x: HTTensor) -> Observed:
-        """What a tensor leaves of the entries."""
+        """Residuals of a tensor at the entries."""
         rest = Observed(self.B, self.tree, self.dims, self.rows, self.values - x.entries(self.rows))
         # Found once; it is the same at the same entries.
         rest.__dict__["slices"] = self.slices

@@ -141,7 +141,7 @@ class _Sweep:
         return prod([self.factors[mode].shape[0] for mode in self.tree.modes(node)])
 
     def _projected(self, node: int, seen: Array, keep: int | None = None) -> Array:
-        """What is seen from above a node, projected on the frames of its children but `keep`."""
+        """Tensor seen from a node, projected on the frames of its children but `keep`."""
         B, group = self.B, self.tree.children(node)
         if not group:
             return seen

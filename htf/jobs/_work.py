@@ -35,7 +35,7 @@ class Work:
 
 
 class Outcome(NamedTuple):
-    """What came of a job: its result, or the error that it raised."""
+    """Outcome of a job: its result, or the error that it raised."""
 
     number: int
     result: Any = None

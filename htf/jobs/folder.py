@@ -115,12 +115,12 @@ class FolderJob(ABC):
 
     @property
     def label(self) -> str:
-        """What its name begins with; by default the class."""
+        """Beginning of its name; by default the class."""
         return type(self).__name__.lower()
 
     @property
     def name(self) -> str:
-        """Of its folder, and in messages: the label and the digest, which tells jobs apart."""
+        """Name of its folder, also in messages: the label and the digest, which tells jobs apart."""
         label = self.label
         if not label or "/" in label or "\\" in label:
             raise ValueError(f"label of {type(self).__name__} is {label!r}; expected the beginning of a folder's name")
@@ -133,7 +133,7 @@ class FolderJob(ABC):
 
     @classmethod
     def within(cls, out: str | os.PathLike[str] | None, **given: Any) -> Callable[[Self, Report], Any]:
-        """What `map_jobs` runs: jobs with their folders below `out`.
+        """Function for `map_jobs` that runs jobs with their folders below `out`.
 
         Parameters
         ----------
@@ -203,7 +203,7 @@ class FolderJob(ABC):
     # -- what it leaves -----------------------------------------------------------------------------------
 
     def content(self, found: Any) -> Any:
-        """What is written of what `compute` returned: by default settings, columns and digest, which are the row."""
+        """Content of the job's file: by default the row, of settings, columns from `compute` and digest."""
         if not isinstance(found, dict):
             raise TypeError(f"compute of {self.name} returned a {type(found).__name__}; expected a dict of columns")
         own = {**self.settings, DIGEST: self.digest}
@@ -222,7 +222,7 @@ class FolderJob(ABC):
 
     @classmethod
     def read(cls, file: Path) -> Any:
-        """What the file of a finished job holds.
+        """Content of the file of a finished job.
 
         Raises
         ------
@@ -240,7 +240,7 @@ class FolderJob(ABC):
 
     @classmethod
     def contents(cls, out: str | os.PathLike[str]) -> list[Any]:
-        """What the files of all finished jobs in a folder hold, whoever did them, in the order of their names.
+        """Contents of the files of all finished jobs in a folder, whoever did them, in the order of their names.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What estimators of tables and images share: inputs, trees, training, and files."""
+"""Base of estimators of tables and images: inputs, trees, training, and files."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         write_tensors(Path(path), self.module_.state_dict(), about, FILE_KIND)
 
     def _fitted(self) -> dict[str, Any]:
-        """What else was learned, as JSON can hold it."""
+        """Other fitted values, as JSON can hold them."""
         return {"n_features_in_": self.n_features_in_, "shape": list(self._shape)}
 
     def _restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> Self:

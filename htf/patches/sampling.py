@@ -205,7 +205,7 @@ def tree_patches(tree: DimensionTree | int = 2, nodes: Iterable[int] | None = No
 
 @dataclass(frozen=True)
 class PresetAreas:
-    """What `preset_areas` gives."""
+    """Sampler made by `preset_areas`."""
 
     areas: tuple[Patch, ...]
 
@@ -216,7 +216,7 @@ class PresetAreas:
 
 @dataclass(frozen=True)
 class RandomPatches:
-    """What `random_patches` gives."""
+    """Sampler made by `random_patches`."""
 
     size: tuple[int, int]
     distance: int
@@ -229,7 +229,7 @@ class RandomPatches:
 
 @dataclass(frozen=True)
 class FarPatches:
-    """What `far_patches` gives."""
+    """Sampler made by `far_patches`."""
 
     size: tuple[int, int]
     distance: int
@@ -242,7 +242,7 @@ class FarPatches:
 
 @dataclass(frozen=True)
 class TreePatches:
-    """What `tree_patches` gives."""
+    """Sampler made by `tree_patches`."""
 
     tree: DimensionTree | int
     nodes: tuple[int, ...] | None

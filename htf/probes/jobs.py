@@ -53,7 +53,7 @@ class Job(FolderJob):
 
     @property
     def digest(self) -> str:
-        """Of the fits, which tells apart jobs with the same images and ranks."""
+        """Digest of the fits, which tells apart jobs with the same images and ranks."""
         return hashlib.sha256(repr(self.fits).encode()).hexdigest()
 
     @property

@@ -61,7 +61,7 @@ class FitRecord:
 
     @property
     def key(self) -> tuple[str, int, int, str, int]:
-        """What tells it from other fits of a probe."""
+        """Key that tells it from other fits of a probe."""
         return self.format, self.rank, self.positive, self.twin, self.seed
 
     __repr__ = brief
@@ -274,7 +274,7 @@ def write_job(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_job(path: Path, run: str = "") -> dict[str, Any]:
-    """What the file of one job holds, see `job_content`, or an error that names the file.
+    """Read the file of one job, see `job_content`, or raise an error that names the file.
 
     Parameters
     ----------
@@ -315,7 +315,7 @@ def _check_types(record: dict[str, Any]) -> None:
 
 
 def job_content(records: list[FitRecord], variance: dict[int, float], seconds: float, run: str = "") -> dict[str, Any]:
-    """What the file of one job holds."""
+    """Content of the file of one job."""
     return {
         "run": run,
         "records": [asdict(r) for r in records],

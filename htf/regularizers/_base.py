@@ -1,4 +1,4 @@
-"""What all regularizers of image models have in common: weight, interval, state, and patches drawn call by call."""
+"""Base of regularizers of image models: weight, interval, state, and patches drawn call by call."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ImageRegularizer(ABC):
         self._last: Tensor | None = None
 
     def __call__(self, model: Model, x: Tensor, y: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """What is to be added to the loss.
+        """Compute the term of the loss.
 
         Parameters
         ----------

@@ -93,7 +93,7 @@ class WeightRank:
         self._last: Tensor | None = None
 
     def __call__(self, model: nn.Module, *_: object) -> Tensor:
-        """What is to be added to the loss.
+        """Compute the term of the loss.
 
         Parameters
         ----------
@@ -175,7 +175,7 @@ def _layers_in(module: nn.Module, name: str) -> Iterator[tuple[str, _Layer]]:
 
 
 def _identity(layer: _Layer) -> tuple[int, ...]:
-    """What tells weights apart: that of a stand-in is computed, from parameters that others may share."""
+    """Identity of a weight: that of a drop-in layer is computed, from parameters that others may share."""
     if not isinstance(layer, DropInLayer):
         return (id(layer.weight),)
     return tuple(id(p) for name, p in layer.named_parameters() if name.rpartition(".")[2] != "bias")

@@ -29,7 +29,7 @@ def check_budget(budget: float | int, total: int) -> int:
 
 
 def fit_into(limit: int, attempt: Callable[[float], tuple[int, T]], smallest: Callable[[], tuple[int, T]]) -> T:
-    """What `attempt` makes of the smallest error at which its size is within the limit.
+    """Result of `attempt` at the smallest error at which its size is within the limit.
 
     Parameters
     ----------

@@ -118,7 +118,7 @@ def shared_outside(found: list[Place], eligible: list[Place]) -> dict[int, str]:
 
 
 def _reason_against_state(module: nn.Module) -> str | None:
-    """Of a layer of the right type: what was done to it."""
+    """Reason why a layer of the right type is left alone, from what was done to it."""
     weight = module._parameters.get("weight")
     if weight is None or not set(module._parameters) <= {"weight", "bias"}:
         return "its weight is made from other parameters (weight_norm, spectral_norm, pruning); remove that first"

@@ -1,4 +1,4 @@
-"""What a new layer takes over from the one whose place it takes, and factors that layers share."""
+"""Transfer of bias, hooks and modes to the layer that takes another's place, and factors that layers share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What surgery did to a model: layers changed and left alone, parameters and operations before and after."""
+"""Reports of surgery: layers changed and left alone, parameters and operations before and after."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Report:
-    """What surgery did to a model; ``print`` shows it as a table.
+    """Report of what surgery did to a model; ``print`` shows it as a table.
 
     Attributes
     ----------
@@ -141,7 +141,7 @@ def count_operations(model: nn.Module, example: Example | None) -> Operations:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a report needs of a model before it is changed."""
+    """State of a model before it is changed, for a report."""
 
     places: tuple[Place, ...]
     described: tuple[str, ...]
@@ -151,7 +151,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, model: nn.Module, changing: Iterable[Place], example: Example | None) -> Snapshot:
-        """Of a model in which the modules of these places are going to be changed."""
+        """Note the state of a model in which the modules of these places are going to be changed."""
         found = tuple(changing)
         sizes = tuple(_new_sizes(place.module for place in found))
         described = tuple(describe(place.module) for place in found)
@@ -206,7 +206,7 @@ def _total(operations: Operations) -> int | None:
 
 
 def _inside(layer: DropInLayer) -> str:
-    """What distinguishes a stand-in from another of its type."""
+    """Settings that distinguish a drop-in layer from another of its type."""
     known = (("depth", "depth {}"), ("widths", "widths {}"), ("format", "{}"), ("rank", "rank {}"))
     return ", ".join(_said(text, getattr(layer, name)) for name, text in known if hasattr(layer, name))
 

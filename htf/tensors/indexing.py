@@ -60,7 +60,7 @@ def ht_entries(ht_tensor: HTTensor | RawHT, indices: Array) -> Array:
 
 
 def root_rows(B: Backend, x: HTTensor, rows: Sequence[Array]) -> Array:
-    """What rows in the leaves' frames, (batch, rank) each, come to at the root: (batch, outputs)."""
+    """Contract rows of the leaves' frames, (batch, rank) each, up to the root: (batch, outputs)."""
     values: list[Any] = list(rows)
     for node in x.tree.inner_nodes:
         group = x.tree.children(node)

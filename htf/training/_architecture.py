@@ -9,7 +9,7 @@ from torch import nn
 
 
 def architecture(model: nn.Module) -> dict[str, Any]:
-    """What a model is made of, as far as its modules tell, and the shapes of its parameters."""
+    """Modules of a model, as far as they tell, and the shapes of its parameters."""
     modules = {f"module {name}".strip(): _telling(module) for name, module in model.named_modules()}
     return modules | {f"shape of {name}": list(p.shape) for name, p in model.named_parameters()}
 

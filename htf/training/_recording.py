@@ -1,4 +1,4 @@
-"""What a training keeps of its losses, when it judges them, and what it does where they are not finite."""
+"""Base of records: what a training keeps of its losses, when it judges them, and where they are not finite."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Recording:
         return True
 
     def sums(self, found: Found, penalty: Tensor | None) -> list[Tensor]:
-        """What is to be added over an epoch; means over the processes take their place if there are several."""
+        """Tensors to be added over an epoch; means over the processes take their place if there are several."""
         return []
 
     def after_step(self, sums: list[Tensor]) -> None:
@@ -59,7 +59,7 @@ class Recording:
         raise NotImplementedError
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What has been kept: tensors, and what JSON can hold."""
+        """State to be saved: tensors, and what JSON can hold."""
         raise NotImplementedError
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

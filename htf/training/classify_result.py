@@ -1,4 +1,4 @@
-"""What a training on a classification task leaves behind: accuracies by epoch, and those at the end."""
+"""Result of a training on a classification task: accuracies by epoch, and those at the end."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from htf._checks import check_seed, finite, positive
 
 
 class Regularizer(Protocol):
-    """What is added to the loss: a function of model, images, labels and outputs."""
+    """Term of a loss: a function of model, images, labels and outputs."""
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, out: Tensor, /) -> Tensor:
         """A scalar."""
@@ -24,7 +24,7 @@ class Stateful(Protocol):
     """A regularizer that remembers something between steps, such as what its generator drew."""
 
     def state(self) -> dict[str, Any]:
-        """What it remembers: tensors, and what JSON can hold."""
+        """State to be saved: tensors, and what JSON can hold."""
         ...
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ class ClassifySettings:
 
 
 def describe_regularizer(regularizer: Regularizer | None) -> str | None:
-    """What a regularizer calls itself."""
+    """Description of a regularizer, by its repr."""
     if regularizer is None:
         return None
     text = repr(regularizer)

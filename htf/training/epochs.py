@@ -66,7 +66,7 @@ class Epochs(Recording):
         return f"{judge or 'loss'} {float(self.row(judge)[0]):.3g}"
 
     def row(self, name: str = "", epoch: int = -1) -> Tensor:
-        """What was recorded after an epoch, (runs,): a measured quantity, or "" for the loss."""
+        """Record of an epoch, (runs,): a measured quantity, or "" for the loss."""
         return self.recorder.rows[f"tracked/{name}" if name else "loss"][epoch]
 
     def sums(self, found: Found, penalty: Tensor | None) -> list[Tensor]:

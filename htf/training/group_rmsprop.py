@@ -86,7 +86,7 @@ class GroupRMSprop(torch.optim.Optimizer):
 
     @torch.no_grad()
     def move(self) -> None:
-        """What `step` does once the step is counted: the same operations on the same memory at every call."""
+        """Move the parameters, once the step is counted: the same operations on the same memory at every call."""
         group, state = self.param_groups[0], self.state[self._parameters[0]]
         gradients = [_gradient(parameter) for parameter in self._parameters]
         norms = self._network.run_norms(gradients).double()

@@ -1,4 +1,4 @@
-"""What a fit leaves behind: losses, errors and tracked quantities against steps and flow time."""
+"""Record of a fit: losses, errors and tracked quantities against steps and flow time."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class History:
         return self.tracked[name]
 
     def about(self, name: str) -> dict[str, Any]:
-        """What the tracker of that name said of itself and the network."""
+        """Description that the tracker of that name gave of itself and the network."""
         self[name]
         about: dict[str, Any] = self.settings["trackers"][name]
         return about
@@ -286,7 +286,7 @@ class Recorder:
             values.pop()
 
     def history(self) -> History:
-        """What has been recorded so far."""
+        """Record so far."""
         tensors = {name: torch.stack(values) for name, values in self.rows.items()}
         tensors["steps"] = torch.tensor(self.steps, dtype=torch.int64, device="cpu")
         return History.from_tensors(tensors, self.settings, self.seconds, self.stopped)

@@ -58,7 +58,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 def flow_rates(optimizer: Optimizer, network: Factorization) -> Tensor | None:
-    """What multiplied the gradient in the last step, (runs,) float64; None if the step was not along the gradient."""
+    """Factor of the gradient in the last step, (runs,) float64; None if the step was not along the gradient."""
     if isinstance(optimizer, GroupRMSprop):
         return optimizer.rates
     group, *others = optimizer.param_groups

@@ -180,7 +180,7 @@ class Training(Resumable):
     # -- what subclasses change ---------------------------------------------------------------------------
 
     def _describe(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint has to agree with."""
+        """Description that a checkpoint has to agree with."""
         return {
             "model": self.described_model,
             "data": self.objective.describe(),

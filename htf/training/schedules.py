@@ -60,7 +60,7 @@ class Schedule:
         return "constant"
 
     def state(self) -> dict[str, Any]:
-        """What it remembers, as JSON can hold it."""
+        """State to be saved, as JSON can hold it."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def make_schedule(schedule: ScheduleLike, optimizer: Optimizer) -> Schedule:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold of a scheduler's state; functions, which are none, are known by their classes alone."""
+    """Part of a scheduler's state that JSON can hold; functions are known by their classes alone."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items() if not callable(item)}
     if isinstance(value, list | tuple):

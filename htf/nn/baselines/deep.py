@@ -129,7 +129,7 @@ class DeepNetwork(nn.Module):
             bias.zero_()
 
     def features(self, x: Tensor) -> Tensor:
-        """What the last layer reads: the last hidden activations, or at depth 1 the inputs themselves.
+        """Inputs of the last layer: the last hidden activations, or at depth 1 the inputs themselves.
 
         Parameters
         ----------

@@ -17,7 +17,7 @@ from htf._random import rand, randn
 
 @dataclass(frozen=True)
 class Stem:
-    """What a residual network begins with: a convolution, batch normalization, ReLU and perhaps a pooling.
+    """First layers of a residual network: a convolution, batch normalization, ReLU and perhaps a pooling.
 
     Attributes
     ----------
@@ -168,7 +168,7 @@ class ResNet(nn.Module):
                     _fill(parameter, rand, generator).mul_(2).sub_(1).div_(math.sqrt(module.in_features))
 
     def features(self, x: Tensor) -> Tensor:
-        """What is averaged over the image: (n, channels, h, w) to (n, widths[-1], h', w')."""
+        """Features before they are averaged over the image: (n, channels, h, w) to (n, widths[-1], h', w')."""
         x = self.maxpool(relu(self.bn1(self.conv1(x))))
         for number in range(1, self.stages + 1):
             x = self.get_submodule(f"layer{number}")(x)

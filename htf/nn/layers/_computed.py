@@ -62,7 +62,7 @@ class ComputedWeight(Tensor, metaclass=_Comparable):
 
 
 def refusal(owner: str, what: str = "weight") -> str:
-    """What there is instead of writing to the weight, or other tensor, of a layer of the type `owner`."""
+    """Message on what to do instead of writing to the weight, or other tensor, of a layer of the type `owner`."""
     return (
         f"the {what} of {owner} is computed from its factors at every access, so that changing it would change nothing;"
         " call layer.set_weight(weight) to give the layer another one, change layer.factors, or make a layer of a plain"
@@ -71,7 +71,7 @@ def refusal(owner: str, what: str = "weight") -> str:
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
-    """What a function writes to: its first argument if it is one in place, and what it is given as `out`."""
+    """Tensors that a function writes to: its first argument if it works in place, and what it is given as `out`."""
     name = getattr(func, "__name__", "")
     in_place = name in _WRITING or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") is True
     first = [*args, *kwargs.values()][:1] if in_place else []

@@ -1,4 +1,4 @@
-"""What every layer offers that stands for a plain layer of torch but has other parameters."""
+"""Interface of layers that stand for a plain layer of torch but have other parameters."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class DropInLayer(nn.Module):
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
-    """What torch.autocast lowers products to at the moment, if it does."""
+    """Dtype to which torch.autocast lowers products at the moment, if it does."""
     enabled = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if enabled else None
 

@@ -18,7 +18,7 @@ from htf.training._seeds import order_of_epoch, seed_of_step
 
 
 class Found(NamedTuple):
-    """What an objective finds on one batch.
+    """Losses that an objective finds on one batch.
 
     Attributes
     ----------
@@ -62,7 +62,7 @@ class Place:
 
 
 class Objective(ABC):
-    """What a training minimizes.
+    """Base of objectives, which a training minimizes.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class Objective(ABC):
         return f"batch {at[1]} did not fit into the memory"
 
     def describe(self) -> dict[str, Any]:
-        """What determines the losses, with a digest of the data, as JSON can hold it."""
+        """Settings that determine the losses, with a digest of the data, as JSON can hold them."""
         return {"objective": type(self).__name__}
 
 

@@ -1,4 +1,4 @@
-"""What a fit sees of a problem: inputs as the network takes them, targets, and entries to be judged by."""
+"""Observations of a problem: inputs as the network takes them, targets, and test entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tensor format is here: shapes and labels of factors whose contraction is the tensor."""
+"""Tensor formats: shapes and labels of factors whose contraction is the tensor."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ class Format(ABC):
         return tuple(min(rows, total // rows) if side else 1 for rows, side in zip(below, self.sides, strict=True))
 
     def sizes(self, rank: Sequence[int]) -> dict[int, int]:
-        """Of all labels."""
+        """Dimensions of all labels."""
         return dict(enumerate((*self.dims, *rank)))
 
     def shapes(self, rank: Sequence[int]) -> tuple[Shape, ...]:
-        """Of the factors."""
+        """Shapes of the factors."""
         sizes = self.sizes(rank)
         return tuple(tuple(sizes[label] for label in own) for own in self.labels)
 

@@ -1,4 +1,4 @@
-"""What linear layers and convolutions with factorized weights share: factors, their start, truncation."""
+"""Base of linear layers and convolutions with factorized weights: factors, their start, truncation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Factorized(DropInLayer):
     @property
     @abstractmethod
     def _plain_shape(self) -> tuple[int, ...]:
-        """Of the plain layer's weight."""
+        """Shape of the plain layer's weight."""
 
     @abstractmethod
     def _another(self, rank: Rank) -> Self:

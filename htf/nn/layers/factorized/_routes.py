@@ -13,7 +13,7 @@ RECONSTRUCTED, BY_FACTORS = "reconstructed", "factor by factor"
 
 
 def linear_labels(layout: Format, outs: int) -> tuple[Labels, Labels]:
-    """Of a batch of inputs, and of the outputs, where the first `outs` modes are the outputs'."""
+    """Labels of a batch of inputs, and of the outputs, where the first `outs` modes are the outputs'."""
     batch = layout.order + len(layout.bounds)
     return (batch, *layout.modes[outs:]), (batch, *layout.modes[:outs])
 

@@ -53,7 +53,7 @@ class Geometry:
         return height, width
 
     def convolve(self, x: Tensor, kernel: Tensor, bias: Tensor | None, groups: int = 1) -> Tensor:
-        """What nn.Conv2d does."""
+        """Convolve as nn.Conv2d does."""
         if self.padding_mode == "zeros":
             return conv2d(x, kernel, bias, self.stride, self.padding, self.dilation, groups)
         (top, bottom), (left, right) = self.pads(kernel.shape[2:])

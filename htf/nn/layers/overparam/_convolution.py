@@ -1,4 +1,4 @@
-"""What over-parameterized convolutions of any dimension share."""
+"""Base of over-parameterized convolutions of any dimension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What over-parameterized linear layers and convolutions share: factors, their effective weight, folding back."""
+"""Base of over-parameterized linear layers and convolutions: factors, their effective weight, folding back."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Overparam(DropInLayer):
 
     @property
     def training_path(self) -> str:
-        """What computes outputs in training mode: "effective weight", or "chain", which batch normalization needs."""
+        """Way to compute outputs in training mode: "effective weight", or "chain", which batch normalization needs."""
         return "effective weight" if self.norms is None else "chain"
 
     def _computed_weight(self) -> Tensor:
@@ -128,7 +128,7 @@ class Overparam(DropInLayer):
         return self.states(x)[-1]
 
     def states(self, x: Tensor) -> list[Tensor]:
-        """What passes between the factors: `depth` + 1 tensors, from the padded input to the outputs."""
+        """Activations between the factors: `depth` + 1 tensors, from the padded input to the outputs."""
         states = [self._padded(x)]
         for stop, factor in enumerate(self.factors, 1):
             y = self._link(stop - 1, states[-1], factor)
@@ -325,7 +325,7 @@ class Overparam(DropInLayer):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
-        """Of the plain layer, and how it is parameterized."""
+        """Settings of the plain layer, and how it is parameterized."""
         text = f"depth={self.depth}, widths={self.widths}"
         text += f", residual={self.residual}" if self.residual else ""
         return text + f", training_path={self.training_path}"
