@@ -28,11 +28,11 @@ from matplotlib.figure import Figure
 import htf
 from htf._files import check_writable, read_json, write_figure, write_json
 from htf.dynamics.studies import Study, study
-from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
+from htf.nn import CPNetwork, Factorization, HTNetwork, MatrixFactorization
 from htf.plotting import plot_components, plot_error_against_init, plot_norms_and_rank
 from htf.training import History, fit, gradient_flow
 from htf.training.history import RECORD
-from htf.training.tracking import Factorization, Tracker
+from htf.training.tracking import Tracker
 
 STUDIES = ("mf", "cp", "ht", "ht16")
 PARTS = (*STUDIES, "rates", "norms")

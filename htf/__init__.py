@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from htf import datasets, dynamics, jobs, nn, probes, ranks, regularizers, surgery, tensors, training
+from htf import datasets, dynamics, jobs, models, nn, probes, ranks, regularizers, surgery, tensors, training
 from htf._version import __version__
 from htf.decomposition import (
     HierarchicalTucker,
@@ -39,6 +39,7 @@ __all__ = [
     "ht_completion_masked",
     "jobs",
     "load",
+    "models",
     "nn",
     "optimize_tree",
     "overparameterize",

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import SupportsInt, cast
 
+import torch
+
 
 def warn(message: str) -> None:
     """A UserWarning at the line that called into the library."""
@@ -89,3 +91,9 @@ def check_dims(dims: int | Sequence[int], order: int) -> tuple[int, ...]:
     if len(spread) != order:
         raise ValueError(f"dims has {len(spread)} entries; the tree has {order} modes")
     return spread
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """A dtype of parameters, None for torch's default."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype is {dtype!r}; expected real floating point numbers")

@@ -7,10 +7,15 @@ and measurements stay on the CPU, and what is made within an operation goes wher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
+
+from htf._checks import natural
+
+Seed = int | Generator | Sequence[int] | None
 
 
 def randn(shape: Sequence[int], generator: Generator | None, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -31,3 +36,34 @@ def place(generator: Generator | None) -> torch.device:
 def beside(values: Tensor, like: Tensor) -> Tensor:
     """Copy values drawn on the CPU to the device of another tensor, without waiting for it."""
     return values.to(like.device, non_blocking=True)
+
+
+def seeded(seed: int, key: int) -> Generator:
+    """A generator of its own for every key, such as the number of a call."""
+    # Mixed into 32 bits, as torch's generator looks at the lower 32 alone.
+    return Generator().manual_seed(int(np.random.SeedSequence([seed, key]).generate_state(1)[0]))
+
+
+def below(count: int, generator: Generator) -> int:
+    """A number from 0 to count - 1."""
+    with place(generator):
+        return int(torch.randint(count, (), generator=generator))
+
+
+def two_of(count: int, generator: Generator) -> tuple[int, int]:
+    """Two different numbers from 0 to count - 1."""
+    first, second = below(count, generator), below(count - 1, generator)
+    return first, second + (second >= first)
+
+
+def generators(seed: Seed, runs: int) -> Iterator[Generator | None]:
+    """One generator per run; a single one is drawn from run after run."""
+    if isinstance(seed, Generator) or seed is None:
+        return iter([seed] * runs)
+    seed = seed.tolist() if hasattr(seed, "tolist") else seed  # NumPy's and torch's
+    if not isinstance(seed, Iterable):
+        return iter([Generator().manual_seed(natural("seed", seed))] * runs)
+    seeds = list(seed)
+    if len(seeds) != runs:
+        raise ValueError(f"seed has {len(seeds)} values; the network has {runs} runs")
+    return iter([Generator().manual_seed(natural(f"seed[{run}]", s)) for run, s in enumerate(seeds)])

@@ -15,7 +15,8 @@ import torch
 from tensorly.backend import BackendManager
 from torch import Tensor, nn
 
-from htf.nn.factorized.ht import paired_tree
+from htf.decomposition.hierarchical_tucker import hierarchical_tucker
+from htf.nn.layers.factorized.ht import paired_tree
 from htf.tensors.arithmetic import ht_norm
 from htf.tensors.ht_tensor import HTTensor, ht_to_tensor
 from htf.tensors.rank import RankLike, validate_ht_rank
@@ -347,8 +348,6 @@ def _empty_factors(
 
 
 def _decomposed(tensor: Tensor, rank: RankLike | float | str, tree: DimensionTree, **kwargs: Any) -> list[nn.Parameter]:
-    from htf.decomposition import hierarchical_tucker
-
     x = hierarchical_tucker(tensor.detach(), rank=rank, tree=tree, **kwargs)
     return [nn.Parameter(factor.contiguous()) for factor in x.factors]
 

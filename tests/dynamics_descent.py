@@ -2,7 +2,6 @@
 
 import torch
 
-from htf.nn import MatrixFactorization
 from htf.training.history import Recorder
 from htf.training.tracking import Moment
 
@@ -37,11 +36,7 @@ def descend(network, losses, trackers, steps, lr, every=10, relative=True):
 
 
 def moment_of(network, losses, step=0):
-    def end_gradient():
-        assert isinstance(network, MatrixFactorization)
-        return network.end_gradient(losses.of_tensors)
-
-    return Moment(network, step, losses(network).detach(), end_gradient)
+    return Moment(network, step, losses(network).detach(), lambda: network.end_gradient(losses.of_tensors))
 
 
 def run_norms(network):

@@ -181,7 +181,7 @@ class TreeFactorizationTestCase(FactorizationTestCase):
     def test_both_ways_to_the_root_agree_with_the_tensor(self, meeting, monkeypatch):
         network = self.network()
         if not meeting:
-            monkeypatch.setattr(htf.engine.plan, "meeting_groups", lambda *_: None)
+            monkeypatch.setattr(htf.engine.build, "cheapest_groups", lambda *_: None)
         # Every entry several times, in disorder: what meetings are for, unless the root has very many leaves.
         entries = all_indices(network.dims).repeat(3, 1)
         indices = entries[torch.randperm(len(entries), generator=torch.Generator().manual_seed(4))]

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from htf.nn.factorized import FactorizedConv2d, FactorizedLinear
-from htf.nn.factorized.choice import NAMES
+from htf.nn.layers.factorized import FactorizedConv2d, FactorizedLinear
+from htf.nn.layers.factorized.choice import NAMES
 
 SVD_FORMATS = [name for name in NAMES if name != "cp"]
 

@@ -3,7 +3,7 @@
 import torch
 from hypothesis import strategies as st
 
-from htf.nn.overparam import OverparamConv1d, OverparamConv2d, OverparamConv3d, OverparamLinear
+from htf.nn.layers.overparam import OverparamConv1d, OverparamConv2d, OverparamConv3d, OverparamLinear
 
 CONVOLUTIONS = {1: OverparamConv1d, 2: OverparamConv2d, 3: OverparamConv3d}
 

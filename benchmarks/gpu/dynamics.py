@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -11,41 +13,33 @@ import htf
 from benchmarks.speed.timing import kernels_of, seconds_of
 from htf.datasets import CompletionProblem, tensor_completion
 from htf.nn.init import gaussian
-from htf.training import GroupRMSprop
-from htf.training.graphs import CapturedGradients
+from htf.training import Training, objectives
 
 from .run import Bench
 
 SEEDS = 10
+WARM = 30  # steps in which graphs are captured
 
 
 def run(bench: Bench) -> dict[str, Any]:
-    """Milliseconds of an iteration: forward, loss, backward, step of `GroupRMSprop`."""
-    rows, found = [], []
+    """Milliseconds of an iteration of `htf.training.fit`, and whether graphs change a bit of it."""
+    rows, found, equal = [], [], True
     for name, problem, make in _cases(bench):
         times: dict[tuple[str, int], float] = {}
+        count = None
         for runs in (1, SEEDS):
-            network = make(runs)
-            plan, targets = network.plan(problem.indices), problem.values.to(network.dtype).unsqueeze(1)
-            optimizer = GroupRMSprop(network, lr=1e-3)
-
-            def losses(network: Any = network, plan: Any = plan, targets: Any = targets) -> torch.Tensor:
-                return (network(plan) - targets).square().mean(0)
-
-            steps: dict[str, Callable[[], Any]] = {"eager": _eager(losses, network, optimizer)}
-            if bench.device.type == "cuda":
-                try:
-                    steps["graphs"] = _graphed(losses, network, optimizer)
-                except RuntimeError as error:
-                    rows.append(
-                        {"what": f"{name}, {runs} seeds, graphs", "figure": f"not captured: {str(error)[:200]}"}
-                    )
-            for kind, step in steps.items():
-                times[kind, runs] = 1e3 * seconds_of(step, bench.device, 0.1 if bench.tiny else 0.5)
-            if runs == 1:
-                count = kernels_of(steps["eager"], bench.device)
+            for kind in ("eager", "graphs") if bench.device.type == "cuda" else ("eager",):
+                with without_graphs() if kind == "eager" else _as_it_is():
+                    training = _begun(make(runs), problem)
+                times[kind, runs] = 1e3 * seconds_of(training.advance, bench.device, 0.1 if bench.tiny else 0.5)
+                if runs == 1 and kind == "eager":
+                    count = kernels_of(training.advance, bench.device)
+        if bench.device.type == "cuda":
+            same = _equal(make, problem)
+            equal &= same
+            rows.append({"what": f"{name}, 60 steps, graphs and eager", "figure": "equal" if same else "DIFFERENT"})
         for kind in ("eager", "graphs"):
-            if (kind, 1) not in times or (kind, SEEDS) not in times:
+            if (kind, 1) not in times:
                 continue
             one, ten = times[kind, 1], times[kind, SEEDS]
             found.append({"what": name, "kind": kind, "one_ms": one, "ten_ms": ten, "kernels": count})
@@ -56,27 +50,37 @@ def run(bench: Bench) -> dict[str, Any]:
                     "limit": "" if count is None else f"{count} kernels eagerly",
                 }
             )
-    return {"rows": rows, "iterations": found}
+    return {"ok": equal, "rows": rows, "iterations": found}
 
 
-def _eager(losses: Callable[[], torch.Tensor], network: Any, optimizer: GroupRMSprop) -> Callable[[], None]:
-    def step() -> None:
-        for parameter in network.parameters():
-            parameter.grad = None
-        losses().sum().backward()
-        optimizer.step()
-
-    return step
+@contextmanager
+def without_graphs() -> Iterator[None]:
+    """Trainings that begin here take every step operation by operation."""
+    with mock.patch("htf.training._gradients.LEAST_REPLAYS", 10**12):
+        yield
 
 
-def _graphed(losses: Callable[[], torch.Tensor], network: Any, optimizer: GroupRMSprop) -> Callable[[], None]:
-    captured = CapturedGradients(losses, network.parameters())
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
 
-    def step() -> None:
-        captured()
-        optimizer.step()
 
-    return step
+def _begun(network: Any, problem: CompletionProblem) -> Training:
+    """A training after its first steps, that records nothing for long."""
+    training = Training(network, objectives.entries(problem), optimizer="group_rmsprop", lr=1e-3, every=10**9)
+    training.begin(steps=10**9)
+    for _ in range(WARM):
+        training.advance()
+    return training
+
+
+def _equal(make: Callable[[int], Any], problem: CompletionProblem) -> bool:
+    graphed, eager = make(2), make(2)
+    with_graphs = htf.training.fit(graphed, problem, lr=1e-3, steps=60)
+    with without_graphs():
+        plain = htf.training.fit(eager, problem, lr=1e-3, steps=60)
+    pairs = zip(graphed.parameters(), eager.parameters(), strict=True)
+    return torch.equal(with_graphs.loss, plain.loss) and all(torch.equal(a, b) for a, b in pairs)
 
 
 def _cases(bench: Bench) -> list[tuple[str, CompletionProblem, Callable[[int], Any]]]:

@@ -43,8 +43,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "htf/engine/*.py",
+    "htf/linalg/*.py",
     "htf/tensors/*.py",
     "htf/training/*.py",
+    "htf/training/objectives/*.py",
     "htf/_files.py",
     "htf/_folders.py",
     "htf/_tables.py",
@@ -65,6 +67,8 @@ SLOWER, STARTING = 5.0, 90.0
 def main(arguments: list[str] | None = None) -> int:
     """Record the baseline, try mutants, or report."""
     options = _options(arguments)
+    # Tests run in a folder of their own.
+    options.work = options.work.resolve()
     if options.action == "baseline":
         record_baseline(options.work, options.workers, options.tests)
     elif options.action == "run":

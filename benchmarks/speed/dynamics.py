@@ -29,9 +29,9 @@ from torch import Tensor
 import htf
 from htf._files import write_json
 from htf.dynamics import CPStudy, HTStudy, MatrixStudy, StudySettings
+from htf.nn import Factorization
 from htf.nn.init import gaussian
 from htf.training import Training, fit, objectives
-from htf.training.tracking import Factorization
 
 from .peers import importable
 from .timing import made_by, race
@@ -84,7 +84,7 @@ def against(form: str, options: argparse.Namespace) -> dict[str, Any]:
     problem = settings.problem(options.device)
     peer = _PEERS[form](settings, problem, torch.device(options.device))
     with torch.no_grad():
-        for theirs, ours in zip(peer.parameters, _matrices(network), strict=True):
+        for theirs, ours in zip(peer.parameters, _matrices(network, form), strict=True):
             theirs.copy_(ours)
     history = fit(network, problem, lr=RATE, steps=CHECKED, every=1)
     losses = torch.tensor([peer.update() for _ in range(CHECKED)], dtype=torch.float64)
@@ -154,10 +154,10 @@ def _peer(trainer: Any, batch: tuple[Tensor, Tensor], parameters: list[Tensor]) 
     return Peer(update, parameters)
 
 
-def _matrices(network: Any) -> list[Tensor]:
+def _matrices(network: Factorization, form: str) -> list[Tensor]:
     """Matrices of the only run, as the papers' code orders them: the last layer first, or leaves first."""
     matrices = list(network.parameters_for(0).values())
-    return matrices[::-1] if isinstance(network, htf.nn.MatrixFactorization) else matrices
+    return matrices[::-1] if form == "mf" else matrices
 
 
 # -- runs together --------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.nn import FactorizedConv2d, FactorizedLinear
-from htf.nn.factorized.choice import NAMES
+from htf.nn.layers.factorized.choice import NAMES
 
 from .timing import Step, take_turns
 

@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 
 import htf
 from htf._files import write_figure, write_json
-from htf.tensors import _backend
+from htf.linalg import backend
 
 from .timing import made_by, race
 
@@ -244,7 +244,7 @@ def count(order: int, rank: int) -> dict[str, Any]:
 @contextmanager
 def _counting() -> Iterator[dict[str, int]]:
     counted = {"multiplications": 0}
-    plain = _backend._named("numpy")
+    plain = backend._named("numpy")
 
     class Counting:
         """The backend, with an eye on what its matrix operations cost (Golub & Van Loan, tables 5.2.1 and 8.6.1)."""
@@ -272,10 +272,10 @@ def _counting() -> Iterator[dict[str, int]]:
             counted["multiplications"] += 5 * a.shape[0] ** 3
             return plain.eigh(a)
 
-    _backend._of_type.cache_clear()
-    with mock.patch.object(_backend, "_named", return_value=Counting()):
+    backend._of_type.cache_clear()
+    with mock.patch.object(backend, "_named", return_value=Counting()):
         yield counted
-    _backend._of_type.cache_clear()
+    backend._of_type.cache_clear()
 
 
 def plot_counts(counts: list[dict[str, Any]], path: Path) -> None:

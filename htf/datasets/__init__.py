@@ -8,9 +8,10 @@ from htf.datasets.far_parity import far_parity
 from htf.datasets.idx import read_idx
 from htf.datasets.images import NAMES, ImageData, load, one_vs_all
 from htf.datasets.is_same_class import is_same_class
-from htf.datasets.long_range import LongRangeData, Split
+from htf.datasets.long_range import LongRangeData
 from htf.datasets.pathfinder import pathfinder
 from htf.datasets.problems import CompletionProblem, SensingProblem
+from htf.datasets.split import Split
 from htf.datasets.twins import TWINS, Twin
 
 __all__ = [

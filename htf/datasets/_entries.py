@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,7 +11,6 @@ from torch import Generator, Tensor
 
 from htf._checks import positive
 from htf._random import place
-from htf.tensors._linalg import prod
 
 # Index tuples that are drawn at most; more are a slip in a fraction of a large tensor.
 _LARGEST_SAMPLE = 2**27

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from htf._checks import positive
 from htf._random import place, randn
 from htf.datasets._arguments import check_dtype, check_shape, children_of, is_number
 from htf.datasets._entries import LARGEST_TARGET
-from htf.tensors._backend import Array, backend_of
-from htf.tensors._linalg import prod
+from htf.linalg.backend import Array, backend_of
+from htf.linalg.dense import joint_values
+from htf.ranks.edges import log_norm
 from htf.tensors.conversion import tt_to_ht, tucker_to_ht
 from htf.tensors.ht_tensor import HTTensor
-from htf.tensors.indexing import joint_values, root_rows
+from htf.tensors.indexing import root_rows
 from htf.tensors.random import random_ht
 from htf.tensors.rank import RankLike, as_tree, feasible, rank_bounds, spread_rank
 from htf.tree import DimensionTree
@@ -249,9 +251,6 @@ def _log_norm(x: HTTensor | CPTensor | Tensor) -> float:
             return -math.inf if largest == 0 else math.nan
         # Squares of large or small entries would leave the range.
         return math.log(largest) + math.log(float((x / largest).norm()))
-    # Here, because ranks are those of networks too, and importing them would be a circle.
-    from htf.ranks.edges import log_norm
-
     if not all(bool(f.isfinite().all()) for f in (x.factors if isinstance(x, HTTensor) else [x[0], *x[1]])):
         return math.nan
     return float(log_norm(x))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot as unit_vectors
 
 from htf._moments import Moments
-from htf.tensors._backend import check_tensor
+from htf.linalg.backend import check_tensor
 
 
 def quantize(images: Tensor, levels: int = 2, maximum: int = 255) -> Tensor:

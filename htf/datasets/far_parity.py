@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from htf._checks import check_seed, positive
 from htf.datasets._streams import labels_by_twos, stream_of
-from htf.datasets.long_range import LongRangeData, Split, check_sizes, made_or_cached
+from htf.datasets.long_range import LongRangeData, check_sizes, made_or_cached
+from htf.datasets.split import Split
 
 _GENERATOR = 1
 # Images are drawn in blocks, each from a stream of its own, so that an image depends on no count.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from htf._repr import brief
 from htf.datasets.idx import parse_idx, read_content
+from htf.datasets.split import Split
 
 # MD5 of the uncompressed content, as published with the data sets: a file that was gzipped again still matches.
 _PARTS = (
@@ -47,13 +48,13 @@ NAMES = ("digits", "mnist", "fashion_mnist")
 
 @dataclass(frozen=True)
 class ImageData:
-    """Grey images with labels, split into train and test.
+    """Images with labels, split into train and test, as arrays of pixels.
 
     Attributes
     ----------
     name : str
     train_images, test_images : Tensor
-        (n, height, width) uint8; `maximum` is white.
+        (n, height, width) uint8, or (n, height, width, channels); `maximum` is white.
     train_labels, test_labels : Tensor
         (n,) int64.
     maximum : int
@@ -68,6 +69,16 @@ class ImageData:
     maximum: int = 255
 
     __repr__ = brief
+
+    @property
+    def train(self) -> Split:
+        """The train images, (n, channels, height, width), and their labels."""
+        return _split(self.train_images, self.train_labels, self.maximum)
+
+    @property
+    def test(self) -> Split:
+        """The test images, (n, channels, height, width), and their labels."""
+        return _split(self.test_images, self.test_labels, self.maximum)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -117,14 +128,14 @@ class ImageData:
         )
 
     def holdout(self, share: float = 1 / 6, seed: int = 0) -> ImageData:
-        """Split the train set: its validation part takes the place of the test set, which is left out of sight.
+        """Split the train set: its validation part takes the place of the test set, which is not used.
 
         Parameters
         ----------
         share : float
-            Of the train set that is held out, between 0 and 1.
+            Share of the train set that is held out, between 0 and 1.
         seed : int
-            Of the split.
+            Seed of the split.
 
         Returns
         -------
@@ -217,6 +228,10 @@ def one_vs_all(labels: Tensor, positive: int) -> Tensor:
     if not bool((labels == positive).any()):
         raise ValueError(f"class {positive} does not occur; labels are {sorted(set(labels.tolist()))}")
     return (labels == positive).to(torch.get_default_dtype())
+
+
+def _split(images: Tensor, labels: Tensor, maximum: int) -> Split:
+    return Split(images[:, None] if images.ndim == 3 else images.movedim(-1, 1), labels, maximum)
 
 
 def _digits() -> ImageData:

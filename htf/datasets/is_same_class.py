@@ -16,7 +16,8 @@ from htf.datasets._arguments import is_number
 from htf.datasets._cifar import Images, find_cifar10
 from htf.datasets._streams import stream_of
 from htf.datasets.images import NAMES, load
-from htf.datasets.long_range import LongRangeData, Split, check_sizes, made_or_cached
+from htf.datasets.long_range import LongRangeData, check_sizes, made_or_cached
+from htf.datasets.split import Split
 
 _GENERATOR = 1
 _SOURCES = (*NAMES, "cifar10")

@@ -1,72 +1,23 @@
-"""Classification tasks that need what is far apart to be seen together: what they have in common."""
+"""Generated tasks that need what is far apart to be seen together: their images, and a cache of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from htf._checks import natural, positive
 from htf._files import read_tensors, write_tensors
 from htf._repr import brief
+from htf.datasets.split import Split as Split  # its place until 0.1
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PARTS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, eq=False)
-class Split(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels of train, validation or test, as `torch.utils.data.DataLoader` takes them.
-
-    Attributes
-    ----------
-    images : Tensor
-        (n, channels, height, width) uint8.
-    labels : Tensor
-        (n,) int64.
-    maximum : int
-        The value of a pixel that becomes 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If dtypes or shapes are others.
-    """
-
-    images: Tensor = field(repr=False)
-    labels: Tensor = field(repr=False)
-    maximum: int = 255
-
-    __repr__ = brief
-
-    def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.labels.dtype != torch.int64:
-            raise TypeError(f"images are {self.images.dtype}, labels {self.labels.dtype}; expected uint8 and int64")
-        if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1]:
-            raise ValueError(
-                f"images have shape {tuple(self.images.shape)} and labels {tuple(self.labels.shape)}; "
-                "expected (n, channels, height, width) and (n,)"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
-        """An image in [0, 1], of torch's default dtype, and its label; several for a slice or a tensor of indices."""
-        return self.images[index].to(torch.get_default_dtype()) / self.maximum, self.labels[index]
-
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """All images in [0, 1], of torch's default dtype, and all labels."""
-        return self[:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +62,7 @@ class LongRangeData:
 
 
 def _fingerprint(splits: Mapping[str, Split]) -> str:
-    """Of images and labels, as in the files of caches."""
+    """SHA-256 of images and labels, as in the files of caches."""
     digest = hashlib.sha256()
     for part in _PARTS:
         for tensor in (splits[part].images, splits[part].labels):
@@ -143,7 +94,7 @@ def made_or_cached(
     ----------
     name : str
     settings : dict
-        What decides the images, as JSON can hold it.
+        All that decides the images, as JSON can hold it.
     make : callable
         Makes the three splits.
     cache : str or Path, optional

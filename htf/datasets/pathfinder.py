@@ -17,7 +17,8 @@ from htf.datasets._clearance import Style
 from htf.datasets._snakes import Scenes, draw_scenes, smallest_size
 from htf.datasets._streams import stream_of
 from htf.datasets._strokes import draw_images
-from htf.datasets.long_range import LongRangeData, Split, check_sizes, made_or_cached
+from htf.datasets.long_range import LongRangeData, check_sizes, made_or_cached
+from htf.datasets.split import Split
 
 # Scenes are drawn in blocks, each from a stream of its own, so that an image depends on no count.
 _BLOCK = 256

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
-
-from htf.tensors._linalg import prod
 
 IndexFunction = Callable[[np.ndarray], Any]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from htf.tensors._backend import backend_of
-from htf.tensors._linalg import prod
+from htf.linalg.backend import backend_of
+from htf.linalg.dense import joint_values
 from htf.tensors.ht_tensor import HTTensor
-from htf.tensors.indexing import joint_values
 from htf.tensors.orthogonal import orthogonalized
 
 # Entries of the largest array that is held: 32 MB.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from htf.decomposition._least_squares import Observed
-from htf.tensors._backend import constant
+from htf.linalg.backend import constant
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import n_parameters
 

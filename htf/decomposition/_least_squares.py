@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from htf.tensors._backend import Array, Backend, asarray, constant, eye, zeros
-from htf.tensors._linalg import mode_product, prod, tall
+from htf.linalg.backend import Array, Backend, asarray, constant, eye, zeros
+from htf.linalg.dense import joint_values, mode_product, tall
 from htf.tensors.ht_tensor import HTTensor
-from htf.tensors.indexing import joint_values
 from htf.tree import DimensionTree
 
 # Entries of the rows of a least squares problem that are held at once: 32 MB in doubles.

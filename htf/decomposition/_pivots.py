@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from htf.decomposition._rows import among, grid, unique, worst
 from htf.decomposition._samples import Sample, perturbed, ratio, rms, weights_of_drawn
 from htf.decomposition._scout import Scout
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
-from htf.tensors._linalg import kept, prod
-from htf.tensors.arithmetic import log_norm
+from htf.linalg.dense import kept
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.indexing import ht_entries
+from htf.tensors.overlaps import log_norm
 from htf.tree import DimensionTree
 
 # Singular values of a pivot block are wanted to this part of the tolerance, as the errors of all nodes add up.
@@ -382,4 +383,4 @@ class Search:
 
 def _rms_of(x: HTTensor) -> float:
     # In logarithms, as a norm can be beyond the range of doubles where a typical entry is of size one.
-    return math.exp(log_norm(x) - 0.5 * math.log(prod(x.shape)))
+    return math.exp(float(log_norm(x.tree, x.factors)) - 0.5 * math.log(prod(x.shape)))

@@ -12,7 +12,7 @@ import numpy as np
 from htf.decomposition._held_out import NOTHING_FOUND, Judged, Split, exact, held_out
 from htf.decomposition._least_squares import Fit, Observed, Options
 from htf.decomposition._spectral_start import Directions
-from htf.tensors._backend import asarray
+from htf.linalg.backend import asarray
 from htf.tensors.arithmetic import ht_add
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.random import random_ht

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from math import prod
 from typing import Never
 
 from htf._checks import by_name, positive
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker, times_unit
-from htf.tensors._backend import Array, Backend, all_finite, check_alike, check_array, constant
-from htf.tensors._linalg import frobenius, matricize, mode_product, orthonormal, power_of_two, prod, tall
+from htf.linalg.backend import Array, Backend, all_finite, check_alike, check_array, constant
+from htf.linalg.dense import matricize, mode_product, orthonormal, tall
+from htf.linalg.scaling import frobenius, power_of_two
 from htf.tensors.ht_tensor import HTTensor, as_ht
 from htf.tensors.orthogonal import orthogonalized
 from htf.tensors.rank import RankLike, check_tolerance

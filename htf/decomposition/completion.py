@@ -17,7 +17,7 @@ from htf._repr import brief
 from htf.decomposition._held_out import NOTHING_FOUND
 from htf.decomposition._least_squares import Observed, Options
 from htf.decomposition._rank_search import Completed, completed
-from htf.tensors._backend import Array, Backend, check_array, constant, host_array, host_indices, zeros
+from htf.linalg.backend import Array, Backend, check_array, constant, host_array, host_indices, zeros
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, check_tolerance, n_parameters, validate_ht_rank
 from htf.tree import DimensionTree

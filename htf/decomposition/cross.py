@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,7 @@ from htf._checks import check_dims, positive
 from htf._repr import brief
 from htf.decomposition._black_box import BlackBox, IndexFunction, LimitReachedError
 from htf.decomposition._pivots import NAME_THEM, Search
-from htf.tensors._backend import Array, asarray, backend_of, check_alike
-from htf.tensors._linalg import prod
+from htf.linalg.backend import Array, asarray, backend_of, check_alike
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import as_tree, check_tolerance
 from htf.tree import DimensionTree

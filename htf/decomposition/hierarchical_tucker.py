@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from math import prod
 from typing import Any, Never
 
 import tensorly as tl
 from tensorly.decomposition._base_decomposition import DecompositionMixin
 
 from htf._checks import by_name
-from htf.tensors._backend import Array, Backend, all_finite, asarray, backend_of, check_array, constant
-from htf.tensors._linalg import in_range, kept, left_singular, mode_product, orthonormal, power_of_two, prod
+from htf.linalg.backend import Array, Backend, all_finite, asarray, backend_of, check_array, constant
+from htf.linalg.dense import kept, left_singular, mode_product, orthonormal
+from htf.linalg.scaling import in_range, power_of_two
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, check_tolerance, validate_ht_rank
 from htf.tensors.rounding import spectra_count

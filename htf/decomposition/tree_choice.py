@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
-from htf.tensors._backend import Array, Backend, check_array, constant
-from htf.tensors._linalg import kept, left_singular, prod
+from htf.linalg.backend import Array, Backend, check_array, constant
+from htf.linalg.dense import kept, left_singular
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import check_tolerance
 from htf.tree import DimensionTree

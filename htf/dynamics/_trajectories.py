@@ -1,4 +1,4 @@
-"""What a component tracker recorded, put together again by what identifies components."""
+"""Trajectories of single components, put together from the records of a component tracker."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _put_together(
     group: str, order: int, counts: list[int], indices: Tensor, values: Tensor, alignments: Tensor
 ) -> Trajectories:
     components = indices[indices >= 0].unique()
-    # What is no component has a column of its own, the last, that is dropped.
+    # Places without a component go to a column of their own, the last, which is dropped.
     place = torch.where(indices >= 0, torch.searchsorted(components, indices.contiguous()), len(components))
     nothing = torch.full(
         (*indices.shape[:2], len(components) + 1), torch.nan, dtype=torch.float64, device=indices.device

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htf.dynamics.trackers import wrong_network
-from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
-from htf.training.tracking import Factorization, Moment, Tracker
+from htf.dynamics.trackers import check_factorization
+from htf.nn import Factorization
+from htf.training.tracking import Moment, Tracker
 
 
 def unbalancedness() -> Tracker:
@@ -18,7 +18,12 @@ def unbalancedness() -> Tracker:
     Returns
     -------
     Tracker
-        "unbalancedness", which records "unbalancedness", (runs,): what the network's method of that name returns.
+        "unbalancedness", which records "unbalancedness", (runs,): the result of the network's method of that name.
+
+    Raises
+    ------
+    TypeError
+        At the start of a fit, for a factorization of which no balance is defined.
 
     Notes
     -----
@@ -33,13 +38,14 @@ class Unbalancedness(Tracker):
 
     name = "unbalancedness"
 
+    @torch.no_grad()
     def describe(self, network: Factorization) -> dict[str, Any]:
-        if not isinstance(network, MatrixFactorization | CPNetwork | HTNetwork):
-            raise wrong_network(self.name, network, "MatrixFactorization, CPNetwork or HTNetwork")
+        check_factorization(self.name, network)
+        # Refused at the start of a fit rather than at its first record.
+        network.unbalancedness()
         return {}
 
     @torch.no_grad()
     def measure(self, moment: Moment) -> dict[str, Tensor]:
         network = moment.network
-        assert isinstance(network, MatrixFactorization | CPNetwork | HTNetwork)
         return {self.name: torch.stack([network.unbalancedness(run) for run in range(network.runs)]).double()}

@@ -10,10 +10,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from htf.dynamics.trackers import wrong_network
-from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
+from htf.dynamics.end_tensors import check_written_out, written_out
+from htf.dynamics.trackers import check_factorization
+from htf.nn import Factorization
 from htf.ranks import log_norm
-from htf.training.tracking import Factorization, Moment, Tracker
+from htf.training.tracking import Moment, Tracker
 
 
 def norms(p: float | Sequence[float] | None = None) -> Tracker:
@@ -35,11 +36,12 @@ def norms(p: float | Sequence[float] | None = None) -> Tracker:
     ------
     ValueError, TypeError
         If a p is not above 0 or no number; at the start of a fit, if it is not 2 and the network is no
-        MatrixFactorization.
+        MatrixFactorization, or for a large tensor of a factorization that is on no tree.
 
     Notes
     -----
-    Singular values of each run, or for tensors `htf.ranks.log_norm`, O(N R³) per run: never the tensor.
+    Singular values of each run, or for tensors on a tree `htf.ranks.log_norm`, O(N R³) per run: never the tensor.
+    Another factorization is written out, if its tensors have at most 2¹⁴ entries.
 
     References
     ----------
@@ -68,25 +70,27 @@ class Norms(Tracker):
     def exponents(self, network: Factorization) -> tuple[float, ...]:
         """Those that were asked for, or the network's default."""
         if self.p is None:
-            return (1.0, 2.0) if isinstance(network, MatrixFactorization) else (2.0,)
-        if not isinstance(network, MatrixFactorization) and set(self.p) != {2.0}:
+            return (1.0, 2.0) if network.has_end_matrices else (2.0,)
+        if not network.has_end_matrices and set(self.p) != {2.0}:
             (other, *_) = (p for p in self.p if p != 2)
             raise ValueError(f"p holds {other:g}; a {type(network).__name__} has the Frobenius norm only, p=2")
         return self.p
 
     def describe(self, network: Factorization) -> dict[str, Any]:
-        if not isinstance(network, MatrixFactorization | CPNetwork | HTNetwork):
-            raise wrong_network(self.name, network, "MatrixFactorization, CPNetwork or HTNetwork")
+        check_factorization(self.name, network)
+        if not network.has_end_matrices and network.tree is None:
+            check_written_out(self.name, network)
         # As text: JSON has no infinity.
         return {"p": [f"{p:g}" for p in self.exponents(network)]}
 
     @torch.no_grad()
     def measure(self, moment: Moment) -> dict[str, Tensor]:
         network = moment.network
-        if isinstance(network, MatrixFactorization):
+        if network.has_end_matrices:
             values = network.singular_values().double()
             return {f"schatten {p:g}": schatten_norm(values, p) for p in self.exponents(network)}
-        assert isinstance(network, CPNetwork | HTNetwork)
+        if network.tree is None:
+            return {"schatten 2": written_out(network).movedim(network.order, 0).flatten(1).norm(dim=1)}
         return {"schatten 2": torch.stack([log_norm(network, run) for run in range(network.runs)]).exp()}
 
 
@@ -104,7 +108,7 @@ def norm_lower_bound(loss: float) -> float: ...
 @overload
 def norm_lower_bound(loss: Tensor) -> Tensor: ...
 def norm_lower_bound(loss: float | Tensor) -> float | Tensor:
-    r"""How large every 2×2 matrix of positive determinant with a given loss is, on `diverging_completion`.
+    r"""Lower bound on the norm of 2×2 matrices of positive determinant with a given loss, on `diverging_completion`.
 
     With :math:`\ell = \frac13 ((w_{12} - 1)^2 + (w_{21} - 1)^2 + w_{22}^2)`, the mean square that a fit minimizes, and
     :math:`q = \sqrt{1 + 12 \ell}`, every W with :math:`\det W > 0` has, for :math:`\ell < 1/3`,
@@ -117,7 +121,7 @@ def norm_lower_bound(loss: float | Tensor) -> float | Tensor:
     Parameters
     ----------
     loss : float or Tensor
-        Of any shape, at least 0.
+        Losses in any shape, at least 0.
 
     Returns
     -------

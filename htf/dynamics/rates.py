@@ -11,7 +11,7 @@ from torch import Tensor
 
 from htf._repr import brief
 from htf.dynamics._trajectories import Trajectories, trajectories
-from htf.dynamics.components import flow_rate
+from htf.nn.networks.components import flow_rate
 from htf.training.history import History
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def compare_rates(history: History, tracker: str | None = None) -> RateCompariso
     Parameters
     ----------
     history : History
-        Of a fit that tracked `singular_values`, `component_norms` or `local_component_norms`.
+        Record of a fit that tracked `singular_values`, `component_norms` or `local_component_norms`.
     tracker : str, optional
         The tracker's name, if there are several.
 

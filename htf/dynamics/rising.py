@@ -51,7 +51,7 @@ class Phases:
 
     @property
     def overlap(self) -> float:
-        """How much components rose at the same time, from 0 (one after another) to 1 (together).
+        """Overlap in time of components that rose, from 0 (one after another) to 1 (together).
 
         The stretch from 10 % to 90 % of each and of the next to reach its half, in common, relative to the shorter; the
         mean over such pairs, 0 if there are none.
@@ -72,7 +72,7 @@ def phases(history: History, tracker: str | None = None, share: float = 0.05) ->
     Parameters
     ----------
     history : History
-        Of a fit that tracked `singular_values`, `component_norms` or `local_component_norms`.
+        Record of a fit that tracked `singular_values`, `component_norms` or `local_component_norms`.
     tracker : str, optional
         The tracker's name, if there are several.
     share : float
@@ -118,7 +118,7 @@ def _phases(own: Trajectories, run: int, steps: Tensor, share: float, stayed: bo
     values, end = own.values[:, run], own.last[run].nan_to_num(-1.0)
     largest = end.max().clamp(min=0)
     order = end.argsort(descending=True, stable=True)
-    # What was not recorded at first was below what was.
+    # Components not recorded at first were below those that were.
     grew = ~(end < GROWTH * values[0]) & (not stayed)
     risen = (end > share * largest) & grew
     rose, others = order[risen[order]], end[order[~risen[order]]]

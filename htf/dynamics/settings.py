@@ -1,4 +1,4 @@
-"""What a study plants and fits: one class of settings per format, defaults included."""
+"""Settings of studies, the planted tensor and the fit: one class per format, defaults included."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from htf.datasets.completion import tensor_completion
 from htf.datasets.problems import CompletionProblem
 from htf.dynamics.trackers import component_norms, local_component_norms, singular_values
 from htf.engine.layout import Block, Layout
-from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
-from htf.nn.init import Chain, gaussian
+from htf.nn import CPNetwork, Factorization, HTNetwork, MatrixFactorization
+from htf.nn.networks.init import Chain, gaussian
 from htf.training.losses import Loss
-from htf.training.tracking import Factorization, Tracker
+from htf.training.tracking import Tracker
 from htf.tree import DimensionTree
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings(ABC):
-    """What all studies have in common; use `MatrixStudy`, `CPStudy` or `HTStudy`.
+    """Settings that all studies have in common; use `MatrixStudy`, `CPStudy` or `HTStudy`.
 
     Parameters
     ----------
     rank : int
-        Of the planted tensor, whose Frobenius norm is the root of the number of its entries.
+        Rank of the planted tensor, whose Frobenius norm is the root of the number of its entries.
     dim : int
         Dimension of every mode.
     observed : int
@@ -41,15 +41,15 @@ class StudySettings(ABC):
     init_std : sequence of float
         Standard deviations of the Gaussian starts, above 0.
     seeds : sequence of int
-        Of the starts, for each standard deviation.
+        Seeds of the starts, for each standard deviation.
     steps : int
     lr : float
-        Of `GroupRMSprop`.
+        Learning rate of `GroupRMSprop`.
     loss : {"l2", "l1", "huber"}
     every : int
         Steps between recorded moments.
     problem_seed : int
-        Of the planted tensor, its observed entries and their noise.
+        Seed of the planted tensor, its observed entries and their noise.
     """
 
     format: ClassVar[str]
@@ -86,7 +86,7 @@ class StudySettings(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Of the tensor."""
+        """Shape of the tensor."""
 
     @property
     def top(self) -> int:
@@ -116,7 +116,7 @@ class StudySettings(ABC):
 
     @abstractmethod
     def tracker(self) -> Tracker:
-        """What records the components."""
+        """The tracker that records the components."""
 
     @abstractmethod
     def _teacher(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class CPStudy(StudySettings):
     order : int
         Number of modes.
     components : int
-        Of the network.
+        Components of the network.
     rank, dim, observed, noise, init_std, seeds, steps, lr, loss, every, problem_seed
         As in `StudySettings`; `init_std` is 3e-3 by default.
     """
@@ -223,7 +223,7 @@ class HTStudy(StudySettings):
     order : int
         Number of modes.
     width : int
-        Of the network at every node.
+        Width of the network at every node.
     rank, dim, observed, noise, init_std, seeds, steps, lr, loss, every, problem_seed
         As in `StudySettings`; `dim` is 8, `init_std` 3e-3 and `steps` 30,000 by default.
 
@@ -257,7 +257,7 @@ class HTStudy(StudySettings):
 
     @property
     def tree(self) -> DimensionTree:
-        """Of the planted tensor and the network."""
+        """Tree of the planted tensor and of the network."""
         return DimensionTree.balanced(self.order)
 
     def tracker(self) -> Tracker:

@@ -33,7 +33,7 @@ RISEN, REST = 0.05, 0.01
 
 @dataclass(frozen=True)
 class ScaleSummary:
-    """What came of all seeds at one size of the start, at one group of components.
+    """Results of all seeds at one size of the start, for one group of components.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Study:
     ----------
     settings : MatrixStudy, CPStudy or HTStudy
     history : History
-        Of all runs together.
+        Losses and components of all runs together.
     """
 
     settings: StudySettings
@@ -92,7 +92,7 @@ class Study:
         return self.history.test_error[-1, self._of(init_std)]
 
     def summary(self) -> list[ScaleSummary]:
-        """What came of the seeds, for each standard deviation of the start and group of components."""
+        """Results of the seeds, for each standard deviation of the start and group of components."""
         found = phases(self.history, share=RISEN)
         rows = []
         for std in self.settings.init_std:
@@ -235,7 +235,7 @@ def study(
     """
     settings = _settings(settings, changes)
     device = usable_device(device)
-    # Both before the folder is taken: what does not fit should leave no trace.
+    # Both before the folder is taken: settings that do not fit should leave no trace.
     problem, network = settings.problem(device), settings.network(device)
     folder = None if out is None else _claim(Path(out), settings)
     try:
@@ -252,7 +252,7 @@ def study(
         )
     except (ValueError, TypeError):
         if folder is not None:
-            # What does not fit leaves no trace, so that the folder is free for what does.
+            # Settings that do not fit leave no trace, so that the folder is free for others.
             folder.forget(STUDY)
         raise
     return Study(settings, history)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,18 +10,17 @@ import torch
 from torch import Tensor
 
 from htf._checks import positive
-from htf.dynamics.components import (
-    COMPONENTS,
-    END,
-    ComponentRates,
-    check_unshared,
-    component_name,
-    component_order,
-    component_rates,
-)
-from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
-from htf.training.tracking import Factorization, Moment, Tracker
-from htf.tree import DimensionTree
+from htf.dynamics.components import component_rates
+from htf.nn import ComponentGroup, ComponentRates, Factorization
+from htf.nn.networks.components import node_group
+from htf.training.tracking import Moment, Tracker
+
+# The library's own factorizations that each tracker is for, as errors name them.
+TRACKED_FOR = {
+    "singular_values": "MatrixFactorization",
+    "component_norms": "CPNetwork",
+    "local_component_norms": "HTNetwork or CPNetwork",
+}
 
 
 def singular_values(top: int = 10) -> Tracker:
@@ -43,7 +41,7 @@ def singular_values(top: int = 10) -> Tracker:
     Raises
     ------
     TypeError
-        At the start of a fit, for another network.
+        At the start of a fit, for another network; see `Factorization.component_kinds`.
 
     Notes
     -----
@@ -53,7 +51,7 @@ def singular_values(top: int = 10) -> Tracker:
     ----------
     .. [1] S. Arora, N. Cohen, W. Hu, Y. Luo, "Implicit regularization in deep matrix factorization", NeurIPS 2019.
     """
-    return SingularValues(positive("top", top))
+    return ComponentTracker("singular_values", positive("top", top))
 
 
 def component_norms(top: int = 10) -> Tracker:
@@ -74,13 +72,13 @@ def component_norms(top: int = 10) -> Tracker:
     Raises
     ------
     TypeError
-        At the start of a fit, for another network.
+        At the start of a fit, for another network; see `Factorization.component_kinds`.
 
     References
     ----------
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
     """
-    return ComponentNorms(positive("top", top))
+    return ComponentTracker("component_norms", positive("top", top))
 
 
 def local_component_norms(top: int = 10, nodes: Sequence[int] | None = None) -> Tracker:
@@ -110,95 +108,79 @@ def local_component_norms(top: int = 10, nodes: Sequence[int] | None = None) -> 
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
        convolutional neural networks", ICML 2022, definition 2.
     """
-    return LocalComponentNorms(positive("top", top), None if nodes is None else tuple(map(int, nodes)))
+    chosen = None if nodes is None else tuple(map(int, nodes))
+    return ComponentTracker("local_component_norms", positive("top", top), chosen)
 
 
 @dataclass(frozen=True)
 class ComponentTracker(Tracker):
-    """The largest components of each group, with what identifies them and the alignments that give their rates."""
+    """The largest components of each group, with what identifies them and the alignments that give their rates.
 
+    Attributes
+    ----------
+    name : str
+        One of the `component_kinds` of the factorizations that it can record.
+    top : int
+        How many of each group.
+    nodes : tuple of int, optional
+        Nodes of the tree whose groups are recorded; all by default.
+    """
+
+    name: str
     top: int
+    nodes: tuple[int, ...] | None = None
     consecutive = True
-
-    @abstractmethod
-    def groups(self, network: Factorization) -> dict[str, dict[str, Any]]:
-        """Order, node and modes of each group, and the components of each run."""
-
-    def rates(self, moment: Moment) -> dict[str, ComponentRates]:
-        """All components of the groups, and perhaps of others."""
-        return component_rates(moment.network)
 
     def describe(self, network: Factorization) -> dict[str, Any]:
         """`top`, and for each group the order of its components, its node and modes, and how many each run has."""
-        return {"top": self.top, "groups": self.groups(network)}
+        groups = {self._called(group, own): own.describe() for group, own in self._groups(network).items()}
+        return {"top": self.top, "groups": groups}
 
     def measure(self, moment: Moment) -> dict[str, Tensor]:
         """Values, alignments and indices of each group, (runs, k)."""
-        rates = self.rates(moment)
-        found: dict[str, Tensor] = {}
-        for group in self.groups(moment.network):
-            found |= {f"{group}/{name}": tensor for name, tensor in largest(rates[group], self.top).items()}
-        return found
+        groups = self._groups(moment.network)
+        rates = component_rates(moment.network, moment.end_gradient() if self.name == "singular_values" else None)
+        if not groups.keys() <= rates.keys():
+            kind = type(moment.network).__name__
+            raise ValueError(f"component_rates of {kind} gave {list(rates)}; component_groups has {list(groups)}")
+        return {
+            f"{self._called(group, own)}/{name}": tensor
+            for group, own in groups.items()
+            for name, tensor in largest(rates[group], self.top).items()
+        }
 
+    def _groups(self, network: Factorization) -> dict[str, ComponentGroup]:
+        """The recorded groups by name, in their order.
 
-class SingularValues(ComponentTracker):
-    """See `singular_values`."""
+        Raises
+        ------
+        TypeError, ValueError
+            For a network without components of this kind, or without the nodes.
+        """
+        kinds = network.component_kinds if isinstance(network, Factorization) else ()
+        if self.name not in kinds:
+            raise wrong_network(self.name, network, TRACKED_FOR[self.name])
+        groups = network.component_groups()
+        if self.nodes is None:
+            return groups
+        at = {own.node: name for name, own in groups.items() if own.node is not None}
+        if not at:
+            raise TypeError(f"nodes is given; the components of a {type(network).__name__} are not at nodes of a tree")
+        check_nodes(self.nodes, list(at), "inner nodes")
+        return {at[node]: groups[at[node]] for node in self.nodes}
 
-    name = "singular_values"
-
-    def groups(self, network: Factorization) -> dict[str, dict[str, Any]]:
-        if not isinstance(network, MatrixFactorization):
-            raise wrong_network(self.name, network, "MatrixFactorization")
-        count = min(*network.dims, *network.widths)
-        about = {"order": network.depth, "node": None, "modes": [0, 1], "components": [count] * network.runs}
-        return {END: about}
-
-    def rates(self, moment: Moment) -> dict[str, ComponentRates]:
-        return component_rates(moment.network, moment.end_gradient())
-
-
-class ComponentNorms(ComponentTracker):
-    """See `component_norms`."""
-
-    name = "component_norms"
-
-    def groups(self, network: Factorization) -> dict[str, dict[str, Any]]:
-        if not isinstance(network, CPNetwork):
-            raise wrong_network(self.name, network, "CPNetwork")
-        return {COMPONENTS: _about_components(network)}
-
-
-@dataclass(frozen=True)
-class LocalComponentNorms(ComponentTracker):
-    """See `local_component_norms`."""
-
-    name = "local_component_norms"
-    nodes: tuple[int, ...] | None = None
-
-    def groups(self, network: Factorization) -> dict[str, dict[str, Any]]:
-        if not isinstance(network, HTNetwork | CPNetwork):
-            raise wrong_network(self.name, network, "HTNetwork or CPNetwork")
-        tree = network.tree
-        nodes = tree.inner_nodes if self.nodes is None else self.nodes
-        check_nodes(nodes, tree.inner_nodes, "inner nodes")
-        if isinstance(network, CPNetwork):
-            return {component_name(node): _about_components(network) for node in nodes}
-        check_unshared(network)
-        widths = network.widths
-        return {component_name(node): _about_node(tree, node, [each[node] for each in widths]) for node in nodes}
-
-    def rates(self, moment: Moment) -> dict[str, ComponentRates]:
-        rates = component_rates(moment.network)
-        if isinstance(moment.network, CPNetwork):
-            return {component_name(moment.network.tree.root): rates[COMPONENTS]}
-        return rates
+    def _called(self, name: str, group: ComponentGroup) -> str:
+        """The name of a group in the record: by its node, if it is recorded as that of a node."""
+        if self.name == "local_component_norms" and group.node is not None:
+            return node_group(group.node)
+        return name
 
 
 def largest(rates: ComponentRates, top: int) -> dict[str, Tensor]:
     """The largest components of each run, falling: values, indices and alignments, (runs, k)."""
     width = rates.values.shape[1]
     there = torch.arange(width, device=rates.values.device) < rates.counts[:, None]
-    # What a run has not comes behind what it has at norm 0.
+    # Components that a run does not have come behind those of norm 0.
     order = rates.values.masked_fill(~there, -1.0).argsort(dim=1, descending=True, stable=True)[:, : min(top, width)]
     return {
         "values": rates.values.gather(1, order),
@@ -207,23 +189,22 @@ def largest(rates: ComponentRates, top: int) -> dict[str, Tensor]:
     }
 
 
-def wrong_network(tracker: str, network: Factorization, expected: str) -> TypeError:
+def wrong_network(tracker: str, network: object, expected: str) -> TypeError:
     """The error for a network of a kind that a tracker is not for."""
-    return TypeError(f"{tracker} are tracked for {expected}; the network is a {type(network).__name__}")
+    found = type(network).__name__
+    if isinstance(network, Factorization):
+        found += f", whose components are recorded by {' or '.join(network.component_kinds) or 'none of the trackers'}"
+    return TypeError(f"{tracker} are tracked for {expected}; the network is a {found}")
 
 
-def check_nodes(nodes: Sequence[int], known: range, what: str) -> None:
-    """A ValueError for nodes that are not among the known ones."""
+def check_factorization(tracker: str, network: object) -> None:
+    """Raise a TypeError for a model that is no factorization, of which nothing can be tracked."""
+    if not isinstance(network, Factorization):
+        raise wrong_network(tracker, network, "MatrixFactorization, CPNetwork, HTNetwork or another Factorization")
+
+
+def check_nodes(nodes: Sequence[int], known: Sequence[int], what: str) -> None:
+    """Raise a ValueError for nodes that are not among the known ones."""
     for node in nodes:
         if node not in known:
             raise ValueError(f"nodes holds {node!r}; the tree has the {what} {known[0]} to {known[-1]}")
-
-
-def _about_components(network: CPNetwork) -> dict[str, Any]:
-    about = _about_node(network.tree, network.tree.root, list(network.ranks))
-    return {**about, "order": component_order(network)}
-
-
-def _about_node(tree: DimensionTree, node: int, counts: list[int]) -> dict[str, Any]:
-    order = len(tree.children(node)) + 1
-    return {"order": order, "node": node, "modes": list(tree.modes(node)), "components": counts}

@@ -1,7 +1,7 @@
 """The engine under every network: plan once which rows to compute, then contract along the tree.
 
-`Layout` says which matrices a network holds and which of them are alike, `Plan` says what is shared,
-gathered and contracted for given inputs, and `contract` does it.
+`Layout` holds the shapes of a network's matrices, `Plan` what is shared, gathered and contracted for given inputs (made
+by `htf.engine.build`, counted by `htf.engine.cost`), and `contract` does it.
 """
 
 from htf.engine.contract import contract

@@ -18,7 +18,7 @@ from torch import Tensor
 from htf.engine.gather import pairs, product, take
 from htf.engine.log_domain import met_product
 from htf.engine.plan import Plan
-from htf.engine.steps import FACTORS_IN_RANGE, Gather, Meeting, Outer, Patterns, Stacked, Step
+from htf.engine.steps import FACTORS_IN_RANGE, Gather, Outer, Pairs, Patterns, Stacked, Step
 from htf.engine.tracing import values_at_hand
 
 # Below this, scales are so small that gradients could underflow: 2^-126 is the smallest normal float.
@@ -68,7 +68,23 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
     return _scaled(out)
 
 
-def _contracted(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | None]) -> _Activations:
+def contract_logarithm(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    """As `contract`, without leaving the log domain.
+
+    Returns
+    -------
+    value, exponent : Tensor
+        (batch, runs, outputs) and (batch, runs), constant whole numbers: outputs are value * 2^exponent, which may be
+        beyond all floats.
+    """
+    out = _contracted(plan, leaves, weights, least=-math.inf)
+    return out.value, out.log_scale
+
+
+def _contracted(
+    plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | None], least: float = LEAST_EXPONENT
+) -> _Activations:
+    """Contract along the tree; in the last step, exponents below `least` are left in the values."""
     bare = [leaf.flatten(0, 1) for leaf in leaves]
     tables: dict[int, _Activations] = {}
     root = plan.layout.tree.root
@@ -77,18 +93,18 @@ def _contracted(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor |
         weight, last = weights[step.block - len(leaves)], step.nodes == (root,)
         if isinstance(step.inputs, Patterns):
             # Logarithms need no scaling: these steps read the leaves as they are.
-            joint = _in_log_domain(step.inputs, [bare[s] for s in step.sources], last)
+            joint = _in_log_domain(step.inputs, [bare[s] for s in step.sources], least if last else -math.inf)
         else:
             for source in step.sources:
                 if source not in tables:
                     tables[source] = _normalize(bare[source])
-            if isinstance(step.inputs, Meeting):
-                out = _meet(step, step.inputs, tables, weight)
+            if isinstance(step.inputs, Pairs):
+                out = _pairwise(step, step.inputs, tables, weight)
                 break
             joint = _joint(step, tables)
         for source in step.release:
             tables.pop(source, None)
-        mixed = _mix(joint.value, step, weight)
+        mixed = apply_matrices(joint.value, step, weight)
         if last:
             out = _Activations(mixed, joint.log_scale)
             break
@@ -107,13 +123,13 @@ def _scaled(out: _Activations) -> Tensor:
     return out.value * root_of_scale * root_of_scale
 
 
-def _in_log_domain(inputs: Patterns, leaves: list[Tensor], last: bool) -> _Activations:
+def _in_log_domain(inputs: Patterns, leaves: list[Tensor], least: float) -> _Activations:
     """Multiply leaf rows as sums of logarithms.
 
     In the last step, small products are left as they are: their scale would make the gradients that come back small.
     """
     table = leaves[0] if len(leaves) == 1 else torch.cat(leaves)
-    return _Activations(*met_product(table, inputs, LEAST_EXPONENT if last else -math.inf))
+    return _Activations(*met_product(table, inputs, least))
 
 
 def _joint(step: Step, tables: dict[int, _Activations]) -> _Activations:
@@ -124,13 +140,14 @@ def _joint(step: Step, tables: dict[int, _Activations]) -> _Activations:
         return _outer([step.inputs], tables)[0]
     source, nodes = _joined(step.sources, tables), len(step.nodes)
     if isinstance(step.inputs, Stacked):
+        # (slots * nodes, batch, ...) each, then (slots, nodes, batch, ...)
         factors, scales = (
             table.unflatten(0, (step.inputs.nodes, -1)).index_select(0, step.inputs.index).unflatten(0, (-1, nodes))
             for table in (source.value, source.log_scale)
         )
         return _multiply(factors.flatten(1, 2), scales.sum(0).flatten(0, 1))
     shape = (nodes, step.arity, -1)
-    factors = source.value.unflatten(0, shape).transpose(0, 1)
+    factors = source.value.unflatten(0, shape).transpose(0, 1)  # (arity, nodes, batch, runs, width)
     # A copy is made where one is needed anyway: it does not depend on the batch, which may be a symbol.
     factors = factors.squeeze(1) if nodes == 1 else factors.clone(memory_format=torch.contiguous_format).flatten(1, 2)
     return _multiply(factors, source.log_scale.unflatten(0, shape).sum(1).flatten(0, 1))
@@ -171,6 +188,7 @@ def _combined(part: Outer, table: _Activations) -> _Activations:
     value, *values = table.value.unflatten(0, shape).unbind(1)
     log_scale, *log_scales = table.log_scale.unflatten(0, shape).unbind(1)
     for other, scale in zip(values, log_scales, strict=True):
+        # (nodes, rows, 1, runs, width) times (nodes, 1, rows of the child, runs, width)
         value = (value.unsqueeze(2) * other.unsqueeze(1)).flatten(1, 2)
         log_scale = (log_scale.unsqueeze(2) + scale.unsqueeze(1)).flatten(1, 2)
     return _Activations(value.flatten(0, 1), log_scale.flatten(0, 1))
@@ -185,7 +203,7 @@ def _multiply(factors: Tensor, log_scale: Tensor) -> _Activations:
     return _Activations(product(factors), log_scale)
 
 
-def _mix(value: Tensor, step: Step, weight: Tensor | None) -> Tensor:
+def apply_matrices(value: Tensor, step: Step, weight: Tensor | None) -> Tensor:
     """Apply each node's matrix to its rows."""
     if weight is None:
         return value
@@ -193,30 +211,31 @@ def _mix(value: Tensor, step: Step, weight: Tensor | None) -> Tensor:
         weight = weight.index_select(1, step.positions)
     runs, nodes, width, columns = weight.shape
     # Nodes that share a matrix are more rows of one.
-    value = value.unflatten(0, (nodes, -1))
+    value = value.unflatten(0, (nodes, -1))  # (nodes, rows, runs, width)
     if width == columns == 1:
         return (value * weight.transpose(0, 1).view(nodes, 1, runs, 1)).flatten(0, 1)
     # Matrices are multiplied as they are stored: it is the values that are brought into their order.
-    mixed = torch.bmm(value.permute(2, 0, 1, 3).flatten(0, 1), weight.flatten(0, 1))
+    mixed = torch.bmm(value.permute(2, 0, 1, 3).flatten(0, 1), weight.flatten(0, 1))  # (runs * nodes, rows, columns)
     mixed = mixed.unflatten(0, (runs, nodes)).permute(1, 2, 0, 3)
     # In a traced graph of any batch, strides must not be symbols that are compared.
     return (mixed.contiguous() if torch.compiler.is_compiling() else mixed).flatten(0, 1)
 
 
-def _meet(step: Step, inputs: Meeting, tables: dict[int, _Activations], weight: Tensor | None) -> _Activations:
+def _pairwise(step: Step, inputs: Pairs, tables: dict[int, _Activations], weight: Tensor | None) -> _Activations:
     """Outputs of the samples, read from the products of all pairs of rows of two groups."""
     left, right = _sides(step, inputs, tables)
-    rows, outputs = left.value.transpose(0, 1), 1
+    rows, outputs = left.value.transpose(0, 1), 1  # (runs, m, width)
     if weight is not None:
+        # (runs, 1, m, width) times (runs, outputs, 1, width), then (runs, outputs * m, width)
         rows, outputs = (rows.unsqueeze(1) * weight.permute(0, 3, 1, 2)).flatten(1, 2), weight.shape[3]
-    grid = pairs(rows, right.value.transpose(0, 1)).view(len(rows) * outputs, -1)
+    grid = pairs(rows, right.value.transpose(0, 1)).view(len(rows) * outputs, -1)  # (runs * outputs, m * n)
     # Runs lie outermost in what is read, as in the grid.
-    mixed = grid.index_select(1, inputs.cell).T.unflatten(1, (-1, outputs))
+    mixed = grid.index_select(1, inputs.cell).T.unflatten(1, (-1, outputs))  # (batch, runs, outputs)
     scales = left.log_scale.index_select(0, inputs.left_of) + right.log_scale.index_select(0, inputs.right_of)
     return _Activations(mixed, scales)
 
 
-def _sides(step: Step, inputs: Meeting, tables: dict[int, _Activations]) -> list[_Activations]:
+def _sides(step: Step, inputs: Pairs, tables: dict[int, _Activations]) -> list[_Activations]:
     """The rows of the two groups."""
     groups = (inputs.left, inputs.right)
     outer = iter(_outer([side for side in groups if isinstance(side, Outer)], tables))
@@ -235,7 +254,7 @@ def _normalize(value: Tensor, log_scale: Tensor | None = None) -> _Activations:
         size = value.abs() @ value.new_full((width,), 1 / width) if width > 1 else value.abs().squeeze(-1)
         # A row of zeros keeps its scale: its gradient may be all that matters of it.
         exponent = size.masked_fill_(size.logical_not(), 1).log2_().round_()
-        # Of a power whose inverse is a normal number too.
+        # The inverse of the power has to be a normal number too.
         exponent = exponent.clamp(least := math.log2(torch.finfo(size.dtype).tiny), -least)
         total = exponent if log_scale is None else exponent + log_scale
         divisor = exponent.neg().exp2_()

@@ -1,4 +1,4 @@
-"""Taking rows and multiplying them, with gradients that neither scatter nor divide nor transpose."""
+"""Gathering of rows and their products, with gradients that neither scatter nor divide nor transpose."""
 
 from __future__ import annotations
 
@@ -122,7 +122,10 @@ class _Product(torch.autograd.Function):
 
 
 def _times_others(factors: Tensor, grad: Tensor) -> Tensor:
-    """For each factor, `grad` times the product of the other factors."""
+    """For each factor, `grad` times the product of the other factors, (count, ...), by halves in one tensor.
+
+    `htf.linalg.dense.products_of_others` would take a call per factor, and here calls are what takes the time.
+    """
     count = len(factors)
     if count == 1:
         return grad.unsqueeze(0)

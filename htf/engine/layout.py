@@ -1,4 +1,4 @@
-"""Which matrices a network on a tree holds, and which of them are alike."""
+"""Shapes of the matrices that a network on a tree holds, and blocks of those that are alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Block:
     Attributes
     ----------
     nodes : tuple of int
-        The nodes, in the order in which a walk of the tree meets them.
+        The nodes, in the order of a walk of the tree.
     level : int
         Their level.
     rows, columns : int

@@ -1,7 +1,7 @@
 """Products of very many leaf factors, as sums of logarithms, right for factors of every size.
 
 Logarithms, to base 2, are taken relative to that of each mode's most frequent value, whose sum is constant and computed
-in double precision: what is summed row by row is small, and so is its rounding error.  Of a factor that is far from the
+in double precision: what is summed row by row is small, and so is its rounding error.  Where a factor is far from the
 frequent one, whole multiples of some octaves are counted apart, in sums of integers, and so are signs and zeros.
 
 The gradient of a factor is the sum, over the rows that meet it, of upstream gradient times product, divided by the
@@ -125,7 +125,7 @@ class _Sum(torch.autograd.Function):
 
 @bound_once
 class _SumOfZeros(torch.autograd.Function):
-    """The same of zeros: nothing to add, but to differentiate."""
+    """`_Sum` of zeros, which needs no additions forward; its gradient is that of `_Sum`."""
 
     generate_vmap_rule = True
 
@@ -250,7 +250,7 @@ def _of_alike(terms: Tensor, flat: Tensor, inputs: Patterns) -> Tensor:
 
 
 def _of_factors(terms: Tensor, shift: Tensor, flat: Tensor, inputs: Patterns) -> Tensor:
-    """The same for terms * 2^shift, which are added in each column at the scale of the largest."""
+    """`_of_alike` for terms * 2^shift, which are added in each column at the scale of the largest."""
     with torch.no_grad():
         info = torch.finfo(flat.dtype)
         least = math.log2(info.tiny)
@@ -302,7 +302,7 @@ def _split(flat: Tensor, zero: Tensor | None, inputs: Patterns, positive: bool) 
 
 
 def _can_look(flat: Tensor, inputs: Patterns) -> bool:
-    """Whether values may decide what is computed."""
+    """Check whether values may decide what is computed."""
     if values_at_hand(flat):
         return True
     many = inputs.dense is not None and inputs.dense.rows * flat.shape[1] >= WORTH_A_WAIT

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from htf.engine.sharing import distinct_tuples
+from htf.engine.distinct import distinct_tuples
 from htf.engine.steps import Bags, Codes, Patterns
 
 # Adding leaf rows to the sum of a pattern takes as long as this many of the additions that follow: the table of

@@ -1,4 +1,4 @@
-"""The steps of a plan: what is taken from which tables, and by what kind of product.
+"""The steps of a plan: which rows are taken from which tables, and how they are multiplied.
 
 Inputs of a step are one of six kinds: rows gathered slot by slot, all combinations of rows, patterns of leaf rows for
 products in the log domain, a view of rows that already lie in order, samples' rows taken node by node, or, at the root,
@@ -15,13 +15,17 @@ from torch import Tensor
 FACTORS_IN_RANGE = 8
 
 
+def _bytes(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 @dataclass(frozen=True)
 class Gather:
     """Rows taken from the tables of the children, slot by slot, and the way back for gradients.
 
     `index` holds (arity, nodes * rows) numbers of rows of the sources laid end to end.  `order` sorts the taken
     positions by source row and `starts` says where each source row begins in it, so that the gradient is a sum over
-    consecutive runs: no scattered writes.
+    consecutive runs: no scattered writes.  Index [[0, 2, 0]] of 3 rows has order [0, 2, 1] and starts [0, 2, 2].
     """
 
     sources: tuple[int, ...]
@@ -35,7 +39,7 @@ class Gather:
 
     @property
     def n_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.index, self.order, self.starts))
+        return _bytes(self.index, self.order, self.starts)
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,12 @@ class Bags:
 
     @property
     def n_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.index, self.starts))
+        return _bytes(self.index, self.starts)
 
 
 @dataclass(frozen=True)
 class Codes:
-    """Which leaf rows each row meets, as matrices of zeros and ones.
+    """Sums of leaf rows as products with matrices of zeros and ones.
 
     `code`, (nodes, rows, columns) in bfloat16, multiplies the leaf rows `leaves`, (nodes, columns).  Columns past a
     node's leaf rows are zero.  There are `table_rows` leaf rows in all.
@@ -69,7 +73,7 @@ class Codes:
 
     @property
     def n_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.code, self.leaves))
+        return _bytes(self.code, self.leaves)
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,17 @@ class Patterns:
 
     @property
     def n_bytes(self) -> int:
-        own = sum(t.numel() * t.element_size() for t in (self.base, self.common))
-        own += 0 if self.dense is None else self.dense.n_bytes
-        return own + sum(bags.n_bytes for bags in (*self.rows, self.patterns, self.pieces, self.leaves))
+        bags = sum(each.n_bytes for each in (*self.rows, self.patterns, self.pieces, self.leaves))
+        return _bytes(self.base, self.common) + bags + (0 if self.dense is None else self.dense.n_bytes)
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Children that lie behind one another, per sample, in one table: a view, nothing to gather."""
+    """Children that lie one after another in one table, a row for each sample: a view, nothing to gather.
+
+    Two nodes with children (0, 1) and (2, 3) read the table of (0, 1, 2, 3), (4 * batch, runs, width), as
+    (2, 2, batch, runs, width).
+    """
 
     source: int
 
@@ -130,7 +137,7 @@ class Aligned:
 
 @dataclass(frozen=True)
 class Stacked:
-    """Children that have a row for each sample, but not in order: taken node by node, so for any number of samples.
+    """Children that have a row for each sample, but in another order: taken node by node, for any number of samples.
 
     `index` numbers the children, slot by slot, among the `nodes` of the sources end to end.
     """
@@ -141,14 +148,15 @@ class Stacked:
 
     @property
     def n_bytes(self) -> int:
-        return self.index.numel() * self.index.element_size()
+        return _bytes(self.index)
 
 
 @dataclass(frozen=True)
 class Outer:
     """All combinations of the rows of each node's children, the last child's changing fastest: nothing to gather.
 
-    The children lie behind one another in one table, from row `first` on, each with `rows_of_child` rows.
+    The children lie one after another in one table, from row `first` on, each with `rows_of_child` rows.  Of binary
+    children 0 and 1 these are the rows (0, 0), (0, 1), (1, 0), (1, 1).
     """
 
     source: int
@@ -180,8 +188,8 @@ class Outer:
 
 
 @dataclass(frozen=True)
-class Meeting:
-    """The root's children in two groups, each with its distinct rows, and where each sample finds them.
+class Pairs:
+    """All pairs of distinct rows of two groups of the root's children, and the pair of each sample.
 
     `left`, the group of fewer rows, and `right` span a grid of products, of which `cell` numbers each sample's, row by
     row; `left_of` and `right_of` number its rows in the groups.  All three have shape (batch,).
@@ -199,8 +207,7 @@ class Meeting:
 
     @property
     def n_bytes(self) -> int:
-        own = sum(t.numel() * t.element_size() for t in (self.cell, self.left_of, self.right_of))
-        return own + self.left.n_bytes + self.right.n_bytes
+        return _bytes(self.cell, self.left_of, self.right_of) + self.left.n_bytes + self.right.n_bytes
 
 
 @dataclass(frozen=True)
@@ -215,7 +222,7 @@ class Step:
         Rows computed for each node.
     shared : bool
         Whether a row is a distinct value (gathered by the parents) or a sample.
-    inputs : Gather, Outer, Patterns, Aligned, Stacked or Meeting
+    inputs : Gather, Outer, Patterns, Aligned, Stacked or Pairs
     block : int
         Block of the layout that holds the nodes' matrices.
     positions : Tensor or None
@@ -228,7 +235,7 @@ class Step:
     arity: int
     rows: int
     shared: bool
-    inputs: Gather | Outer | Patterns | Aligned | Stacked | Meeting
+    inputs: Gather | Outer | Patterns | Aligned | Stacked | Pairs
     block: int
     positions: Tensor | None
     release: tuple[int, ...] = ()

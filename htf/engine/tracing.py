@@ -1,4 +1,4 @@
-"""Whether the values of tensors may decide what is done next."""
+"""Tests of whether the values of tensors may decide what is done next."""
 
 from __future__ import annotations
 

@@ -1,19 +1,40 @@
 """Factorizations as torch modules, layers whose weights are factorized, and networks to compare them with."""
 
 from htf.nn import init
-from htf.nn.cp import CPNetwork
-from htf.nn.deep import DeepNetwork
-from htf.nn.factorized import FactorizedConv2d, FactorizedLinear
-from htf.nn.finite_sample import FiniteSampleNetwork, finite_sample_network
-from htf.nn.ht import HTNetwork
-from htf.nn.matrix import MatrixFactorization, MatrixPlan
-from htf.nn.overparam import OverparamConv1d, OverparamConv2d, OverparamConv3d, OverparamLinear
-from htf.nn.receptive import receptive_field
-from htf.nn.resnet import ResNet, Stem, resnet18, small_resnet
+from htf.nn.baselines import (
+    DeepNetwork,
+    FiniteSampleNetwork,
+    ResNet,
+    Stem,
+    finite_sample_network,
+    receptive_field,
+    resnet18,
+    small_resnet,
+)
+from htf.nn.layers import (
+    FactorizedConv2d,
+    FactorizedLinear,
+    OverparamConv1d,
+    OverparamConv2d,
+    OverparamConv3d,
+    OverparamLinear,
+)
+from htf.nn.networks import (
+    ComponentGroup,
+    ComponentRates,
+    CPNetwork,
+    Factorization,
+    HTNetwork,
+    MatrixFactorization,
+    MatrixPlan,
+)
 
 __all__ = [
     "CPNetwork",
+    "ComponentGroup",
+    "ComponentRates",
     "DeepNetwork",
+    "Factorization",
     "FactorizedConv2d",
     "FactorizedLinear",
     "FiniteSampleNetwork",

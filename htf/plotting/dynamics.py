@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
+from htf.dynamics.end_norms import norm_lower_bound
 from htf.training.history import History
 
 if TYPE_CHECKING:
@@ -221,8 +222,6 @@ def plot_norms_and_rank(histories: History | Sequence[History] | Mapping[str, Hi
     KeyError, ValueError
         If a history has no record of these.
     """
-    from htf.dynamics.end_norms import norm_lower_bound
-
     named = _named(histories)
     names = [name for name in named[0][1]["norms"] if all(name in history["norms"] for _, history in named)]
     if not names:

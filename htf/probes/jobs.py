@@ -18,7 +18,7 @@ from htf.datasets import TWINS, ImageData, one_vs_all, quantize
 from htf.engine import Plan
 from htf.jobs import FolderJob, Report
 from htf.nn import CPNetwork, HTNetwork
-from htf.nn._network import TreeNetwork
+from htf.nn.networks.tree import TreeNetwork
 from htf.probes.result import FITS_FOLDER, FitRecord, check_run, job_content, read_job, write_job
 from htf.training.loop import Batch, Fit, FitSettings
 from htf.tree import DimensionTree

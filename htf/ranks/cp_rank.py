@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import tensorly as tl
@@ -9,13 +10,13 @@ import torch
 from tensorly.decomposition import parafac
 
 from htf._checks import positive
-from htf.tensors._backend import Array, Backend, all_finite, check_array, constant, current_backend
-from htf.tensors._linalg import kept, prod
+from htf.linalg.backend import Array, Backend, all_finite, check_array, constant, current_backend
+from htf.linalg.dense import kept
 from htf.tensors.rank import check_tolerance
 
 
 class CPRankEstimate(NamedTuple):
-    """What `cp_rank` found.
+    """Result of `cp_rank`.
 
     Attributes
     ----------
@@ -45,7 +46,7 @@ def cp_rank(
     Parameters
     ----------
     tensor : array
-        Of two axes or more, of any backend of TensorLy.
+        Two axes or more, of any backend of TensorLy.
     max_rank : int, optional
         Largest rank to try; by default the product of all dimensions but the largest, which always suffices.
     tol : float

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from htf.ranks._frames import Frames, Ranked
+from functools import partial
+
+from htf.linalg.backend import Array, Backend, constant, eye
+from htf.linalg.dense import products_of_others
+from htf.ranks.frames import Frames, Ranked
 from htf.ranks.spectrum import numerical_rank
-from htf.tensors._backend import Array, Backend, asarray, constant, eye
+from htf.tensors import overlaps
 from htf.tensors.orthogonal import ht_singular_values
 from htf.tensors.rank import check_tolerance
 
@@ -70,13 +74,7 @@ def log_norm(x: Ranked, run: int = 0) -> Array:
         As `spectra`.
     """
     frames = Frames.of(x, run)
-    B = frames.backend
-    overlaps, logs = frames.below(frames.factors, frames.factors)
-    square = overlaps[-1].trace()
-    # Rounding can leave the square of a numerical zero below it.
-    if float(constant(square)) <= 0:
-        return asarray(B, -float("inf"), frames.factors[0])
-    return (B.log(square) + sum(logs)) / 2 + frames.log_scale
+    return overlaps.log_norm(frames.tree, frames.factors, frames.diagonal) + frames.log_scale
 
 
 def hierarchical_rank(x: Ranked, tol: float | None = None, run: int = 0) -> dict[int, int]:
@@ -135,16 +133,11 @@ def _diagonal_spectra(frames: Frames) -> dict[int, Array]:
     for node in range(tree.root, tree.order - 1, -1):
         group = tree.children(node)
         seen = _reduced(B, B.matmul(above.pop(node), frames.factors[node].T))
-        # Products of all siblings but one: what comes before it times what comes behind.
-        behind: list[Array] = [None] * len(group)
-        for k in range(len(group) - 1, 0, -1):
-            behind[k - 1] = below[group[k]] if behind[k] is None else _joined(B, behind[k], below[group[k]])
-        for k, child in enumerate(group):
-            rest = _joined(B, seen, behind[k]) if behind[k] is not None else seen
+        rests = products_of_others(seen, [below[child] for child in group], partial(_joined, B))
+        for child, rest in zip(group, rests, strict=True):
             found[child] = B.svd(B.matmul(below[child], rest.T), full_matrices=False)[1]
             if child >= tree.order:
                 above[child] = rest
-            seen = _joined(B, seen, below[child])
     return found
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from htf.ranks._frames import Frames, Ranked, check_edges
+from htf.linalg.backend import Array, Backend, asarray, constant
+from htf.ranks.frames import Frames, Ranked, check_edges
 from htf.ranks.spectrum import shannon
-from htf.tensors._backend import Array, Backend, asarray, constant
 
 
 def entanglement_entropies(x: Ranked, edges: Iterable[int] | None = None, run: int = 0) -> dict[int, Array]:

@@ -1,4 +1,4 @@
-"""Gram matrices of what networks make of data: their effective rank, and an order in which to show them."""
+"""Gram matrices of the features that networks compute: their effective rank, and an order in which to show them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from htf.tensors._backend import check_tensor
+from htf.linalg.backend import check_tensor
+from htf.ranks.spectrum import effective_ranks_of
 
 
 def kernel_matrix(features: Tensor, normalize: bool = True) -> Tensor:
@@ -83,13 +84,9 @@ def kernel_effective_rank(features: Tensor, normalize: bool = True) -> Tensor:
     rows = rows / torch.where(largest > 0, largest, 1.0)
     small = rows @ rows.mT if rows.shape[-2] < rows.shape[-1] else rows.mT @ rows
     values = torch.linalg.eigvalsh(small)
-    total = values.sum(-1, keepdim=True)
-    p = values / torch.where(total > 0, total, 1.0)
-    kept = p.detach() > 1e-15 * small.shape[-1]
-    # log 1 = 0 stands in for what does not count, so that no logarithm of 0 enters a gradient.
-    safe = torch.where(kept, p, 1.0)
-    rank = torch.exp(-(safe * safe.log()).sum(-1))
-    return torch.where(total.squeeze(-1) > 0, rank, 0.0)
+    # Eigenvalues of rounding's size may be negative.
+    kept = values.detach() > 1e-15 * small.shape[-1] * values.detach().sum(-1, keepdim=True)
+    return effective_ranks_of(torch.where(kept, values, 0.0))
 
 
 def cluster_order(kernel: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from htf.ranks._frames import Frames, Ranked
+from htf.linalg.backend import Array, constant
 from htf.ranks.edges import spectra_of
+from htf.ranks.frames import Frames, Ranked
 from htf.ranks.spectrum import numerical_rank
-from htf.tensors._backend import Array, constant
 from htf.tensors.ht_tensor import check_mode
 from htf.tensors.rank import check_tolerance
 from htf.tensors.retree import restricted

@@ -1,4 +1,4 @@
-"""How much the output of a trained network depends on what two distant patches hold together."""
+"""Share of a trained network's output that depends on the contents of two distant patches together."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 from htf._checks import check_seed, natural, positive
 from htf._files import read_json, write_json
 from htf._modes import evaluated
+from htf._outputs import check_outputs
+from htf._random import seeded
 from htf._repr import brief
-from htf.regularizers._base import seeded
-from htf.regularizers._grids import DrawnGrids, centred, doubly_centred, draw_grids, grid_images
-from htf.regularizers._outputs import check_outputs
-from htf.regularizers.patches import Patch, PatchSampler, check_patches, random_patches
+from htf.patches.grids import DrawnGrids, centred, doubly_centred, draw_grids, grid_images
+from htf.patches.sampling import Patch, PatchSampler, check_patches, random_patches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ class SeparationProfile:
     distances : tuple of int
         Pixels between the two patches.
     shares : tuple of float
-        Of the variance that the two patches make together, the part that neither makes alone: 0 for a sum of functions
+        The part of the variance that the two patches make together, and neither makes alone: 0 for a sum of functions
         of each, 1 where either says something by the other only.  Estimates: they may exceed 1.
     errors : tuple of float
         Standard errors of the shares, as if the grids of different images were independent.  Those of few images share
@@ -47,7 +47,7 @@ class SeparationProfile:
         pair of patches amount to.
     strength_errors : tuple of float
     settings : dict
-        What was measured, and how, as JSON can hold it.
+        The measurement's settings, as JSON can hold them.
     """
 
     distances: tuple[int, ...]
@@ -60,7 +60,7 @@ class SeparationProfile:
     __repr__ = brief
 
     def table(self) -> str:
-        """As text, a row per distance."""
+        """Format as text, a row per distance."""
         lines = [f"{'distance':>8}  {'share':>7} {'error':>7}  {'strength':>9} {'error':>9}"]
         columns = (self.distances, self.shares, self.errors, self.strengths, self.strength_errors)
         for distance, share, error, strength, strength_error in zip(*columns, strict=True):
@@ -137,7 +137,7 @@ def separation_profile(
     grid : int
         Contents of each patch, crossed, at least 2.
     seed : int
-        Of all that is drawn.  The same images and patches are drawn for every model.
+        Seed of all that is drawn.  The same images and patches are drawn for every model.
     batch_size : int
         Images evaluated at once, at most, but for a single grid.
 
@@ -310,6 +310,6 @@ def _outputs(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def _moved(images: Tensor, model: Callable[[Tensor], Tensor]) -> Tensor:
-    """To the device and type of the model's parameters."""
+    """Move images to the device and dtype of the model's parameters."""
     first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     return images if first is None else images.to(first.device, first.dtype)

@@ -1,8 +1,8 @@
-"""What one list of singular values says about rank."""
+"""Measures of rank of one list of singular values."""
 
 from __future__ import annotations
 
-from htf.tensors._backend import Array, Backend, all_finite, check_array, constant
+from htf.linalg.backend import Array, Backend, all_finite, backend_of, check_array, constant
 from htf.tensors.rank import check_tolerance
 
 
@@ -50,7 +50,15 @@ def effective_rank(singular_values: Array) -> Array:
     B, S = _checked(singular_values)
     if S is None:
         return B.sum(singular_values)
-    return B.exp(shannon(B, S / B.sum(S)))
+    return effective_ranks_of(S)
+
+
+def effective_ranks_of(values: Array) -> Array:
+    """`effective_rank` of spectra along the last axis, (..., r) to (...), which are not checked."""
+    B = backend_of(values)
+    total = B.sum(values, -1)
+    safe = B.where(total > 0, total, B.zeros_like(total) + 1)
+    return B.where(total > 0, B.exp(shannon(B, values / safe[..., None])), total)
 
 
 def stable_rank(singular_values: Array) -> Array:
@@ -111,7 +119,7 @@ def participation_ratio(singular_values: Array) -> Array:
 
 
 def numerical_rank(spectrum: Array, tol: float | None = None) -> int:
-    """How many singular values exceed `tol` times the largest.
+    """Count the singular values that exceed `tol` times the largest.
 
     Parameters
     ----------
@@ -141,10 +149,10 @@ def numerical_rank(spectrum: Array, tol: float | None = None) -> int:
 
 
 def shannon(B: Backend, probabilities: Array) -> Array:
-    """-Σ p log p, with 0 log 0 = 0 in value and gradient."""
+    """-Σ p log p along the last axis, with 0 log 0 = 0 in value and gradient."""
     # log(1) = 0 stands in for what does not count, so that no logarithm of 0 enters a gradient.
     safe = B.where(probabilities > 0, probabilities, B.zeros_like(probabilities) + 1)
-    return -B.sum(safe * B.log(safe))
+    return -B.sum(safe * B.log(safe), -1)
 
 
 def _checked(singular_values: Array) -> tuple[Backend, Array | None]:

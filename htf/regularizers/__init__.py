@@ -1,9 +1,6 @@
 """Regularizers that promote or lower rank: of CNNs by two patches, of trees in closed form, of weights by penalties."""
 
-from htf.regularizers.gradient_field import GradientFieldChange
-from htf.regularizers.input_gradient import InputGradientChange
-from htf.regularizers.interaction import Interaction
-from htf.regularizers.patches import (
+from htf.patches import (
     Patch,
     PatchSampler,
     far_patches,
@@ -11,6 +8,9 @@ from htf.regularizers.patches import (
     random_patches,
     tree_patches,
 )
+from htf.regularizers.gradient_field import GradientFieldChange
+from htf.regularizers.input_gradient import InputGradientChange
+from htf.regularizers.interaction import Interaction
 from htf.regularizers.tree_spectra import TreeEntropy, TreeLogDet, separating_edges
 from htf.regularizers.weight_rank import WeightRank
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from htf._checks import check_seed, finite, positive
-from htf.regularizers._outputs import scores
-from htf.regularizers.patches import Patch, PatchSampler, check_patches
-from htf.tensors._backend import check_tensor
+from htf._outputs import scores
+from htf._random import seeded
+from htf.linalg.backend import check_tensor
+from htf.patches.sampling import Patch, PatchSampler, check_patches
 
 Model = Callable[[Tensor], Tensor]
 
@@ -163,12 +163,6 @@ def learnable_scores(model: Model, x: Tensor, y: Tensor | None) -> Tensor:
             "not act on it"
         )
     return values
-
-
-def seeded(seed: int, key: int) -> Generator:
-    """A generator of its own for every key, such as the number of a call."""
-    # Mixed into 32 bits, as torch's generator looks at the lower 32 alone.
-    return Generator().manual_seed(int(np.random.SeedSequence([seed, key]).generate_state(1)[0]))
 
 
 @contextmanager

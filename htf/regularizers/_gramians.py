@@ -1,19 +1,20 @@
 """Gramians on both sides of every edge of a ConvAC's tree, for all runs and all alike nodes at once.
 
-What `htf.ranks` computes node by node for any tensor with a tree, as a loss needs it at every step.
+The overlaps of `htf.tensors.overlaps` with diagonal transfer tensors, which go node by node on any backend, as a loss
+needs them at every step: one batched product for all nodes of a block and all runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor
 
 from htf.engine import Layout
-from htf.nn.ht import HTNetwork
+from htf.linalg.dense import products_of_others
 
 Positions = slice | list[int]
 
@@ -34,8 +35,14 @@ class _Siblings:
     children: list[tuple[int, list[int]]]
 
 
-def overlaps(network: HTNetwork) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
+def overlaps(layout: Layout, matrices: Sequence[Tensor]) -> Iterator[tuple[tuple[int, ...], Tensor, Tensor]]:
     """Gramians of the frames of nodes and of the rest of the tensor, by blocks of nodes below the root.
+
+    Parameters
+    ----------
+    layout : Layout
+    matrices : sequence of Tensor
+        Per block, (runs, nodes or 1, rows, columns).
 
     Yields
     ------
@@ -43,29 +50,28 @@ def overlaps(network: HTNetwork) -> Iterator[tuple[tuple[int, ...], Tensor, Tens
     below, above : Tensor, (runs, nodes, width, width)
         In double precision, each node's divided by a constant.
     """
-    layout = network._layout
     blocks, families = layout.blocks, _families(layout)
     weights = [
         _scaled(weight.double().expand(-1, len(block.nodes), -1, -1))
-        for block, weight in zip(blocks, network.weights, strict=True)
+        for block, weight in zip(blocks, matrices, strict=True)
     ]
     below: list[Tensor] = []
     for weight, siblings in zip(weights, families, strict=True):
         if siblings:
-            joint = _in_order([(s.own, _joint([below[b][:, _view(at)] for b, at in s.children])) for s in siblings])
+            joint = _in_order([(s.own, reduce(_times, _of_children(s, below))) for s in siblings])
             below.append(_scaled(weight.mT @ joint @ weight))
         else:
             below.append(_scaled(weight.mT @ weight))
-    root = torch.eye(layout.outputs, dtype=torch.float64, device=network.device)
+    root = torch.eye(layout.outputs, dtype=torch.float64, device=matrices[0].device)
     seen: list[list[tuple[list[int], Tensor]]] = [[] for _ in blocks]
-    seen[-1].append(([0], root.expand(network.runs, 1, -1, -1)))
+    seen[-1].append(([0], root.expand(len(matrices[0]), 1, -1, -1)))
     for number in reversed(range(len(blocks))):
         above = _in_order(seen[number])
         if number < len(blocks) - 1:
             yield blocks[number].nodes, below[number], above
         for s in families[number]:
             outside = (weights[number] @ above @ weights[number].mT)[:, _view(s.own)]
-            rest = _all_but_one(outside, [below[b][:, _view(at)] for b, at in s.children])
+            rest = products_of_others(outside, _of_children(s, below), _times)
             for (block, at), overlap in zip(s.children, rest, strict=True):
                 seen[block].append((at, overlap))
 
@@ -88,8 +94,13 @@ def _families(layout: Layout) -> list[list[_Siblings]]:
     return families
 
 
+def _of_children(siblings: _Siblings, overlaps: Sequence[Tensor]) -> list[Tensor]:
+    """Overlaps of all first children, all second children, and so on, from those of blocks."""
+    return [overlaps[block][:, _view(at)] for block, at in siblings.children]
+
+
 def _view(positions: list[int]) -> Positions:
-    """As a slice where they are evenly spaced, so that nothing is copied."""
+    """Positions as a slice where they are evenly spaced, so that nothing is copied."""
     step = positions[1] - positions[0] if len(positions) > 1 else 1
     even = range(positions[0], positions[-1] + 1, step) if step > 0 else ()
     return slice(positions[0], positions[-1] + 1, step) if list(even) == positions else positions
@@ -104,24 +115,9 @@ def _in_order(parts: Sequence[tuple[list[int], Tensor]]) -> Tensor:
     return whole[:, sorted(range(len(positions)), key=positions.__getitem__)]
 
 
-def _joint(factors: Sequence[Tensor]) -> Tensor:
-    product = factors[0]
-    for factor in factors[1:]:
-        # A node may have hundreds of children.
-        product = _scaled(product * factor)
-    return product
-
-
-def _all_but_one(outside: Tensor, factors: Sequence[Tensor]) -> list[Tensor]:
-    """Products of what is outside and of all factors but the first, all but the second, and so on."""
-    behind: list[Tensor | None] = [None]
-    for factor in reversed(factors[1:]):
-        behind.append(factor if behind[-1] is None else _scaled(behind[-1] * factor))
-    found = []
-    for factor, rest in zip(factors, reversed(behind), strict=True):
-        found.append(_scaled(outside if rest is None else outside * rest))
-        outside = _scaled(outside * factor)
-    return found
+def _times(first: Tensor, second: Tensor) -> Tensor:
+    # Scaled at every factor, as a node may have hundreds of children.
+    return _scaled(first * second)
 
 
 def _scaled(matrices: Tensor) -> Tensor:

@@ -9,10 +9,9 @@ from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d, pad
 
 from htf._checks import above_zero, natural, positive
-from htf._random import beside, place, rand
+from htf._outputs import precise
+from htf._random import below, beside, place, rand
 from htf.regularizers._base import ImageRegularizer, Model, running_statistics_kept, warn_of_no_effect
-from htf.regularizers._outputs import precise
-from htf.regularizers._positions import below
 from htf.regularizers.input_gradient import gradients_of_own
 
 

@@ -9,17 +9,11 @@ from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from htf._checks import above_zero, positive
+from htf._outputs import precise, scores
 from htf._random import beside, place
-from htf.regularizers._base import (
-    Model,
-    PatchRegularizer,
-    learnable_scores,
-    running_statistics_kept,
-    warn_of_no_effect,
-)
-from htf.regularizers._outputs import precise, scores
+from htf.patches.sampling import Patch, PatchSampler
+from htf.regularizers._base import Model, PatchRegularizer, learnable_scores, running_statistics_kept, warn_of_no_effect
 from htf.regularizers._second import first_derivatives, refusal, without_second_derivative
-from htf.regularizers.patches import Patch, PatchSampler
 
 
 class InputGradientChange(PatchRegularizer):

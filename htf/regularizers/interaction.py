@@ -8,15 +8,9 @@ from torch import Generator, Tensor
 
 from htf._checks import above_zero, positive
 from htf._random import beside
-from htf.regularizers._base import (
-    Model,
-    PatchRegularizer,
-    learnable_scores,
-    running_statistics_kept,
-    warn_of_no_effect,
-)
-from htf.regularizers._grids import centred, doubly_centred, draw_grids, grid_images
-from htf.regularizers.patches import PatchSampler
+from htf.patches.grids import centred, doubly_centred, draw_grids, grid_images
+from htf.patches.sampling import PatchSampler
+from htf.regularizers._base import Model, PatchRegularizer, learnable_scores, running_statistics_kept, warn_of_no_effect
 
 
 class Interaction(PatchRegularizer):

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from htf._checks import above_zero, finite, positive
-from htf.nn.cp import CPNetwork
-from htf.nn.ht import HTNetwork
-from htf.ranks._frames import Frames, Ranked, check_edges
+from htf.nn import Factorization
+from htf.patches.sampling import Patch, check_patches
+from htf.ranks.frames import Frames, Ranked, check_edges
 from htf.regularizers._base import check_learning
 from htf.regularizers._gramians import overlaps
-from htf.regularizers.patches import Patch, check_patches
 from htf.tree import DimensionTree
 
 
@@ -32,7 +31,7 @@ class TreeRegularizer(ABC):
         self._last: Tensor | None = None
 
     def __call__(self, x: Ranked, *_: object) -> Tensor:
-        """What is to be added to the loss.
+        """The term to add to the loss.
 
         Parameters
         ----------
@@ -76,16 +75,18 @@ class TreeRegularizer(ABC):
 
     def _sides(self, x: Ranked) -> Iterator[tuple[Tensor, Tensor]]:
         """Gramians on both sides of edges, each (runs, edges, width, width); runs of a CP network come one by one."""
-        if isinstance(x, HTNetwork):
-            chosen = set(check_edges(x.tree, self.edges))
-            for nodes, below, above in overlaps(x):
+        stacked = x.stacked_matrices() if isinstance(x, Factorization) else None
+        if stacked is not None:
+            layout, matrices = stacked
+            chosen = set(check_edges(layout.tree, self.edges))
+            for nodes, below, above in overlaps(layout, matrices):
                 kept = [position for position, node in enumerate(nodes) if node in chosen]
                 if len(kept) == len(nodes):
                     yield below, above
                 elif kept:
                     yield below[:, kept], above[:, kept]
             return
-        for run in range(x.runs if isinstance(x, CPNetwork) else 1):
+        for run in range(x.runs if isinstance(x, Factorization) else 1):
             frames = Frames.of(x, run)
             if not isinstance(frames.factors[0], Tensor):
                 raise TypeError(f"x holds {type(frames.factors[0]).__name__}; expected PyTorch tensors")

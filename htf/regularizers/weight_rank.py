@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from htf._checks import above_zero, finite
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
+from htf.ranks.spectrum import effective_ranks_of
 from htf.regularizers._base import check_learning
 
 
@@ -161,7 +162,7 @@ class WeightRank:
         )
 
 
-_Layer = nn.Linear | _ConvNd | StandIn
+_Layer = nn.Linear | _ConvNd | DropInLayer
 
 
 def _layers_in(module: nn.Module, name: str) -> Iterator[tuple[str, _Layer]]:
@@ -175,7 +176,7 @@ def _layers_in(module: nn.Module, name: str) -> Iterator[tuple[str, _Layer]]:
 
 def _identity(layer: _Layer) -> tuple[int, ...]:
     """What tells weights apart: that of a stand-in is computed, from parameters that others may share."""
-    if not isinstance(layer, StandIn):
+    if not isinstance(layer, DropInLayer):
         return (id(layer.weight),)
     return tuple(id(p) for name, p in layer.named_parameters() if name.rpartition(".")[2] != "bias")
 
@@ -213,8 +214,7 @@ def _log_det(values: Tensor, eps: float) -> Tensor:
 def _effective_rank(values: Tensor, eps: float) -> Tensor:
     if not len(values):
         return values.sum()
-    q = values / values.sum()
-    return torch.exp(-(q * q.log()).sum())
+    return effective_ranks_of(values)
 
 
 _PENALTIES: dict[str, Callable[[Tensor, float], Tensor]] = {

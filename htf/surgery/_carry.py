@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
 
 _HOOKS = (
     "_forward_hooks",
@@ -45,7 +45,7 @@ def take_over(old: nn.Module, new: nn.Module, *, fresh: bool = False) -> None:
         found.requires_grad_(bias.requires_grad)
 
 
-def become(layer: StandIn, new: StandIn) -> None:
+def become(layer: DropInLayer, new: DropInLayer) -> None:
     """Give a layer the factors of another of its class; it stays the same object, with its hooks."""
     take_over(layer, new)
     torchs_own = set(vars(nn.Module())) - set(_STATE)
@@ -74,7 +74,7 @@ def share(layer: nn.Module, first: nn.Module) -> None:
         layer.get_submodule(owner)._parameters[leaf] = parameter
 
 
-def relative_error(new: StandIn, weight: Any) -> float:
+def relative_error(new: DropInLayer, weight: Any) -> float:
     """Distance of a layer's weight from another relative to that one's Frobenius norm."""
     with torch.no_grad():
         norm = torch.linalg.vector_norm(weight)

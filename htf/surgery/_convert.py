@@ -10,12 +10,12 @@ import torch
 from torch import Generator, nn
 
 from htf._checks import check_seed
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
 from htf.surgery._carry import factors, share, take_over
 from htf.surgery._eligible import LeftAlone, check_values, has_weights, held_outside, reason_against, shared_outside
 from htf.surgery._walk import Place, as_patterns, check_model, choose, copy_with, places, sealed
 
-Build = Callable[[nn.Module], StandIn]
+Build = Callable[[nn.Module], DropInLayer]
 Types = tuple[type[nn.Module], ...]
 Start = Literal["same", "random"]
 
@@ -94,9 +94,9 @@ def select(model: nn.Module, modules: Iterable[str] | None, types: Types, suppor
     return selection
 
 
-def build_each(selection: Selection, build: Build, what: str) -> dict[int, StandIn]:
+def build_each(selection: Selection, build: Build, what: str) -> dict[int, DropInLayer]:
     """A new layer for each, by the ``id`` of the old one; groups for which there is none are left alone."""
-    new: dict[int, StandIn] = {}
+    new: dict[int, DropInLayer] = {}
     for group in selection.groups:
         try:
             new |= build_group(group, build)
@@ -106,7 +106,7 @@ def build_each(selection: Selection, build: Build, what: str) -> dict[int, Stand
     return new
 
 
-def build_group(group: list[Place], build: Build) -> dict[int, StandIn]:
+def build_group(group: list[Place], build: Build) -> dict[int, DropInLayer]:
     """New layers for those that share a weight, which share their factors.
 
     Raises
@@ -134,7 +134,7 @@ def make_generator(seed: int | Generator | None) -> Generator | None:
     return seed if seed is None or isinstance(seed, Generator) else Generator().manual_seed(check_seed(seed))
 
 
-def exchange(model: nn.Module, new: dict[int, StandIn], *, fresh: bool) -> nn.Module:
+def exchange(model: nn.Module, new: dict[int, DropInLayer], *, fresh: bool) -> nn.Module:
     """A copy of the model with the new layers, which take over what belongs to the place."""
     copied, old = copy_with(model, new)
     for key, layer in new.items():

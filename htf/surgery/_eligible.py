@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
 from htf.surgery._walk import Place, sealed
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -55,7 +55,7 @@ def check_values(layers: Iterable[Place], hint: str = "") -> None:
 
 def has_weights(module: nn.Module) -> bool:
     """Whether a module is one that readers of a report look for: a layer, or a module with matrices of its own."""
-    if isinstance(module, StandIn) or is_parametrized(module) or sealed(module) is not None:
+    if isinstance(module, DropInLayer) or is_parametrized(module) or sealed(module) is not None:
         return True
     if isinstance(module, ParametrizationList):
         return False
@@ -72,7 +72,7 @@ def reason_against(
         return _reason_against_state(module)
     if is_parametrized(module):
         return "it is parametrized (torch.nn.utils.parametrize); remove that first"
-    if isinstance(module, StandIn):
+    if isinstance(module, DropInLayer):
         return "it is over-parameterized or factorized already"
     if kind in supported:
         return "its type was not asked for"

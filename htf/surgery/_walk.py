@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
 
 ROOT = "(the model)"
 
@@ -115,7 +115,7 @@ def _visit(module: nn.Module, name: str, above: tuple[int, ...]) -> Iterator[tup
     if id(module) in above:
         return
     yield name, module
-    if isinstance(module, StandIn):
+    if isinstance(module, DropInLayer):
         return
     for slot, child in module._modules.items():
         if child is not None:

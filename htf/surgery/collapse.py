@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
-from htf.nn._stand_in import StandIn
-from htf.nn.overparam._base import Overparam
+from htf.nn.layers.drop_in import DropInLayer
+from htf.nn.layers.overparam.base import Overparam
 from htf.surgery._carry import factors, share, take_over
 from htf.surgery._walk import Place, check_model, copy_with, places
 from htf.surgery.report import Example, Report, Snapshot, count_parameters
@@ -68,7 +68,7 @@ def collapse(
     """
     check_model(model)
     found = places(model)
-    layers = [place for place in found if isinstance(place.module, StandIn)]
+    layers = [place for place in found if isinstance(place.module, DropInLayer)]
     if not layers:
         raise ValueError("model has no over-parameterized or factorized layers; perhaps it was collapsed before")
     read = read_by_parents(found)
@@ -76,7 +76,7 @@ def collapse(
     first: dict[tuple[int, ...], nn.Module] = {}
     for place in layers:
         whole = id(place.module) in read
-        assert isinstance(place.module, StandIn)
+        assert isinstance(place.module, DropInLayer)
         new[id(place.module)] = plain = _plain(place.module, whole)
         twin = first.setdefault((whole, *map(id, factors(place.module).values())), plain)
         if twin is not plain:
@@ -88,7 +88,7 @@ def collapse(
     return (changed, before.report(changed, new, (), example, {})) if with_report else changed
 
 
-def size_in_use(layer: StandIn, whole: bool) -> int:
+def size_in_use(layer: DropInLayer, whole: bool) -> int:
     """Numbers in the parameters of what stands for a layer when the model is used.
 
     That is what `collapse` makes of it; a factorized layer stays as it is where it is smaller.
@@ -97,7 +97,7 @@ def size_in_use(layer: StandIn, whole: bool) -> int:
     return collapsed if isinstance(layer, Overparam) else min(collapsed, count_parameters(layer))
 
 
-def _plain(layer: StandIn, whole: bool) -> nn.Module:
+def _plain(layer: DropInLayer, whole: bool) -> nn.Module:
     plain = layer.plain()
     if not (whole and isinstance(plain, nn.Sequential)):
         return plain

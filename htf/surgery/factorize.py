@@ -7,8 +7,8 @@ from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 from torch import Generator, nn
 
-from htf.nn._stand_in import StandIn
-from htf.nn.factorized import FactorizedConv2d, FactorizedLinear
+from htf.nn.layers.drop_in import DropInLayer
+from htf.nn.layers.factorized import FactorizedConv2d, FactorizedLinear
 from htf.surgery._budget import check_budget, fit_into
 from htf.surgery._carry import relative_error
 from htf.surgery._convert import (
@@ -137,7 +137,7 @@ def factorize(
 
 def _decompose(format: str) -> Callable[..., Build]:
     def with_options(**options: Any) -> Build:
-        return lambda layer: cast(StandIn, _LAYERS[type(layer)].from_plain(layer, format, **options))
+        return lambda layer: cast(DropInLayer, _LAYERS[type(layer)].from_plain(layer, format, **options))
 
     return with_options
 
@@ -149,7 +149,7 @@ def _draw(format: str, generator: Generator | None) -> Callable[..., Build]:
     return with_rank
 
 
-def _drawn(layer: Any, format: str, rank: int | float, generator: Generator | None) -> StandIn:
+def _drawn(layer: Any, format: str, rank: int | float, generator: Generator | None) -> DropInLayer:
     options: dict[str, Any] = {"format": format, "rank": rank, "seed": generator}
     options |= {"device": layer.weight.device, "dtype": layer.weight.dtype}
     names = ["in_features", "out_features"]
@@ -157,13 +157,13 @@ def _drawn(layer: Any, format: str, rank: int | float, generator: Generator | No
         names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"]
         options["padding_mode"] = layer.padding_mode
     sizes = {name: getattr(layer, name) for name in names}
-    return cast(StandIn, _LAYERS[type(layer)](**sizes, bias=layer.bias is not None, **options))
+    return cast(DropInLayer, _LAYERS[type(layer)](**sizes, bias=layer.bias is not None, **options))
 
 
 def _smaller(build: Build) -> Build:
     """The same, but for layers that would not be smaller than they are."""
 
-    def build_smaller(layer: nn.Module) -> StandIn:
+    def build_smaller(layer: nn.Module) -> DropInLayer:
         new = build(layer)
         size, plain = size_of([new]), size_of([layer])
         if size >= plain:
@@ -175,14 +175,14 @@ def _smaller(build: Build) -> Build:
 
 def _fit(
     model: nn.Module, selection: Selection, make: Callable[..., Build], key: str, limit: int
-) -> dict[int, StandIn]:
+) -> dict[int, DropInLayer]:
     """The layers of least error, drawn ones of the largest share, with which the model is within the limit."""
     groups = selection.groups
     plain = {id(group[0].module): size_of([group[0].module]) for group in groups}
     rest = count_parameters(model) - sum(plain.values())
 
-    def attempt(options: dict[str, float]) -> tuple[int, tuple[dict[int, StandIn], list[tuple[list[Place], str]]]]:
-        new: dict[int, StandIn] = {}
+    def attempt(options: dict[str, float]) -> tuple[int, tuple[dict[int, DropInLayer], list[tuple[list[Place], str]]]]:
+        new: dict[int, DropInLayer] = {}
         size, against = rest, []
         for group in groups:
             try:

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypedDict, Unpack, cast, overload
 from torch import Generator, nn
 
 from htf._checks import positive
-from htf.nn._stand_in import StandIn
-from htf.nn.overparam import OverparamConv1d, OverparamConv2d, OverparamConv3d, OverparamLinear
+from htf.nn.layers.drop_in import DropInLayer
+from htf.nn.layers.overparam import OverparamConv1d, OverparamConv2d, OverparamConv3d, OverparamLinear
 from htf.surgery._convert import Start, build_each, check_start, exchange, make_generator, select
 from htf.surgery._eligible import check_types
 from htf.surgery.report import Example, Report, Snapshot
@@ -121,9 +121,9 @@ def overparameterize(
     if start == "same":
         selection.check_values()
 
-    def build(layer: nn.Module) -> StandIn:
+    def build(layer: nn.Module) -> DropInLayer:
         options = {"width": width, "residual": residual, "batch_norm": batch_norm, "start": start, "seed": generator}
-        return cast(StandIn, _LAYERS[type(layer)].from_plain(layer, depth, **options))
+        return cast(DropInLayer, _LAYERS[type(layer)].from_plain(layer, depth, **options))
 
     new = build_each(selection, build, "over-parameterized")
     before = Snapshot.of(model, selection.places, example)

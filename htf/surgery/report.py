@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from htf._modes import evaluated
 from htf._repr import brief
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
 from htf.surgery._eligible import CONVOLUTIONS, LeftAlone
 from htf.surgery._walk import Place
 
@@ -100,7 +100,7 @@ def describe(module: nn.Module) -> str:
     kind = type(module).__name__
     if isinstance(module, nn.Sequential):
         return ", ".join(describe(part) for part in module)
-    if isinstance(module, StandIn):
+    if isinstance(module, DropInLayer):
         return f"{kind}({_inside(module)})"
     if isinstance(module, nn.Linear):
         return f"{kind}({module.in_features}, {module.out_features})"
@@ -205,7 +205,7 @@ def _total(operations: Operations) -> int | None:
     return None if operations is None else operations[""]
 
 
-def _inside(layer: StandIn) -> str:
+def _inside(layer: DropInLayer) -> str:
     """What distinguishes a stand-in from another of its type."""
     known = (("depth", "depth {}"), ("widths", "widths {}"), ("format", "{}"), ("rank", "rank {}"))
     return ", ".join(_said(text, getattr(layer, name)) for name, text in known if hasattr(layer, name))

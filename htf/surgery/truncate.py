@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from htf._checks import positive
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
 from htf.surgery._budget import check_budget, fit_into
 from htf.surgery._carry import become, factors, relative_error, share
 from htf.surgery._eligible import SUPPORTED, LeftAlone, check_values, has_weights, reason_against
@@ -18,7 +18,7 @@ from htf.surgery._walk import Place, as_patterns, check_model, choose, places
 from htf.surgery.collapse import read_by_parents, size_in_use
 from htf.surgery.report import Example, Report, Snapshot, count_parameters
 
-_Layers = dict[int, StandIn]
+_Layers = dict[int, DropInLayer]
 
 
 @torch.no_grad()
@@ -96,7 +96,7 @@ def truncate(
     before = Snapshot.of(model, changing, example)
     errors = {id(place.module): relative_error(new[id(place.module)], place.module.weight) for place in changing}
     for place in changing:
-        assert isinstance(place.module, StandIn)
+        assert isinstance(place.module, DropInLayer)
         become(place.module, new[id(place.module)])
     left = [LeftAlone(p.name, type(p.module).__name__, r) for p in found if (r := reasons.get(id(p.module)))]
     report = before.report(model, {id(p.module): p.module for p in changing}, left, example, errors)
@@ -116,7 +116,7 @@ def _check_measure(tol: float | None, rank: int | float | None) -> None:
 
 def _select(found: list[Place], modules: Iterable[str] | None) -> tuple[list[list[Place]], dict[int, str]]:
     """Groups of layers with the same factors, and reasons against all other layers with weights."""
-    layers = [place for place in found if isinstance(place.module, StandIn)]
+    layers = [place for place in found if isinstance(place.module, DropInLayer)]
     if not layers:
         raise ValueError("model has no over-parameterized or factorized layers; expected one of which ranks can be cut")
     patterns = as_patterns(modules)
@@ -127,7 +127,7 @@ def _select(found: list[Place], modules: Iterable[str] | None) -> tuple[list[lis
     reasons = {id(p.module): _reason(p, chosen) for p in found if has_weights(p.module)}
     groups: dict[tuple[int, ...], list[Place]] = {}
     for place in chosen:
-        if isinstance(place.module, StandIn):
+        if isinstance(place.module, DropInLayer):
             del reasons[id(place.module)]
             groups.setdefault(tuple(map(id, factors(place.module).values())), []).append(place)
     for key in [key for key in groups if _entangled(key, groups, found)]:
@@ -139,7 +139,7 @@ def _entangled(key: tuple[int, ...], groups: Iterable[tuple[int, ...]], found: l
     """Whether some of these parameters are in other modules, or in layers that do not share all of them."""
     elsewhere = {number for other in groups if other != key for number in other}
     elsewhere |= {
-        id(p) for place in found if not isinstance(place.module, StandIn) for p in place.module.parameters(False)
+        id(p) for place in found if not isinstance(place.module, DropInLayer) for p in place.module.parameters(False)
     }
     return not elsewhere.isdisjoint(key)
 
@@ -163,7 +163,7 @@ def _cut_each(groups: list[list[Place]], options: dict[str, Any], reasons: dict[
 
 def _cut(group: list[Place], options: dict[str, Any]) -> _Layers:
     layers = [place.module for place in group]
-    new = [layer.truncated(**options) for layer in layers if isinstance(layer, StandIn)]
+    new = [layer.truncated(**options) for layer in layers if isinstance(layer, DropInLayer)]
     if count_parameters(new[0]) >= count_parameters(layers[0]):
         raise ValueError("nothing to cut")
     for other in new[1:]:
@@ -177,14 +177,14 @@ class _InUse:
     def __init__(self, model: nn.Module, found: list[Place]) -> None:
         self._read = read_by_parents(found)
         # Layers that share their factors count once.
-        firsts: dict[tuple[int, ...], StandIn] = {}
+        firsts: dict[tuple[int, ...], DropInLayer] = {}
         for place in found:
-            if isinstance(place.module, StandIn):
+            if isinstance(place.module, DropInLayer):
                 firsts.setdefault(tuple(map(id, factors(place.module).values())), place.module)
         self._sizes = {id(layer): size_in_use(layer, id(layer) in self._read) for layer in firsts.values()}
         self._plain = count_parameters(model) - sum(count_parameters(layer) for layer in firsts.values())
 
-    def of(self, layer: StandIn, old: int) -> int:
+    def of(self, layer: DropInLayer, old: int) -> int:
         """A new layer's, given the ``id`` of the one whose place it takes."""
         return size_in_use(layer, old in self._read)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Sequence
 
 import numpy as np
 
-from htf.tensors._backend import (
+from htf.linalg.backend import (
     Array,
     Backend,
     asarray,
@@ -19,9 +18,12 @@ from htf.tensors._backend import (
     real_number,
     zeros,
 )
-from htf.tensors._certificate import certificate, views
-from htf.tensors._linalg import all_divided, divided, exponents, frobenius, mode_product, root, tall, with_scale
+from htf.linalg.dense import mode_product
+from htf.linalg.scaling import all_divided, divided, exponents, frobenius, root, with_scale
+from htf.linalg.underflow import certificate, views
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
+from htf.tensors.orthogonal import orthogonal_sum
+from htf.tensors.overlaps import frame_overlap
 from htf.tree import DimensionTree
 
 
@@ -245,7 +247,7 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     Parameters
     ----------
     first, second : HTTensor or (tree, factors)
-        Of one tree and shape.
+        Tensors of one tree and shape.
 
     Returns
     -------
@@ -335,14 +337,6 @@ def _inner(x: HTTensor, y: HTTensor) -> tuple[Array, Array]:
     return B.sum(a * b), exponent + (B.sum(exponents(B, B.stack(scales))) if scales else 0)
 
 
-def frame_overlap(B: Backend, tree: DimensionTree, node: int, a: Array, b: Array, overlaps: Sequence[Array]) -> Array:
-    """U_tᵀ V_t of the frames of two tensors, from those of the children."""
-    if node >= tree.order:
-        for axis, child in enumerate(tree.children(node)):
-            b = mode_product(B, b, overlaps[child], axis)
-    return B.matmul(tall(B, a).T, tall(B, b))
-
-
 def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:
     """Frobenius norm.
 
@@ -369,19 +363,13 @@ def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:
     return with_scale(B, root(B, square * B.where(exponent > 2 * half, half * 0 + 2, half * 0 + 1)), half)
 
 
-def log_norm(x: HTTensor) -> float:
-    """Logarithm of the Frobenius norm, which may be beyond the range of any dtype; -inf for zero."""
-    square, exponent = _inner(x, x)
-    return (math.log(float(square)) + float(exponent) * math.log(2)) / 2 if float(square) > 0 else -math.inf
-
-
 def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     """Frobenius norm of the difference, accurate to rounding error of the larger tensor.
 
     Parameters
     ----------
     first, second : HTTensor or (tree, factors)
-        Of one tree and shape.
+        Tensors of one tree and shape.
 
     Returns
     -------
@@ -400,8 +388,6 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     Derivatives are those of inner products, ⟨x - y, dx - dy⟩ over the distance: with an error of some ε ‖x‖ / ‖x - y‖,
     and zero where the distance is.
     """
-    from htf.tensors.orthogonal import orthogonal_sum
-
     x, y = pair(first, second)
     B = backend_of(x.factors[0])
     recorded = B.backend_name == "pytorch" and any(map(needs_gradient, [*x.factors, *y.factors]))

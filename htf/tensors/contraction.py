@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from htf.tensors._backend import Array, backend_of, check_alike
-from htf.tensors._linalg import mode_product
+from htf.linalg.backend import Array, backend_of, check_alike
+from htf.linalg.dense import mode_product
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, check_mode
 from htf.tensors.network import Network
+from htf.tensors.retree import gathered
 
 
 def ht_mode_dot(ht_tensor: HTTensor | RawHT, matrix_or_vector: Array, mode: int) -> HTTensor | Array:
@@ -203,8 +204,6 @@ def ht_tensordot(
     Modes that form a subtree of both trees, of the same shape, are contracted as they stand, and ranks stay as they
     are. Otherwise they are brought together first, see `ht_change_tree`; ranks may grow.
     """
-    from htf.tensors.retree import gathered
-
     x, y = as_ht(first), as_ht(second)
     check_alike((x.factors[0], y.factors[0]), "the pair of tensors")
     if x.outputs > 1 and y.outputs > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ from tensorly.cp_tensor import CPTensor
 from tensorly.tt_tensor import TTTensor
 from tensorly.tucker_tensor import TuckerTensor
 
-from htf.tensors._backend import Array, Backend, asarray, backend_of, check_alike, constant, context, eye
-from htf.tensors._linalg import mode_product, prod
+from htf.linalg.backend import Array, Backend, asarray, backend_of, check_alike, constant, context, eye
+from htf.linalg.dense import mode_product
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.rank import as_tree
 from htf.tree import DimensionTree

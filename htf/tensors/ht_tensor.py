@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import tensorly as tl
 import torch
 from tensorly._factorized_tensor import FactorizedTensor
 
-from htf.tensors._backend import Array, backend_of, check_alike, context, needs_gradient, real_number
-from htf.tensors._linalg import mode_product, prod
+from htf.linalg.backend import Array, backend_of, check_alike, context, needs_gradient, real_number
+from htf.linalg.dense import mode_product
 from htf.tree import DimensionTree
 
 if TYPE_CHECKING:

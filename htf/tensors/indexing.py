@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from htf.tensors._backend import Array, Backend, backend_of, host_array, host_indices
-from htf.tensors._linalg import prod
+from htf.linalg.backend import Array, Backend, backend_of, host_array, host_indices
+from htf.linalg.dense import joint_values
+from htf.tensors.contraction import without_modes
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
+from htf.tensors.reshaping import diagonal, ht_permute
 
 # Entries that are held at once, of the rows of all frames and of a product with a transfer tensor: 32 MB in doubles.
 _CHUNK_ENTRIES = 2**22
@@ -67,17 +70,6 @@ def root_rows(B: Backend, x: HTTensor, rows: Sequence[Array]) -> Array:
     return values[-1]
 
 
-def joint_values(B: Backend, transfer: Array, values: Sequence[Array]) -> Array:
-    """Rows of a node's frame from rows of its children's: (batch, r_1), ..., (batch, r_k) to (batch, r)."""
-    batch = values[0].shape[0]
-    product = B.matmul(values[0], B.reshape(transfer, (transfer.shape[0], -1)))
-    for value in values[1:]:
-        width = value.shape[1]
-        product = B.reshape(product, (batch, width, prod(tuple(product.shape[1:])) // width))
-        product = B.matmul(B.reshape(value, (batch, 1, width)), product)[:, 0]
-    return product
-
-
 def _check_range(column: np.ndarray, dim: int, mode: int) -> np.ndarray:
     if column.size and (column.min() < -dim or column.max() >= dim):
         worst = column[(column < -dim) | (column >= dim)].flat[0]
@@ -114,8 +106,6 @@ def ht_getitem(ht_tensor: HTTensor | RawHT, key: Any) -> Any:
     Integers, slices and a single array touch their leaves alone.  Several arrays bring their modes together in the tree
     first, for which ranks may grow, see `ht_change_tree`.
     """
-    from htf.tensors.reshaping import ht_permute
-
     x = as_ht(ht_tensor)
     keys = [_normalized(k, x.shape[axis], axis) for axis, k in enumerate(_expand(key, x.ndim))]
     advanced = [axis for axis, k in enumerate(keys) if isinstance(k, np.ndarray)]
@@ -205,8 +195,6 @@ def _values(x: HTTensor, keys: list[Any]) -> Array:
 
 
 def _selected(x: HTTensor, keys: list[Any]) -> HTTensor:
-    from htf.tensors.contraction import without_modes
-
     factors = list(x.factors)
     removed: dict[int, Array] = {}
     for mode, key in enumerate(keys):
@@ -226,8 +214,6 @@ def _selected(x: HTTensor, keys: list[Any]) -> HTTensor:
 
 def _jointly(x: HTTensor, keys: list[Any], arrays: list[int]) -> HTTensor:
     """Several index arrays beside slices: one mode that runs along all of them."""
-    from htf.tensors.reshaping import diagonal
-
     try:
         length = np.broadcast_shapes(*(keys[mode].shape for mode in arrays))
     except ValueError as error:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
-from htf.tensors._backend import Array, backend_of, eye
-from htf.tensors._linalg import orthonormal, prod
+from htf.linalg.backend import Array, backend_of, eye
+from htf.linalg.dense import orthonormal
 from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor
 

@@ -8,20 +8,10 @@ from collections.abc import Container, Sequence
 
 import numpy as np
 
-from htf.tensors._backend import Array, Backend, all_finite, backend_of, constant
-from htf.tensors._certificate import certificate, ordinary, size_of
-from htf.tensors._linalg import (
-    divided,
-    exponents,
-    left_singular,
-    log2_largest,
-    matricize,
-    mode_product,
-    orthonormal_parts,
-    safe_scale,
-    tall,
-    with_scale,
-)
+from htf.linalg.backend import Array, Backend, all_finite, backend_of, constant
+from htf.linalg.dense import left_singular, matricize, mode_product, orthonormal_parts, tall
+from htf.linalg.scaling import divided, exponents, log2_largest, safe_scale, with_scale
+from htf.linalg.underflow import certificate, ordinary, size_of
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tree import DimensionTree
 

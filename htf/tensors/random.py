@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import tensorly as tl
 
 from htf._checks import check_dims, positive
-from htf.tensors._backend import Array, asarray, backend_of, check_alike
-from htf.tensors._linalg import prod
+from htf.linalg.backend import Array, asarray, backend_of, check_alike
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, validate_ht_rank, wanted_and_feasible
 from htf.tree import DimensionTree

@@ -6,10 +6,10 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 from htf._checks import check_dims, positive, warn
-from htf.tensors._linalg import prod
 from htf.tree import DimensionTree
 
 RankLike = int | Sequence[int] | Mapping[int, int]

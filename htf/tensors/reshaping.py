@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from math import prod
 from typing import SupportsIndex
 
 from htf._checks import check_dims
-from htf.tensors._backend import backend_of
-from htf.tensors._linalg import prod
+from htf.linalg.backend import backend_of
+from htf.linalg.dense import joint_values
 from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, check_mode
-from htf.tensors.indexing import joint_values
 from htf.tensors.network import Leg, Network, mode_leg
 
 

@@ -1,27 +1,28 @@
-"""The same tensor on another dimension tree, or with the root elsewhere."""
+"""Change of the dimension tree of a tensor, or of the place of its root."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from htf.tensors._backend import Array, backend_of
-from htf.tensors._linalg import mode_product
-from htf.tensors.arithmetic import frame_overlap, renumbered
+from htf.linalg.backend import Array, backend_of
+from htf.linalg.dense import mode_product
+from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.network import OUTPUTS, Leg, Network
+from htf.tensors.overlaps import frame_overlap
 from htf.tensors.rank import as_tree, check_tolerance
 from htf.tree import DimensionTree
 
 
 def ht_change_tree(ht_tensor: HTTensor | RawHT, tree: DimensionTree, tol: float = 0.0) -> HTTensor:
-    """The same tensor on another dimension tree.
+    """Bring a tensor to another dimension tree.
 
     Parameters
     ----------
     ht_tensor : HTTensor or (tree, factors)
     tree : DimensionTree
-        Of the same order.
+        A tree of the same order.
     tol : float
         Relative tolerance to round to at the end; 0 drops nothing but rounding error.
 
@@ -90,7 +91,7 @@ def _reordered(x: HTTensor, tree: DimensionTree) -> HTTensor:
 
 
 def ht_move_root(ht_tensor: HTTensor | RawHT, node: int) -> HTTensor:
-    """The same tensor with the root on the edge above a node.
+    """Move the root of a tensor to the edge above a node.
 
     Parameters
     ----------
@@ -180,7 +181,7 @@ def _with_subtree(x: HTTensor, modes: Sequence[int], form: Any) -> tuple[HTTenso
 
 
 def _has_form(tree: DimensionTree, node: int, form: Any) -> bool:
-    """Whether a node is of a nested form; without recursion, as trees can be a thousand levels deep."""
+    """Check whether a node is of a nested form; without recursion, as trees can be a thousand levels deep."""
     pairs = [(node, form)]
     for current, part in pairs:
         group = tree.children(current)
@@ -208,7 +209,7 @@ def _contracted(x: HTTensor, top_x: int, y: HTTensor, top_y: int) -> HTTensor | 
     overlaps: dict[int, Array] = {}
     for node in _descendants(x.tree, top_x):
         a, b = x.factors[node], y.factors[twin[node]]
-        overlaps[node] = frame_overlap(B, x.tree, node, a, b, overlaps)  # type: ignore[arg-type]
+        overlaps[node] = frame_overlap(B, x.tree, node, a, b, overlaps)
     joint = overlaps[top_x]  # (rank of x's subtree, rank of y's)
     parts: list[Array] = []
     for z, top in ((x, top_x), (y, top_y)):

@@ -8,11 +8,14 @@ from typing import Any
 
 import tensorly as tl
 
-from htf.tensors._backend import Array, Backend, backend_of, constant
-from htf.tensors._linalg import frobenius, in_range, kept, matricize, mode_product, orthonormal, tall, with_scale
+from htf.linalg.backend import Array, Backend, backend_of, constant
+from htf.linalg.dense import kept, mode_product, orthonormal, tall
+from htf.linalg.scaling import frobenius, in_range, with_scale
 from htf.tensors.arithmetic import ht_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
 from htf.tensors.orthogonal import check_finite, edge_decompositions, orthogonal_sum
+from htf.tensors.overlaps import frame_overlap, overlaps_from_above
+from htf.tensors.random import random_ht
 from htf.tensors.rank import RankLike, check_tolerance, limits
 from htf.tree import DimensionTree
 
@@ -86,9 +89,9 @@ def ht_round_sum(
     Parameters
     ----------
     ht_tensors : sequence of HTTensor or (tree, factors)
-        Of one tree and shape.
+        Tensors of one tree and shape.
     weights : sequence of float, optional
-        Of the summands; all 1 by default.
+        Weights of the summands; all 1 by default.
     rank, tol, method, oversampling, random_state
         As in `ht_round`; tolerances are relative to the norm of the sum.
 
@@ -203,8 +206,6 @@ def _sketched(summands: list[HTTensor], bound: Sequence[int | None], oversamplin
     tensor: their overlaps, passed from the root to the leaves.  Frames are then made orthonormal from the leaves up,
     each within its children's.
     """
-    from htf.tensors.random import random_ht
-
     for x in summands:
         check_finite(x.factors)
     first = summands[0]
@@ -245,8 +246,6 @@ def _sum_of_ranks(summands: Sequence[HTTensor]) -> list[int]:
 
 def _overlaps(B: Backend, summands: Sequence[HTTensor], drawn: HTTensor) -> list[list[Array]]:
     """Per summand and node, the overlap of its frame with that of the random tensor."""
-    from htf.tensors.arithmetic import frame_overlap
-
     overlaps: list[list[Array]] = [[] for _ in summands]
     for node in range(drawn.tree.root):
         found = [
@@ -265,18 +264,11 @@ def _overlaps_above(
     tree = drawn.tree
     above: dict[int, list[Array]] = {}
     for node in range(tree.root, tree.order - 1, -1):
-        group = tree.children(node)
-        for axis, child in enumerate(group):
-            found = []
-            for k, x in enumerate(summands):
-                part = drawn.factors[node]
-                for other_axis, other in enumerate(group):
-                    if other != child:
-                        part = mode_product(B, part, below[k][other], other_axis)
-                if node != tree.root:
-                    part = mode_product(B, part, above[node][k], len(part.shape) - 1)
-                found.append(B.matmul(matricize(B, x.factors[node], axis), matricize(B, part, axis).T))
-            above[child] = _of_one_scale(B, found)
+        a, b, group = [x.factors[node] for x in summands], drawn.factors[node], tree.children(node)
+        seen: Sequence[Array | None] = above.get(node, [None] * len(summands))
+        steps = [overlaps_from_above(B, tree, node, a[k], b, below[k], seen[k], group) for k in range(len(summands))]
+        for found in zip(*steps, strict=True):
+            above[found[0][0]] = _of_one_scale(B, [overlap for _, overlap in found])
     return above
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from htf._files import read_tensors, write_tensors
-from htf.tensors._backend import backend_of
+from htf.linalg.backend import backend_of
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tree import DimensionTree
 

@@ -10,11 +10,26 @@ from htf._modes import evaluated
 from htf.training._samples import Samples
 
 
-def class_loss(out: Tensor, y: Tensor) -> Tensor:
-    """Mean cross entropy of one logit, (n,) or (n, 1), for labels 0 and 1, or of a logit per class, (n, classes)."""
+def class_loss(out: Tensor, y: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy of one logit, (n,) or (n, 1), for labels 0 and 1, or of a logit per class, (n, classes).
+
+    Parameters
+    ----------
+    out, y : Tensor
+    weights : Tensor, (n,), optional
+        Factors of the samples' losses.
+    label_smoothing : float
+        Share of the targets that is spread evenly over the classes.
+    """
+    reduction = "mean" if weights is None else "none"
     if _single(out):
-        return binary_cross_entropy_with_logits(out.reshape(-1), y.to(out.dtype))
-    return cross_entropy(out, y)
+        targets = y.to(out.dtype)
+        if label_smoothing:
+            targets = targets * (1 - label_smoothing) + label_smoothing / 2
+        losses = binary_cross_entropy_with_logits(out.reshape(-1), targets, reduction=reduction)
+    else:
+        losses = cross_entropy(out, y, reduction=reduction, label_smoothing=label_smoothing)
+    return losses if weights is None else (losses * weights).mean()
 
 
 def hits(out: Tensor, y: Tensor) -> Tensor:

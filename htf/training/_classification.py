@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from htf._machine import describe_machine
 from htf.datasets.images import ImageData
 from htf.datasets.long_range import LongRangeData
+from htf.training._architecture import architecture
 from htf.training._epochs import Epochs
 from htf.training._recording import Recording
 from htf.training._samples import parts_of
@@ -22,7 +23,7 @@ from htf.training.classify_result import ClassifyResult, Epoch
 from htf.training.classify_settings import ClassifySettings, Regularizer, describe_regularizer
 from htf.training.objectives.classification import Classes
 from htf.training.optimizers import OptimizerLike
-from htf.training.run import Training, architecture
+from htf.training.run import Training
 from htf.training.schedules import ScheduleLike
 from htf.training.stopping import TimeLimit
 

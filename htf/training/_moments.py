@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from htf._machine import describe_machine
-from htf.nn import MatrixFactorization
+from htf.nn import Factorization
 from htf.training._recording import Recording
 from htf.training._weights import part_of
 from htf.training.history import History, Recorder
-from htf.training.objectives._base import Found
+from htf.training.objectives.base import Found
 from htf.training.objectives.entries import Entries
 from htf.training.optimizers import flow_rates
-from htf.training.tracking import Factorization, Moment
+from htf.training.tracking import Moment
 
 if TYPE_CHECKING:
     from htf.training.run import Training
@@ -162,7 +163,7 @@ class Moments(Recording):
 
 
 def settings_of(training: Training) -> dict[str, Any]:
-    """What a history says of the training that it records."""
+    """Settings that a history gives of the training that it records."""
     assert isinstance(training.objective, Entries)
     return {
         "network": training.described_model,
@@ -175,14 +176,8 @@ def settings_of(training: Training) -> dict[str, Any]:
 
 
 def moment_of(network: Factorization, step: int, losses: Tensor, objective: Entries) -> Moment:
-    """What trackers see of a step."""
-
-    def end_gradient() -> Tensor:
-        if not isinstance(network, MatrixFactorization):
-            raise TypeError(f"the network is a {type(network).__name__}; only a MatrixFactorization has end matrices")
-        return network.end_gradient(objective.loss_of_ends)
-
-    return Moment(network, step, losses, end_gradient)
+    """The state of a step, as trackers see it."""
+    return Moment(network, step, losses, partial(network.end_gradient, objective.loss_of_ends))
 
 
 def check_start(losses: Tensor, network: Factorization) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from htf.training.history import History
-from htf.training.objectives._base import Found
+from htf.training.objectives.base import Found
 
 if TYPE_CHECKING:
     from htf.training.run import Training

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from htf.datasets.images import ImageData
-from htf.datasets.long_range import LongRangeData, Split
+from htf.datasets.long_range import LongRangeData
+from htf.datasets.split import Split
 from htf.training._digest import digest
 
 PARTS = ("train", "validation", "test")
@@ -187,14 +188,7 @@ def parts_of(data: Any) -> tuple[dict[str, Any], str, dict[str, Any]]:
     if isinstance(data, LongRangeData):
         return {part: getattr(data, part) for part in PARTS}, data.name, dict(data.settings)
     if isinstance(data, ImageData):
-        return (
-            {
-                "train": _split(data.train_images, data.train_labels, data.maximum),
-                "test": _split(data.test_images, data.test_labels, data.maximum),
-            },
-            data.name,
-            {},
-        )
+        return {"train": data.train, "test": data.test}, data.name, {}
     if isinstance(data, Mapping):
         unknown = sorted(set(data) - set(PARTS), key=str)
         if unknown or "train" not in data:
@@ -211,7 +205,3 @@ def parts_of(data: Any) -> tuple[dict[str, Any], str, dict[str, Any]]:
         f"data is a {type(data).__name__}; expected a LongRangeData, an ImageData, or data sets for train, validation "
         "and test, each a pair of tensors or a torch Dataset"
     )
-
-
-def _split(images: Tensor, labels: Tensor, maximum: int) -> Split:
-    return Split(images[:, None] if images.ndim == 3 else images.movedim(-1, 1), labels, maximum)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from htf.regularizers._outputs import precise
+from htf._outputs import precise
 
 
 class Alone:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from htf.datasets.problems import CompletionProblem, SensingProblem
+from htf.nn import Factorization
 from htf.training._moments import settings_of
 from htf.training.history import History
 from htf.training.losses import Loss
@@ -16,7 +17,7 @@ from htf.training.objectives.entries import entries
 from htf.training.optimizers import OptimizerLike
 from htf.training.run import Training
 from htf.training.stopping import StoppingRule
-from htf.training.tracking import Factorization, Tracker
+from htf.training.tracking import Tracker
 
 
 def fit(

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from htf._machine import describe_machine
 from htf.datasets.problems import CompletionProblem, SensingProblem
+from htf.nn import Factorization
 from htf.training._moments import check_start, moment_of, warn_of_test_error
 from htf.training.history import History, Recorder
 from htf.training.losses import Loss
 from htf.training.objectives.entries import Entries
-from htf.training.tracking import Factorization, Tracker, describe_network, tracker_names
+from htf.training.tracking import Tracker, describe_network, tracker_names
 
 
 def gradient_flow(

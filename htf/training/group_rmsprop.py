@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htf.training.tracking import Factorization
+from htf.nn import Factorization
 
 
 class GroupRMSprop(torch.optim.Optimizer):
@@ -61,20 +61,40 @@ class GroupRMSprop(torch.optim.Optimizer):
         zeros = torch.zeros(network.runs, dtype=torch.float64, device=network.device)
         self.state[self._parameters[0]] = {"step": 0, "mean_square": zeros}
         self.rates = zeros
+        # 1 - alpha^step and the rate: on a GPU in its memory, where a graph of `move` reads them.
+        self._on_device = network.device.type == "cuda"
+        self._numbers: Any = torch.ones(2, dtype=torch.float64, device=network.device) if self._on_device else (1, lr)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step of every run, from the parameters' gradients; all must have one."""
         if closure is not None:
             raise ValueError("closure is given; the step is taken from gradients that are there")
+        self.count()
+        self.move()
+
+    def count(self) -> None:
+        """Count a step, for which `move` is then called, or a graph of it replayed."""
+        group, state = self.param_groups[0], self.state[self._parameters[0]]
+        state["step"] += 1
+        numbers = 1 - group["alpha"] ** state["step"], group["lr"]
+        if not self._on_device:
+            self._numbers = numbers
+            return
+        for place, number in zip(self._numbers, numbers, strict=True):
+            place.fill_(number)
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """What `step` does once the step is counted: the same operations on the same memory at every call."""
         group, state = self.param_groups[0], self.state[self._parameters[0]]
         gradients = [_gradient(parameter) for parameter in self._parameters]
         norms = self._network.run_norms(gradients).double()
-        state["step"] += 1
+        correction, lr = self._numbers
         mean = state["mean_square"].mul_(group["alpha"]).addcmul_(norms, norms, value=1 - group["alpha"])
-        corrected = mean / (1 - group["alpha"] ** state["step"])
+        corrected = mean / correction
         # A run without any gradient so far stands still.
-        self.rates = torch.where(mean > 0, group["lr"] / (corrected.sqrt_().add_(group["eps"])), 0)
+        self.rates = torch.where(mean > 0, lr / (corrected.sqrt_().add_(group["eps"])), 0)
         rates = self._network.spread(self.rates.to(gradients[0].dtype))
         for parameter, gradient, rate in zip(self._parameters, gradients, rates, strict=True):
             parameter.addcmul_(gradient, rate, value=-1)

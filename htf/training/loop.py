@@ -15,13 +15,13 @@ from torch import Tensor
 
 from htf._files import saved_before
 from htf.engine import Plan
-from htf.nn._network import TreeNetwork
+from htf.nn.networks.tree import TreeNetwork
 from htf.training._digest import digest
 from htf.training._moments import check_start
 from htf.training._recording import Recording
 from htf.training._weights import part_of
 from htf.training.history import History
-from htf.training.objectives._base import Found
+from htf.training.objectives.base import Found
 from htf.training.objectives.least_squares import LeastSquares
 from htf.training.optimizer import center_outputs
 from htf.training.relative_adam import RelativeAdam

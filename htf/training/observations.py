@@ -12,9 +12,8 @@ from torch import Tensor
 from htf._repr import brief
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.engine import Plan
-from htf.nn.matrix import MatrixPlan
+from htf.nn import Factorization, MatrixPlan
 from htf.training._digest import digest
-from htf.training.tracking import Factorization
 
 # All entries of a sensing problem's target are read at every recorded moment, up to so many.
 _LARGEST_TARGET = 2**18

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from htf.engine import Plan
-from htf.nn._network import TreeNetwork
+from htf.nn import Factorization
 
 
 @torch.no_grad()
-def center_outputs(network: TreeNetwork, inputs: Tensor | Plan, targets: Tensor) -> None:
+def center_outputs(network: Factorization, inputs: Tensor | Plan, targets: Tensor) -> None:
     """Rescale each output of each run so that its mean on `inputs` is the mean of its targets, in place.
 
     A fit that starts far above its targets spends its first steps shrinking, and overshoots.  An output whose mean, or
@@ -20,7 +20,7 @@ def center_outputs(network: TreeNetwork, inputs: Tensor | Plan, targets: Tensor)
 
     Parameters
     ----------
-    network : CPNetwork or HTNetwork
+    network : Factorization
     inputs : Tensor or Plan
         Of the network: indices (batch, order), vectors (batch, order, dim), or a plan.
     targets : Tensor
@@ -54,7 +54,7 @@ def center_outputs(network: TreeNetwork, inputs: Tensor | Plan, targets: Tensor)
     network.rescale_(torch.where((ratio > 0) & ratio.isfinite(), ratio, torch.ones_like(ratio)))
 
 
-def _check_targets(targets: Tensor, outputs: Tensor, network: TreeNetwork) -> None:
+def _check_targets(targets: Tensor, outputs: Tensor, network: Factorization) -> None:
     batch, runs, several = len(outputs), network.runs, network.outputs
     shapes = [(batch, runs), (batch,), (batch, 1)] if several == 1 else [(batch, runs, several), (batch, several)]
     if several == 1 and runs == 1:

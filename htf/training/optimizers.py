@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from htf._checks import above_zero
+from htf.nn import Factorization
 from htf.training._weights import part_of
 from htf.training.group_rmsprop import GroupRMSprop
 from htf.training.relative_adam import RelativeAdam
-from htf.training.tracking import Factorization
 
 OptimizerLike = str | Callable[..., Optimizer]
 # Those of torch that treat every entry by itself, so that runs stay independent of each other.

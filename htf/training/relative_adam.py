@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from htf.nn._network import TreeNetwork
+from htf.nn import Factorization
 
 
 class RelativeAdam(torch.optim.Adam):
@@ -24,7 +24,7 @@ class RelativeAdam(torch.optim.Adam):
 
     Parameters
     ----------
-    network : CPNetwork or HTNetwork
+    network : Factorization
         Its present entries set the scale of each parameter's step.
     step : float
         Largest change of the logarithm of the output in one step.
@@ -46,12 +46,11 @@ class RelativeAdam(torch.optim.Adam):
     `slow_down` halves the step of single runs.
     """
 
-    def __init__(self, network: TreeNetwork, step: float = 1.0, betas: tuple[float, float] = (0.9, 0.99)) -> None:
+    def __init__(self, network: Factorization, step: float = 1.0, betas: tuple[float, float] = (0.9, 0.99)) -> None:
         if not step > 0:
             raise ValueError(f"step is {step}; expected above 0")
-        matrices = network.tree.n_nodes if len(network.tree.inner_nodes) > 1 else network.order
         groups = [
-            {"params": [p], "lr": step * float(p.detach().abs().mean()) / matrices, "name": name}
+            {"params": [p], "lr": step * float(p.detach().abs().mean()) / network.n_factors, "name": name}
             for name, p in network.named_parameters()
         ]
         super().__init__(groups, betas=betas, eps=1e-20, fused=True)

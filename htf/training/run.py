@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,17 +15,19 @@ from tqdm import tqdm
 from htf._checks import check_seed, positive
 from htf._folders import check_kind, claim_folder
 from htf._machine import usable_device
+from htf.nn import Factorization
 from htf.regularizers import InputGradientChange
+from htf.training._architecture import architecture
 from htf.training._digest import digest
-from htf.training._draws import random_of_step
 from htf.training._epochs import Epochs
+from htf.training._gradients import Gradients
 from htf.training._moments import Moments
 from htf.training._recording import Recording
 from htf.training._shares import Alone, Several
 from htf.training._weights import load_weights, part_of
 from htf.training.classify_settings import Regularizer, Stateful, describe_regularizer
 from htf.training.history import History
-from htf.training.objectives._base import Found, Function, Objective, Place, as_objective
+from htf.training.objectives.base import Found, Function, Objective, Place, as_objective
 from htf.training.objectives.entries import Entries
 from htf.training.optimizers import (
     OptimizerLike,
@@ -39,7 +39,7 @@ from htf.training.optimizers import (
 from htf.training.resumable import Resumable
 from htf.training.schedules import ScheduleLike, make_schedule
 from htf.training.stopping import StoppingRule, as_rules
-from htf.training.tracking import Factorization, Tracker, describe_network, tracker_names
+from htf.training.tracking import Tracker, describe_network, tracker_names
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -106,6 +106,7 @@ class Training(Resumable):
     >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     >>> y = x[:, :3].argmax(1)
     >>> objective = objectives.classification((x[:40], y[:40]), validation=(x[40:], y[40:]), batch_size=10)
+    >>> _ = torch.manual_seed(0)
     >>> model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
     >>> training = Training(model, objective, optimizer="adamw", lr=0.01, rules=early_stopping(patience=5))
     >>> history = training.run(epochs=40)
@@ -138,8 +139,6 @@ class Training(Resumable):
         self.seed, self.every, self.rules = check_seed(seed), positive("every", every), as_rules(rules)
         # A compiled model has other names for the same parameters.
         self.bare: nn.Module = getattr(model, "_orig_mod", model)
-        # In a model that is to be trained, modules in evaluation mode, as frozen batch normalization is, stay so.
-        self._kept_evaluated = [module for module in self.bare.modules() if not module.training] * model.training
         self.trained = [p for p in model.parameters() if p.requires_grad]
         if isinstance(model, Factorization):
             for name, parameter in model.named_parameters():
@@ -153,14 +152,12 @@ class Training(Resumable):
         self.device = _device(self.trained[0], device, fabric)
         model.to(self.device)
         self.runs = model.runs if isinstance(model, Factorization) else 1
-        self._shape = torch.Size([self.runs])
-        # Factorizations have neither modes nor dropout.
-        self._plain = isinstance(model, Factorization)
         self.optimizer = make_optimizer(optimizer, model, lr)
         self.described_optimizer = describe_optimizer(self.optimizer)
         self.schedule = make_schedule(schedule, self.optimizer)
         self._scheduled = self.schedule.describe() != "constant"
-        self._call, self._stepping = self.processes.set_up(model, self.optimizer)
+        call, self._stepping = self.processes.set_up(model, self.optimizer)
+        self._gradients = Gradients(self, call, self._stepping)
         # In the precision that a Fabric gives to the model.
         self.objective.prepare(model, self._place())
         self.trackers = tracker_names(track)
@@ -258,6 +255,7 @@ class Training(Resumable):
         if self._out is not None:
             check_kind(self._out, self.kind)
         self.resume()
+        self._gradients.begin()
         if self._out is not None:
             # By all processes, so that none waits for one that was refused; the first one locks it.
             self.claim = claim_folder(self._out, self.kind, {**self.about, "parameters at the start": self._start})
@@ -356,100 +354,12 @@ class Training(Resumable):
     def advance(self) -> None:
         """Take one step; after the last of an epoch, measure."""
         self._began = time.perf_counter()
-        found, penalty = self._differentiated()
+        found, penalty = self._gradients.find()
         if self.recording.before_step(found, penalty):
             self._take_step(found, penalty)
             if self.step % self.objective.batches == 0:
                 self.recording.after_epoch()
         self.seconds += time.perf_counter() - self._began
-
-    def _differentiated(self) -> tuple[Found, Tensor | None]:
-        """The losses on the present batch and what the regularizer adds, with gradients left at the parameters."""
-        said = ""
-        try:
-            if self._plain and self.regularizer is None and self.processes.world == 1:
-                found = self.objective.find(self._call, *divmod(self.step, self.objective.batches))
-                if found.losses.shape != self._shape or not found.losses.requires_grad:
-                    self._check(found.losses)
-                for parameter in self.trained:
-                    parameter.grad = None
-                found.losses.backward(torch.ones_like(found.losses))
-                return found, None
-            found, penalty = self._in_training_mode()
-        except torch.OutOfMemoryError as error:
-            # Not the error itself, which holds on to what the step had allocated.
-            said = str(error) or "out of memory"
-        except Exception:
-            self._failures(1)
-            raise
-        failures = self._failures(int(bool(said)))
-        if said:
-            raise torch.OutOfMemoryError(f"{self._advice()}\n{said}")
-        if failures:
-            raise RuntimeError(f"{failures} of {self.processes.world} processes failed at this step, and say why")
-        return found, penalty
-
-    def _in_training_mode(self) -> tuple[Found, Tensor | None]:
-        self.model.train()
-        for module in self._kept_evaluated:
-            module.training = False
-        self._stepping.zero_grad()
-        with (
-            random_of_step(self.seed, self.step, self.processes.rank, self.device),
-            self.processes.forward_and_backward(self._call),
-        ):
-            found = self.objective.find(self._call, self.epoch, self.batch)
-            self._check(found.losses)
-            penalty = None if self.regularizer is None else self._penalty(found)
-            # Elsewhere the sums of the epoch say so: to ask at every step would wait for the device.
-            if self.device.type == "cpu":
-                self._check_finite(found.losses.detach(), penalty)
-            self.processes.backward(_total(found.losses, penalty))
-        return found, None if penalty is None else penalty.detach()
-
-    def _check(self, losses: Tensor) -> None:
-        shape = losses.shape
-        if shape != (self.runs,) and not (self.runs == 1 and shape == ()):
-            raise ValueError(
-                f"objective gave losses of shape {tuple(shape)}; expected ({self.runs},), a loss for each run"
-                + " or a scalar" * (self.runs == 1)
-            )
-        if not losses.requires_grad:
-            raise ValueError("objective gave losses that do not depend on the model's parameters")
-
-    def _penalty(self, found: Found) -> Tensor:
-        if found.batch is None or self.regularizer is None:
-            raise ValueError("regularizer is given, and the objective has no inputs, targets and outputs to show to it")
-        penalty: object = self.regularizer(self._call, *found.batch)
-        if not isinstance(penalty, Tensor) or penalty.numel() != 1:
-            shape = f" of shape {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else ""
-            raise TypeError(f"regularizer returned a {type(penalty).__name__}{shape}; expected a tensor of one number")
-        return penalty.reshape(())
-
-    def _check_finite(self, losses: Tensor, penalty: Tensor | None) -> None:
-        added = 0.0 if penalty is None else float(penalty.detach())
-        if bool(losses.isfinite().all()) and math.isfinite(added):
-            return
-        worst = float(losses.reshape(-1)[int(losses.reshape(-1).isfinite().int().argmin())])
-        raise FloatingPointError(
-            f"the loss is {worst:g} and the regularizer adds {added:g} at step {self.batch + 1} of epoch "
-            f"{self.epoch + 1}; the last checkpoint is kept"
-        )
-
-    def _failures(self, own: int) -> int:
-        """How many processes failed; without knowing, they would wait for each other's gradients."""
-        return int(self.processes.total(torch.tensor(own, device=self.device))) if self.processes.world > 1 else own
-
-    def _advice(self) -> str:
-        def attempt(found: Found, regularized: bool) -> None:
-            self._stepping.zero_grad()
-            self.processes.backward(_total(found.losses, self._penalty(found) if regularized else None))
-
-        where = self.epoch, self.batch
-        with self.processes.forward_and_backward(self._call):
-            advice = self.objective.advise(attempt, self._call, where, self.regularizer is not None)
-        self._stepping.zero_grad()
-        return advice
 
     def _take_step(self, found: Found, penalty: Tensor | None) -> None:
         sums = self.recording.sums(found, penalty)
@@ -459,7 +369,8 @@ class Training(Resumable):
             self.processes.average([*gradients, *statistics, *sums])
         if self._scheduled:
             self.schedule.before_step(self.step)
-        self._stepping.step()
+        if not self._gradients.replays_step():
+            self._stepping.step()
         if self._scheduled:
             self.schedule.after_step()
         self.step += 1
@@ -508,26 +419,6 @@ class Training(Resumable):
             self._stateful.load_state({**state["regularizer"], **part_of("regularizer/", tensors)})
         self.step, self.seconds = state["step"], state["seconds"]
         self.recording.restore(part_of("recording/", tensors), state["recording"])
-
-
-def _total(losses: Tensor, penalty: Tensor | None) -> Tensor:
-    total = losses.sum() if losses.ndim else losses
-    return total if penalty is None else total + penalty
-
-
-def architecture(model: nn.Module) -> dict[str, Any]:
-    """What a model is made of, as far as its modules tell, and the shapes of its parameters."""
-    modules = {f"module {name}".strip(): _telling(module) for name, module in model.named_modules()}
-    return modules | {f"shape of {name}": list(p.shape) for name, p in model.named_parameters()}
-
-
-def _telling(module: nn.Module) -> str:
-    name = type(module).__name__
-    # These say where their parameters are.
-    if isinstance(module, nn.ParameterList | nn.ParameterDict):
-        return name
-    # An address in memory would differ in the next process.
-    return re.sub(r" at 0x\w+", "", f"{name}({module.extra_repr()})")
 
 
 def _device(parameter: Tensor, device: str | torch.device | None, fabric: Any) -> torch.device:

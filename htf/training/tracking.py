@@ -1,4 +1,4 @@
-"""What a fit records while it trains: the interface between the loop and its trackers."""
+"""Records of a fit in training: the interface between the loop and its trackers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from htf._repr import brief
-from htf.nn import CPNetwork, HTNetwork, MatrixFactorization
-from htf.nn._network import TreeNetwork
-
-Factorization = TreeNetwork | MatrixFactorization
+from htf.nn import Factorization
 
 
 @dataclass(frozen=True)
@@ -22,15 +19,15 @@ class Moment:
 
     Attributes
     ----------
-    network : CPNetwork, HTNetwork or MatrixFactorization
+    network : Factorization
         The ``grad`` of its parameters is that of the sum of all runs' losses, hence each run's own.
     step : int
         Steps taken so far.
     losses : Tensor
         (runs,), detached.
     end_gradient : callable
-        Returns the gradient of each run's loss with respect to its end matrix, (runs, d, d'); for matrix factorizations
-        only.
+        Returns the gradient of each run's loss with respect to its end matrix, (runs, d, d'); a TypeError where there
+        are no end matrices.
     """
 
     network: Factorization
@@ -71,17 +68,10 @@ class Tracker(ABC):
 
 
 def describe_network(network: Factorization) -> dict[str, Any]:
-    """What a checkpoint has to agree with, as JSON can hold it."""
+    """Everything about a network that a checkpoint has to agree with, as JSON can hold it."""
     shapes = {name: list(parameter.shape) for name, parameter in network.named_parameters()}
     about = {"network": type(network).__name__, "dims": list(network.dims), "runs": network.runs, **shapes}
-    if isinstance(network, MatrixFactorization):
-        return {**about, "dtype": str(network.dtype)}
-    if isinstance(network, CPNetwork):
-        about["ranks"] = list(network.ranks)
-    if isinstance(network, HTNetwork):
-        about |= {"widths": [list(widths.values()) for widths in network.widths], "shared": network.shared}
-    children = [list(network.tree.children(node)) for node in network.tree.inner_nodes]
-    return {**about, "children": children, "dtype": str(network.dtype)}
+    return {**about, **network.structure(), "dtype": str(network.dtype)}
 
 
 def tracker_names(track: Tracker | Sequence[Tracker]) -> dict[str, Tracker]:

@@ -7,7 +7,7 @@ import tensorly as tl
 import torch
 
 from benchmarks.speed import factorized as factorized_speed
-from htf.nn.factorized.choice import NAMES
+from htf.nn.layers.factorized.choice import NAMES
 
 SMALL = ["--features", "8", "12", "--channels", "4", "6", "--image", "5", "5", "--batch", "2", "--shares", "0.5"]
 

@@ -6,8 +6,8 @@ import pooch
 import pytest
 import torch
 
+from htf.datasets import ImageData, load, one_vs_all
 from htf.datasets import images as images_module
-from htf.datasets import load, one_vs_all
 
 
 def real(name):
@@ -108,3 +108,15 @@ def test_take_and_holdout():
     assert int(pixels) == int(data.train_images.long().sum())
     with pytest.raises(ValueError, match="share is 1"):
         data.holdout(1.0)
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_splits_are_the_labelled_images(channels):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 16, (5, 4, 6, *channels), generator=generator, dtype=torch.uint8)
+    data = ImageData("own", images, torch.arange(5), images[:2], torch.tensor([1, 0]), 15)
+    assert data.train.images.shape == (5, *(channels or (1,)), 4, 6)
+    assert torch.equal(data.test.labels, torch.tensor([1, 0]))
+    image, label = data.train[3]
+    torch.testing.assert_close(image[-1], images[3].reshape(4, 6, -1)[..., -1] / 15)
+    assert int(label) == 3

@@ -9,8 +9,6 @@ import htf
 from htf.dynamics import effective_ranks
 from htf.dynamics.end_ranks import effective_ranks_of
 
-# The function of that name hides it.
-MODULE = "htf.dynamics.end_ranks"
 BALANCED = htf.DimensionTree.balanced(4)
 
 
@@ -47,7 +45,7 @@ CASES = [
 @pytest.mark.parametrize("limit", [2**14, 0], ids=["dense", "factored"])
 @pytest.mark.parametrize(("network", "tree"), CASES, ids=lambda value: type(value).__name__)
 def test_at_every_node(monkeypatch, network, tree, limit):
-    monkeypatch.setattr(f"{MODULE}._LARGEST_DENSE", limit)
+    monkeypatch.setattr("htf.dynamics.end_tensors.LARGEST", limit)
     found, groups = measured(effective_ranks(tree=tree), network)
     used = tree or network.tree
     assert [group["node"] for group in groups.values()] == list(used.edges)

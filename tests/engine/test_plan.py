@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htf import DimensionTree
-from htf.engine.sharing import buckets, distinct_tuples
+from htf.engine.distinct import buckets, distinct_tuples
 from htf.nn import CPNetwork, HTNetwork
 
 
@@ -53,7 +53,7 @@ def test_pair_nodes_of_a_small_completion_problem_are_shared():
     assert [step.rows for step in plan.steps] == [64, 2048]
     # Pairs of rows of five, the matrices of both nodes, the root's, and all pairs of their rows.
     assert plan.multiplications == 2 * 64 * 5 + 2 * 64 * 5 * 5 + 64 * 5 + 64 * 64 * 5
-    assert "meeting of 64 x 64 rows" in str(plan)
+    assert "pairs of 64 x 64 rows" in str(plan)
 
 
 def completion(dims, batch, seed=0):
@@ -66,7 +66,7 @@ class TestMeetings:
 
     def test_components_of_cp_are_what_is_added(self):
         plan = CPNetwork([16] * 3, [256, 3], seed=0).plan(completion([16] * 3, 20_000))
-        assert "meeting of 16 x 256 rows" in str(plan)
+        assert "pairs of 16 x 256 rows" in str(plan)
         # As many components for each fit as the largest has; the pairs of two modes, and all triples.
         assert plan.multiplications == 2 * 256 * (256 + 16 * 256)
         several = CPNetwork([16] * 3, [256, 3], outputs=2, seed=0).plan(completion([16] * 3, 20_000))
@@ -74,9 +74,9 @@ class TestMeetings:
 
     def test_the_cheapest_split_is_taken(self):
         plan = CPNetwork([2, 3, 40], 8, seed=0).plan(completion([2, 3, 40], 2000))
-        assert "meeting of 6 x 40 rows" in str(plan)
+        assert "pairs of 6 x 40 rows" in str(plan)
         plan = CPNetwork([40, 3, 2], 8, seed=0).plan(completion([40, 3, 2], 2000))
-        assert "meeting of 6 x 40 rows" in str(plan)
+        assert "pairs of 6 x 40 rows" in str(plan)
 
     def test_only_where_it_is_cheaper(self):
         # Few of many entries; many outputs; rows of samples at the root; leaves for the log domain; no indices.
@@ -135,7 +135,7 @@ def test_all_combinations_of_values_are_not_gathered():
     tree = DimensionTree.balanced(8)
     every = torch.cartesian_prod(*[torch.arange(2)] * 8)
     network = HTNetwork(tree, 2, 3, seed=0)
-    assert [type(step.inputs).__name__ for step in network.plan(every).steps] == ["Outer", "Outer", "Meeting"]
+    assert [type(step.inputs).__name__ for step in network.plan(every).steps] == ["Outer", "Outer", "Pairs"]
     # Without (1, 1) in the first two modes the pairs are not all there, and those of the other nodes lie apart.
     some = every[~every[:, :2].all(1)]
     kinds = {type(step.inputs).__name__ for step in network.plan(some).steps}

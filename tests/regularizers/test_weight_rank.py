@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
 from htf.ranks import effective_rank
 from htf.regularizers.weight_rank import WeightRank
 from htf.surgery import overparameterize
@@ -25,7 +25,7 @@ def reference(penalty, matrix, eps=1e-3):
     return float(torch.logdet(torch.eye(len(rho), dtype=rho.dtype) + rho / eps)) - math.log1p(1 / eps)
 
 
-class Product(StandIn):
+class Product(DropInLayer):
     """A layer whose weight is the product of two others."""
 
     def __init__(self):

@@ -3,8 +3,8 @@ import torch
 from surgery_cases import branches, cnn, images, outputs
 from torch import nn
 
-from htf.nn._stand_in import StandIn
-from htf.nn.factorized import FactorizedConv2d, FactorizedLinear
+from htf.nn.layers.drop_in import DropInLayer
+from htf.nn.layers.factorized import FactorizedConv2d, FactorizedLinear
 from htf.surgery import collapse, factorize, overparameterize
 
 
@@ -13,7 +13,7 @@ def size(model):
 
 
 def layers(model):
-    return {name: module for name, module in model.named_modules() if isinstance(module, StandIn)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, DropInLayer)}
 
 
 # -- overparameterize -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from surgery_cases import branches, cnn, images, outputs, train
 from torch import nn
 
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
 from htf.surgery import collapse, factorize, overparameterize, truncate
 
 CONVERSIONS = {
@@ -32,7 +32,7 @@ def same_state(model, before):
 
 
 def stand_ins(model):
-    return [module for module in model.modules() if isinstance(module, StandIn)]
+    return [module for module in model.modules() if isinstance(module, DropInLayer)]
 
 
 def test_the_model_itself_is_not_changed(convert):
@@ -53,7 +53,7 @@ def test_a_layer_by_itself(convert):
     torch.manual_seed(0)
     layer, x = nn.Linear(12, 9), torch.randn(3, 12)
     deep = convert(layer)
-    assert isinstance(deep, StandIn)
+    assert isinstance(deep, DropInLayer)
     y = outputs(deep, x)
     torch.testing.assert_close(outputs(collapse(deep), x), y)
     before = type(deep)
@@ -66,7 +66,7 @@ def test_a_layer_by_itself(convert):
 def test_a_module_under_two_names_is_one_still(convert):
     model = convert(branches())
     assert model.again is model.blocks[1]
-    assert isinstance(model.again, StandIn)
+    assert isinstance(model.again, DropInLayer)
     truncate(model, rank=1)
     assert model.again is model.blocks[1]
     plain = collapse(model)
@@ -97,7 +97,7 @@ def test_a_weight_of_an_unchanged_module_is_left_alone():
     deep, report = overparameterize(model, with_report=True)
     assert deep[2].weight is deep[0].weight
     assert ("2", "Linear", "its weight is also that of 0 (Embedding)") in report.left_alone
-    assert isinstance(deep[1], StandIn)
+    assert isinstance(deep[1], DropInLayer)
     with pytest.raises(ValueError, match=r"its weight is also that of 0 \(Embedding\)"):
         overparameterize(model, modules=["2"])
 
@@ -115,7 +115,7 @@ def test_batch_normalization_inside_would_part_shared_weights():
     told = {name: reason for name, _, reason in report.left_alone}
     assert "cannot be" in told["heads.first"]
     assert model.heads["first"].weight is model.heads["second"].weight
-    assert isinstance(model.again, StandIn)
+    assert isinstance(model.again, DropInLayer)
 
 
 def test_a_shared_bias_stays_shared(convert):
@@ -183,7 +183,7 @@ def test_dtype_and_device(kind):
         for parameter in each.parameters():
             assert parameter.dtype == kind.get("dtype", torch.float32)
             assert parameter.device.type == kind.get("device", "cpu")
-    assert not any(isinstance(m, StandIn) for m in plain.modules())
+    assert not any(isinstance(m, DropInLayer) for m in plain.modules())
 
 
 def test_weights_on_the_meta_device_have_no_values(convert):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from surgery_cases import outputs
 from torch import nn
 
-from htf.nn._stand_in import StandIn
+from htf.nn.layers.drop_in import DropInLayer
 from htf.surgery import collapse, factorize, overparameterize, truncate
 
 # Each example is several small trainings.
@@ -72,7 +72,7 @@ def test_an_overparameterized_net_is_trained_and_collapsed(case, depth, batch_no
     descend(deep, x)
     assert not torch.equal(outputs(deep, x), before)
     plain = collapse(deep)
-    assert not any(isinstance(m, StandIn) for m in plain.modules())
+    assert not any(isinstance(m, DropInLayer) for m in plain.modules())
     assert same(deep, plain, x)
     truncate(deep, tol=0.3)
     assert same(deep, collapse(deep), x)
@@ -89,7 +89,7 @@ def test_a_factorized_net_is_trained_and_collapsed(data):
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     descend(small, x)
     plain = collapse(small)
-    assert not any(isinstance(m, StandIn) for m in plain.modules())
+    assert not any(isinstance(m, DropInLayer) for m in plain.modules())
     assert same(small, plain, x)
     truncate(small, tol=0.3)
     assert same(small, collapse(small), x)

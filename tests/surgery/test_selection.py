@@ -4,13 +4,13 @@ from surgery_cases import branches, cnn
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
 
-from htf.nn._stand_in import StandIn
-from htf.nn.overparam import OverparamConv2d, OverparamLinear
+from htf.nn.layers.drop_in import DropInLayer
+from htf.nn.layers.overparam import OverparamConv2d, OverparamLinear
 from htf.surgery import collapse, factorize, overparameterize, truncate
 
 
 def changed(model):
-    return [name for name, module in model.named_modules() if isinstance(module, StandIn)]
+    return [name for name, module in model.named_modules() if isinstance(module, DropInLayer)]
 
 
 def reasons(model, **options):
@@ -45,7 +45,7 @@ def test_by_default_all_linear_layers_and_convolutions():
 )
 def test_names_and_patterns_select_what_is_below_them(modules, expected):
     deep = overparameterize(branches(), modules=modules)
-    names = [name for name, module in deep.named_modules(remove_duplicate=False) if isinstance(module, StandIn)]
+    names = [name for name, module in deep.named_modules(remove_duplicate=False) if isinstance(module, DropInLayer)]
     assert names == expected
 
 

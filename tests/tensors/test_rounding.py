@@ -9,11 +9,11 @@ from strategies import nested_trees
 
 import htf
 from htf import tensors
+from htf.linalg.dense import left_singular, orthonormal
 from htf.tensors import HTTensor, quasi_optimality, random_ht
-from htf.tensors._linalg import left_singular, orthonormal
 
 Tree = htf.DimensionTree
-NUMPY = htf.tensors._backend._named("numpy")
+NUMPY = htf.linalg.backend._named("numpy")
 
 
 @settings(max_examples=30, deadline=None)

@@ -16,7 +16,7 @@ from htf.training._classes import check_outputs, class_loss, count_hits, hits, u
 from htf.training._digest import digest
 from htf.training._memory import largest_fitting
 from htf.training._samples import Samples, as_samples
-from htf.training.objectives._base import Found, Objective, Order, Place
+from htf.training.objectives.base import Found, Objective, Order, Place
 
 
 class Classes(Objective):
@@ -29,7 +29,16 @@ class Classes(Objective):
     batch_size : int
     """
 
-    def __init__(self, train: Any, validation: Any = None, test: Any = None, *, batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        train: Any,
+        validation: Any = None,
+        test: Any = None,
+        *,
+        batch_size: int = 64,
+        sample_weight: Tensor | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
         given = {"train": train, "validation": validation, "test": test}
         self.parts: dict[str, Samples] = {
             name: as_samples(name, part) for name, part in given.items() if part is not None
@@ -37,6 +46,10 @@ class Classes(Objective):
         self.batch_size = positive("batch_size", batch_size)
         self.batches = max(1, math.ceil(len(self.parts["train"]) / self.batch_size))
         self.judge = "validation/accuracy" if len(self.parts.get("validation", ())) else ""
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing is {label_smoothing}; expected from 0 to below 1")
+        self._weights = None if sample_weight is None else check_weights(sample_weight, len(self.parts["train"]))
+        self.label_smoothing = float(label_smoothing)
         self._warned = False
         # Read before anything is brought to a device.
         self._digests = {name: part.fingerprint() for name, part in self.parts.items()}
@@ -58,17 +71,21 @@ class Classes(Objective):
         with evaluated(model), torch.no_grad():
             out = model(train.batch(slice(0, 2))[0])
         check_outputs(out, 2, max(part.labels_below for part in self.parts.values()))
+        if self._weights is not None:
+            self._weights = self._weights.to(place.device, place.dtype)
         self._order = Order(len(train), self.batches, place.seed, place.processes)
 
     def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
-        x, y = self.parts["train"].batch(self._order.indices(epoch, batch))
-        return self._found(model, x, y)
+        indices = self._order.indices(epoch, batch)
+        x, y = self.parts["train"].batch(indices)
+        return self._found(model, x, y, None if self._weights is None else self._weights[indices.to(x.device)])
 
-    def _found(self, model: nn.Module, x: Tensor, y: Tensor) -> Found:
+    def _found(self, model: nn.Module, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Found:
         # With a graph of gradients at the inputs, the regularizer needs no pass of its own for them.
         x.requires_grad_(self.place.differentiate_inputs)
         out = model(x)
-        return Found(class_loss(out, y), len(y), (x, y, out), {"accuracy": hits(out.detach(), y)})
+        loss = class_loss(out, y, weights, self.label_smoothing)
+        return Found(loss, len(y), (x, y, out), {"accuracy": hits(out.detach(), y)})
 
     def measure(self, model: nn.Module, epoch: int) -> dict[str, Tensor]:
         found = self.accuracy(model, "validation", epoch)
@@ -115,10 +132,32 @@ class Classes(Objective):
         return digest(*sorted(self._digests.items()))
 
     def describe(self) -> dict[str, Any]:
-        return {"objective": "classification", "batch_size": self.batch_size, **self._digests}
+        about: dict[str, Any] = {"objective": "classification", "batch_size": self.batch_size, **self._digests}
+        if self.label_smoothing:
+            about["label_smoothing"] = self.label_smoothing
+        if self._weights is not None:
+            about["sample_weight"] = digest(self._weights)
+        return about
 
 
-def classification(train: Any, validation: Any = None, test: Any = None, *, batch_size: int = 64) -> Classes:
+def check_weights(weights: Tensor, samples: int) -> Tensor:
+    """Weights of samples, (samples,), finite, none below zero, as factors whose mean is 1."""
+    if weights.shape != (samples,):
+        raise ValueError(f"sample_weight has shape {tuple(weights.shape)}; expected ({samples},)")
+    if not bool(weights.isfinite().all()) or bool((weights < 0).any()) or not bool((weights > 0).any()):
+        raise ValueError("sample_weight has entries that are negative, NaN or infinite, or zeros alone")
+    return weights / weights.double().mean().to(weights.dtype)
+
+
+def classification(
+    train: Any,
+    validation: Any = None,
+    test: Any = None,
+    *,
+    batch_size: int = 64,
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Classes:
     """Train a classifier by cross entropy.
 
     The model has one logit, (n,) or (n, 1), for labels 0 and 1, or one per class, (n, classes).
@@ -133,6 +172,10 @@ def classification(train: Any, validation: Any = None, test: Any = None, *, batc
         After each epoch "validation/accuracy" is measured; it chooses the best epoch.
     batch_size : int
         At most; an epoch is split into as few batches as that allows, of sizes that differ by no more than one.
+    sample_weight : Tensor, (n,), optional
+        Factors of the losses of the samples of `train`, none below zero; their mean is brought to 1.
+    label_smoothing : float
+        Share of each target that is spread evenly over the classes, from 0 to below 1.
 
     Returns
     -------
@@ -159,4 +202,11 @@ def classification(train: Any, validation: Any = None, test: Any = None, *, batc
     >>> history["validation"]["accuracy"].shape, bool(history.loss[-1] < history.loss[0])
     (torch.Size([20, 1]), True)
     """
-    return Classes(train, validation, test, batch_size=batch_size)
+    return Classes(
+        train,
+        validation,
+        test,
+        batch_size=batch_size,
+        sample_weight=sample_weight,
+        label_smoothing=label_smoothing,
+    )

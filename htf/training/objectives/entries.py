@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from htf.datasets.problems import CompletionProblem, SensingProblem
+from htf.nn import Factorization
+from htf.training.graphs import is_replayable
 from htf.training.losses import Loss
-from htf.training.objectives._base import Found, Objective, Place
+from htf.training.objectives.base import Found, Objective, Place
 from htf.training.observations import Observations, observe
-from htf.training.tracking import Factorization
 
 
 class Entries(Objective):
@@ -42,6 +44,9 @@ class Entries(Objective):
 
     def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
         return Found(self.loss(model(self.observations.inputs), self.observations.targets))
+
+    def replayable(self, epoch: int, batch: int) -> Hashable:
+        return 0 if is_replayable(self.observations.inputs) else None
 
     @torch.no_grad()
     def test_error(self, network: Factorization) -> Tensor:

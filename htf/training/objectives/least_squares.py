@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch import Generator, Tensor, nn
 
 from htf.engine import Plan
 from htf.training._digest import digest
-from htf.training.objectives._base import Found, Objective, Place
+from htf.training.graphs import is_replayable
+from htf.training.objectives.base import Found, Objective, Place
 
 Batch = tuple[Tensor | Plan, Tensor]
 
@@ -39,6 +40,10 @@ class LeastSquares(Objective):
     def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
         x, y = self.train[self._order(epoch)[batch]]
         return Found((model(x) - y).square().mean(0), samples=len(y))
+
+    def replayable(self, epoch: int, batch: int) -> Hashable:
+        number = self._order(epoch)[batch]
+        return number if is_replayable(self.train[number][0]) else None
 
     def _order(self, epoch: int) -> list[int]:
         if self._latest[0] != epoch:

@@ -1,0 +1,261 @@
+"""The TensorLy backend that serves an array, found from the array itself.
+
+Functions here take NumPy arrays, PyTorch tensors or those of any other backend of TensorLy, whatever
+`tensorly.set_backend` was told last, and never change that setting.  So they ask for the backend object and call
+its methods, which are the functions that ``tl.*`` would dispatch to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import Any
+
+import numpy as np
+import tensorly as tl
+import torch
+from tensorly.backend import BackendManager
+from torch.autograd import forward_ad
+
+Array = Any  # an array of any backend: NumPy, PyTorch, JAX, ...
+Backend = Any  # tensorly.backend.core.Backend, which has no annotations
+
+_PACKAGES = {
+    "numpy": "numpy",
+    "torch": "pytorch",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "cupy": "cupy",
+    "tensorflow": "tensorflow",
+    "paddle": "paddle",
+}
+
+
+@cache
+def _named(name: str) -> Backend:
+    # Loading a backend makes its object; only set_backend would make it the current one.  One that is loaded is kept.
+    return BackendManager._loaded_backends.get(name) or BackendManager.load_backend(name)
+
+
+# Dtypes that all algorithms here compute with; LAPACK has nothing for halves, and nothing was tried with longer floats.
+_SUPPORTED = "a real floating type, float32 or float64"
+
+
+@cache
+def _of_type(kind: type) -> Backend | str | None:
+    """The backend of arrays of a type, None where there is none, or why arrays of it are refused."""
+    if issubclass(kind, np.ma.MaskedArray):
+        return "whose mask would be lost; expected a plain array, or for missing entries ht_completion_masked"
+    if issubclass(kind, np.matrix):
+        return "whose products are those of matrices; expected a plain array, as numpy.asarray gives it"
+    if issubclass(kind, np.ndarray) and kind not in (np.ndarray, np.memmap):
+        return "which may compute by rules of its own; expected a plain array, as numpy.asarray gives it"
+    if _is_sparse(kind):
+        return "which is sparse; expected a dense array, as its method todense or toarray gives it"
+    for base in kind.__mro__:
+        name = _PACKAGES.get(base.__module__.split(".")[0])
+        if name is not None:
+            return _named(name)
+    return None
+
+
+def _is_sparse(kind: type) -> bool:
+    return any(base.__module__.split(".")[0] == "sparse" or "scipy.sparse" in base.__module__ for base in kind.__mro__)
+
+
+def backend_of(array: Array, name: str = "array") -> Backend:
+    """The backend of an array; a TypeError that calls it `name` where there is none."""
+    kind: type = type(array)
+    backend = _of_type(kind)
+    if isinstance(backend, str):
+        raise TypeError(f"{name} is a {kind.__name__}, {backend}")
+    if backend is None or not hasattr(array, "shape"):
+        raise TypeError(
+            f"{name} is a {kind.__name__}; expected an array of one of TensorLy's backends (NumPy, PyTorch, ...)"
+        )
+    return backend
+
+
+def check_array(array: Array, name: str) -> Backend:
+    """The backend of a dense float32 or float64 array; a TypeError that says what came instead."""
+    backend = backend_of(array, name)
+    if isinstance(array, np.generic):
+        raise TypeError(f"{name} is a number of type {type(array).__name__}; expected an array")
+    _check_layout(array, name)
+    _check_entries(array, name)
+    _check_dtype(array, name)
+    return backend
+
+
+def check_real(array: Array, name: str) -> Backend:
+    """The backend of a dense array of integers or floats of any precision, which is going to be computed in double."""
+    backend = backend_of(array, name)
+    _check_layout(array, name)
+    _check_entries(array, name)
+    if not _is_real(array):
+        raise TypeError(f"{name} has dtype {array.dtype}; expected real numbers")
+    return backend
+
+
+def check_tensor(tensor: Any, name: str) -> None:
+    """A TypeError for what is no PyTorch tensor with entries to read: other types, sparse tensors, the meta device."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a tensor of PyTorch")
+    _check_layout(tensor, name)
+    _check_entries(tensor, name)
+
+
+def host_array(array: Any, name: str) -> np.ndarray:
+    """Indices, masks and the like, read on the host, as NumPy arrays: from any backend or nested sequences."""
+    kind: type = type(array)
+    reason = _of_type(kind)
+    # Only the entries of matrices are read here.
+    if isinstance(reason, str) and not isinstance(array, np.matrix):
+        raise TypeError(f"{name} is a {kind.__name__}, {reason}")
+    if isinstance(array, torch.Tensor):
+        _check_layout(array, name)
+        _check_entries(array, name)
+        # NumPy has no bfloat16, nor any smaller float.
+        array = array.detach().cpu().double() if array.is_floating_point() else array.detach().cpu()
+    try:
+        return np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"{name} has rows of several lengths; expected one") from error
+
+
+def host_indices(array: Any, name: str) -> np.ndarray:
+    """Integers on the host; empty sequences count as such."""
+    numbers = host_array(array, name)
+    if numbers.size == 0 and numbers.dtype.kind == "f":
+        return numbers.astype(np.int64)
+    if numbers.dtype.kind not in "iu":
+        raise TypeError(f"{name} have dtype {getattr(array, 'dtype', numbers.dtype)}; expected integers")
+    if numbers.dtype.kind == "u" and numbers.size and int(numbers.max()) > np.iinfo(np.int64).max:
+        raise IndexError(f"{name} hold {int(numbers.max())}, which is out of range")
+    return numbers.astype(np.int64, copy=False)
+
+
+def real_number(value: Any, like: Array) -> Any:
+    """A number to scale `like` with, without changing its dtype; None for anything else, truth values among them."""
+    if isinstance(value, bool):
+        return None
+    if not isinstance(value, int | float) and (getattr(value, "shape", None) != () or not _is_real(value)):
+        return None
+    # A float has no gradient, so tensors stay what they are; NumPy's numbers have none, but bring their dtype along.
+    own = not isinstance(value, int | float | np.generic | np.ndarray) and backend_of(value) is backend_of(like)
+    return value if own else float(value)
+
+
+def context(array: Array) -> dict[str, Any]:
+    """dtype, and device where there is one; unlike ``tl.context`` it says nothing about gradients."""
+    device = getattr(array, "device", None)
+    # NumPy and JAX arrays have a device attribute too, but their constructors in TensorLy take none.
+    return {"dtype": array.dtype, "device": device} if _is_torch(array) else {"dtype": array.dtype}
+
+
+def check_alike(arrays: Iterable[Array], name: str) -> None:
+    """A TypeError or ValueError if arrays differ in backend, dtype or device; `name` says whose they are."""
+    first: Array = None
+    for array in arrays:
+        if first is None:
+            first = array
+            backend_of(array, name)
+            _check_layout(array, name)
+            _check_dtype(array, name)
+            continue
+        if backend_of(array, name) is not backend_of(first):
+            raise TypeError(f"{name} mixes {type(first).__name__} and {type(array).__name__}; expected one backend")
+        _check_layout(array, name)
+        if array.dtype != first.dtype:
+            raise TypeError(f"{name} mixes dtypes {first.dtype} and {array.dtype}; expected one")
+        if _is_torch(array) and array.device != first.device:
+            raise ValueError(f"{name} is partly on {first.device} and partly on {array.device}; expected one device")
+
+
+def _check_layout(array: Array, name: str) -> None:
+    if isinstance(array, torch.Tensor) and (array.is_nested or array.layout != torch.strided):
+        kind = "a nested tensor" if array.is_nested else f"a tensor of layout {array.layout}"
+        raise TypeError(f"{name} is {kind}; expected a dense one, as to_dense or to_padded_tensor gives it")
+
+
+def _check_entries(array: Array, name: str) -> None:
+    if isinstance(array, torch.Tensor) and array.device.type == "meta":
+        raise TypeError(f"{name} is on the meta device, where tensors have no entries; expected one on a real device")
+
+
+def _check_dtype(array: Array, name: str) -> None:
+    # Names are equal on all backends but for a prefix; that of a byte order that is not the machine's is another.
+    if str(array.dtype).rpartition(".")[2] not in ("float32", "float64"):
+        raise TypeError(f"{name} has dtype {array.dtype}; expected {_SUPPORTED}{_remedy(array.dtype)}")
+
+
+def _is_real(value: Array) -> bool:
+    """Whether the dtype is one of integers or floats."""
+    if isinstance(value, torch.Tensor):
+        return not value.dtype.is_complex and value.dtype != torch.bool
+    return not isinstance(value, np.ma.MaskedArray) and getattr(value.dtype, "kind", "") in "iuf"
+
+
+def _remedy(dtype: Any) -> str:
+    """Conversion from a dtype to another one, where that loses nothing."""
+    if isinstance(dtype, np.dtype) and dtype.kind == "f" and not dtype.isnative:
+        return f" in the machine's byte order: array.astype({dtype.newbyteorder('=').name!r})"
+    return ""
+
+
+def _is_torch(array: Array) -> bool:
+    return backend_of(array).backend_name == "pytorch"
+
+
+def needs_gradient(array: Array) -> bool:
+    """Whether autograd records what is done to the array, backward or forward."""
+    if not _is_torch(array):
+        return False
+    return array.requires_grad or forward_ad.unpack_dual(array).tangent is not None
+
+
+def constant(array: Array) -> Array:
+    """The array without its gradient history."""
+    return array.detach() if _is_torch(array) else array
+
+
+def asarray(backend: Backend, values: Any, like: Array) -> Array:
+    """NumPy values as an array beside `like`: its backend, dtype and device."""
+    # TensorLy's constructor for PyTorch would go by way of the default device.
+    return torch.tensor(values, **context(like)) if _is_torch(like) else backend.tensor(values, **context(like))
+
+
+def eye(backend: Backend, size: int, like: Array) -> Array:
+    """The identity matrix beside `like`."""
+    return backend.eye(size, **context(like))
+
+
+def zeros(backend: Backend, shape: tuple[int, ...], like: Array) -> Array:
+    """Zeros beside `like`."""
+    return backend.zeros(shape, **context(like))
+
+
+def all_finite(backend: Backend, array: Array) -> bool:
+    """Whether no entry is NaN or infinite; one pass."""
+    # NaN compares as false.
+    return bool(backend.all(backend.abs(constant(array)) < float("inf")))
+
+
+@contextmanager
+def current_backend(name: str, device: torch.device | None = None) -> Iterator[None]:
+    """TensorLy's backend for this thread; `tl.backend_context` would make the old one every thread's on its way out.
+
+    New PyTorch tensors of TensorLy are then on `device`, if one is given, whatever PyTorch's default is.
+    """
+    local = BackendManager._THREAD_LOCAL_DATA.__dict__
+    before = local.get("backend")
+    tl.set_backend(name, local_threadsafe=True)
+    try:
+        with nullcontext() if device is None else device:
+            yield
+    finally:
+        if before is None:
+            local.pop("backend", None)
+        else:
+            local["backend"] = before

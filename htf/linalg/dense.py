@@ -1,0 +1,199 @@
+"""The few dense steps that all algorithms on trees are made of.
+
+Two of them are more than a call.  `orthonormal` and `left_singular` work through Gramians, so through matrix products,
+where LAPACK's QR and SVD of tall matrices would be several times slower; both repeat the step on what the squaring of
+singular values would lose, so that their results are accurate to little more than rounding error, not to its root.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import TypeVar
+
+import numpy as np
+
+from htf.linalg.backend import Array, Backend, constant, eye, needs_gradient
+from htf.linalg.underflow import ordinary
+
+T = TypeVar("T")
+
+
+def mode_product(B: Backend, tensor: Array, matrix: Array, axis: int) -> Array:
+    """``tensor`` times ``matrix`` (new × old) along `axis`."""
+    shape = tensor.shape
+    order = len(shape)
+    if order == 2:
+        return B.matmul(tensor, matrix.T) if axis else B.matmul(matrix, tensor)
+    size = matrix.shape[0]
+    if axis == order - 1:
+        return _shaped(B, B.matmul(_shaped(B, tensor, (-1, shape[axis])), matrix.T), (*shape[:axis], size))
+    if axis == 0:
+        return _shaped(B, B.matmul(matrix, _shaped(B, tensor, (shape[0], -1))), (size, *shape[1:]))
+    before, after = (shape[0], shape[2]) if order == 3 else (prod(shape[:axis]), prod(shape[axis + 1 :]))
+    if before == 1 or after == 1:
+        new = (*shape[:axis], size, *shape[axis + 1 :])
+        if after == 1:
+            return _shaped(B, B.matmul(_shaped(B, tensor, (before, shape[axis])), matrix.T), new)
+        return _shaped(B, B.matmul(matrix, _shaped(B, tensor, (shape[axis], after))), new)
+    whole = tensor if order == 3 else _shaped(B, tensor, (before, shape[axis], after))
+    product = B.matmul(matrix, whole)
+    return product if order == 3 else _shaped(B, product, (*shape[:axis], size, *shape[axis + 1 :]))
+
+
+def _shaped(B: Backend, array: Array, shape: tuple[int, ...]) -> Array:
+    # TensorLy's way to NumPy takes longer than the products of small matrices do.
+    return array.reshape(shape) if type(array) is np.ndarray else B.reshape(array, shape)
+
+
+def matricize(B: Backend, tensor: Array, axis: int) -> Array:
+    """(axis, all others)."""
+    if axis:
+        tensor = B.moveaxis(tensor, axis, 0)
+    return tensor if len(tensor.shape) == 2 else _shaped(B, tensor, (tensor.shape[0], -1))
+
+
+def tall(B: Backend, tensor: Array) -> Array:
+    """(all others, last axis)."""
+    return tensor if len(tensor.shape) == 2 else _shaped(B, tensor, (-1, tensor.shape[-1]))
+
+
+def gram(B: Backend, tensor: Array, axis: int) -> Array:
+    """Gramian of the matricization by `axis`: sums over all other axes."""
+    shape = tuple(tensor.shape)
+    if axis == len(shape) - 1:
+        matrix = tall(B, tensor)
+        return B.matmul(matrix.T, matrix)
+    matrix = matricize(B, tensor, axis)
+    return B.matmul(matrix, matrix.T)
+
+
+def joint_values(B: Backend, transfer: Array, values: Sequence[Array]) -> Array:
+    """Rows of a node's frame from rows of its children's: (batch, r_1), ..., (batch, r_k) to (batch, r)."""
+    batch = values[0].shape[0]
+    product = B.matmul(values[0], B.reshape(transfer, (transfer.shape[0], -1)))
+    for value in values[1:]:
+        width = value.shape[1]
+        product = B.reshape(product, (batch, width, prod(product.shape[1:]) // width))
+        product = B.matmul(B.reshape(value, (batch, 1, width)), product)[:, 0]
+    return product
+
+
+def products_of_others(first: T, factors: Sequence[T], multiply: Callable[[T, T], T]) -> list[T]:
+    """For each of the `factors`, `first` times all the others.
+
+    Each is a product of all before the factor and all behind it, without division: 3 (n - 1) products for n factors.
+    For factors a, b, c the results are first (c b), (first a) c and (first a) b.
+    """
+    behind = list(factors[1:])  # behind[k] becomes the product of the factors from k + 1 on
+    for k in range(len(behind) - 1, 0, -1):
+        behind[k - 1] = multiply(behind[k], factors[k])
+    found, before = [], first
+    for factor, rest in zip(factors, behind, strict=False):
+        found.append(multiply(before, rest))
+        before = multiply(before, factor)
+    return [*found, before] if factors else []
+
+
+def orthonormal(B: Backend, matrix: Array) -> tuple[Array, Array]:
+    """``matrix = Q R`` with orthonormal columns of Q, (m, p) and (p, n), p = min(m, n); R is not triangular."""
+    Q, correction, R = orthonormal_parts(B, matrix)
+    return (Q if correction is None else B.matmul(Q, correction)), R
+
+
+def orthonormal_parts(B: Backend, matrix: Array) -> tuple[Array, Array | None, Array]:
+    """Q, P and R with ``matrix = (Q P) R`` and orthonormal columns of Q P; P is None where it is the identity.
+
+    Large well-conditioned matrices take Q = A V Λ^(-1/2) from the eigendecomposition of their Gramian (Stathopoulos &
+    Wu 2002), corrected by a second pass; others, and those that carry gradients, take LAPACK's QR.  Who multiplies by Q
+    later can multiply by the small P first and spare forming their product.
+    """
+    rows, columns = matrix.shape
+    if rows <= columns:
+        return eye(B, rows, matrix), None, matrix
+    # Below this size LAPACK's overhead is that of an eigendecomposition.  PyTorch brings a QR that is as fast.
+    if columns < 16 or rows < 4 * columns or needs_gradient(matrix) or B.backend_name != "numpy":
+        Q, R = B.qr(matrix)
+        return Q, None, R
+    values, vectors = B.eigh(B.matmul(matrix.T, matrix))
+    epsilon = float(B.eps(matrix.dtype))
+    largest = float(values[-1])
+    condition = float(values[0]) / largest if largest > 0 else 0.0
+    # The first pass leaves an error of epsilon / condition in QᵀQ; what the series below drops is its cube.
+    if not condition > (100 * epsilon) ** 0.6 or not ordinary(largest, matrix.dtype):
+        Q, R = B.qr(matrix)
+        return Q, None, R
+    roots = B.sqrt(values)
+    Q = B.matmul(matrix, vectors / roots)
+    R = (vectors * roots).T
+    if condition > 0.01:
+        return Q, None, R
+    identity = B.eye(columns, dtype=matrix.dtype)
+    error = B.matmul(Q.T, Q) - identity
+    square = B.matmul(error, error)
+    return Q, identity - error / 2 + 0.375 * square, R + B.matmul(error / 2 - 0.125 * square, R)
+
+
+def left_singular(B: Backend, matrix: Array, count: int | None = None) -> tuple[Array, Array]:
+    """Left singular vectors (m, p) and descending singular values (p,) of an (m, n) matrix, p = min(m, n).
+
+    With gradients, or where the matrix is not wide: LAPACK's SVD.  Otherwise the eigendecomposition of the m × m
+    Gramian, taken again for the rows below ``epsilon^(1/5)`` of the largest singular value, and so on: each Gramian
+    loses only what is below the square root of the rounding error relative to its own largest value, so the result is
+    accurate to some ``epsilon^(4/5)`` of the largest singular value, at the cost of one matrix product or little more.
+    Where only the first `count` have to be, the others may be off by up to the square root of the rounding error.
+    """
+    rows, columns = matrix.shape
+    if needs_gradient(matrix) or columns < 2 * rows or rows * columns < 1024:
+        U, S, _ = B.svd(matrix, full_matrices=False)
+        return U, S
+    cut = float(B.eps(matrix.dtype)) ** 0.2
+    vectors: list[Array] = []
+    values: list[Array] = []
+    basis = None  # of what is left
+    found = 0
+    rest = matrix
+    while True:
+        squares, own = B.eigh(B.matmul(rest, rest.T))
+        squares, own = B.flip(squares, 0), B.flip(own, 1)
+        largest = float(squares[0])
+        total = own if basis is None else B.matmul(basis, own)
+        size = int(squares.shape[0])
+        head = size if not largest > 0 else max(int((squares > cut**2 * largest).sum()), 1)
+        found += head
+        if count is not None and found >= count:
+            head = size
+        # Rounding leaves zeros a little negative.
+        roots = B.sqrt(B.abs(squares[:head]))
+        vectors.append(total[:, :head])
+        values.append(roots)
+        if head == size:
+            break
+        basis = total[:, head:]
+        rest = B.matmul(own[:, head:].T, rest)
+    if len(vectors) == 1:
+        return vectors[0], values[0]
+    return _sorted(B, B.concatenate(vectors, 1), B.concatenate(values, 0))
+
+
+def _sorted(B: Backend, vectors: Array, values: Array) -> tuple[Array, Array]:
+    """Values of a later Gramian can exceed the last of an earlier one by rounding."""
+    order = B.flip(B.argsort(constant(values), 0), 0)
+    return vectors[:, order], values[order]
+
+
+def kept(singular_values: Array, rank: int | None, tail: float) -> int:
+    """Number of singular values to keep: the fewest whose tail has a norm of at most `tail`, `rank` at most, 1 at
+    least.
+    """
+    values = constant(singular_values).tolist()
+    largest = max(values, default=0.0)
+    if largest > 0:
+        # Relative to the largest, or squares would leave the range of doubles long before the values do.
+        values, tail = [s / largest for s in values], tail / largest
+    count, dropped = len(values), 0.0
+    while count > 1 and math.sqrt(dropped + values[count - 1] ** 2) <= tail:
+        count -= 1
+        dropped += values[count] ** 2
+    return count if rank is None else max(1, min(count, rank))

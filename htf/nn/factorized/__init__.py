@@ -1,6 +1,0 @@
-"""Linear layers and convolutions whose weights are factorized: matrix, CP, Tucker, TT and HT."""
-
-from htf.nn.factorized.convolution import FactorizedConv2d
-from htf.nn.factorized.linear import FactorizedLinear
-
-__all__ = ["FactorizedConv2d", "FactorizedLinear"]
