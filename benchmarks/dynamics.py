@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ import torch
 from matplotlib.figure import Figure
 
 import htf
+from benchmarks.speed import timing
 from htf._files import check_writable, read_json, write_figure, write_json
 from htf.dynamics.studies import Study, study
 from htf.nn import CPNetwork, Factorization, HTNetwork, MatrixFactorization
@@ -85,13 +84,14 @@ def main(arguments: list[str] | None = None) -> None:
     scale = SMALL if options.scale == "small" else FULL
     check_writable(options.out)
     report_file = options.out / "dynamics.json"
+    made_by = {"scale": options.scale, **timing.made_by(torch.device(options.device))}
     report: dict[str, Any] = read_json(report_file, sealed=False) if report_file.exists() else {}
     for part in options.only:
         if part in STUDIES:
-            report[part] = {**about_study(_study(part, scale, options)), **_made_by(options)}
+            report[part] = {**about_study(_study(part, scale, options)), **made_by}
         else:
             found, figure = (rates if part == "rates" else norms)(scale, options)
-            report[part] = {**found, **_made_by(options)}
+            report[part] = {**found, **made_by}
             _draw(figure, options.out / f"dynamics_{part}.png")
         # As it goes: what was computed for hours is not lost to what comes after.
         write_json(report_file, report)
@@ -348,16 +348,6 @@ def _extremes(values: torch.Tensor) -> dict[str, float]:
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     # JSON has no NaN.
     return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
-
-
-def _made_by(options: argparse.Namespace) -> dict[str, Any]:
-    name = torch.cuda.get_device_name() if torch.device(options.device).type == "cuda" else platform.machine()
-    return {
-        "scale": options.scale,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{name}, {options.threads} threads",
-        "versions": {"htf": htf.__version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
 
 
 def _draw(figure: Figure, path: Path) -> None:
