@@ -1,19 +1,22 @@
-"""Objectives of a `Training`: entries of tensors, squared errors, cross entropy, functions of one's own."""
+"""Objectives of a `Training`: entries of tensors, squared errors, cross entropy, likelihoods, functions of one's own."""
 
 from htf.training.objectives.base import Found, Objective, Place, function
 from htf.training.objectives.classification import Classes, classification
 from htf.training.objectives.entries import Entries, entries
 from htf.training.objectives.least_squares import LeastSquares, least_squares
+from htf.training.objectives.likelihood import Likelihood, likelihood
 
 __all__ = [
     "Classes",
     "Entries",
     "Found",
     "LeastSquares",
+    "Likelihood",
     "Objective",
     "Place",
     "classification",
     "entries",
     "function",
     "least_squares",
+    "likelihood",
 ]
