@@ -8,6 +8,7 @@ at last the values that are missing.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
@@ -136,7 +137,12 @@ def _check_possible(total: Tensor) -> None:
         raise ValueError("x has a sample whose observed values have the probability 0; expected possible ones")
 
 
-def _downward(network, outputs, choose, observed):  # type: ignore[no-untyped-def]
+def _downward(
+    network: HTNetwork,
+    outputs: Tensor,
+    choose: Callable[[Tensor], Tensor],
+    observed: tuple[Observed, Tensor, Tensor] | None,
+) -> Tensor:
     layout = network._layout
     tree = layout.tree
     samples = len(outputs)

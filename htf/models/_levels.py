@@ -22,8 +22,8 @@ class Levels:
     ----------
     levels : int
     kind : str
-        "whole" for integers that are levels as they are, "bytes" for those of 8 bits that are put into fewer levels,
-        "real" for real numbers.
+        "whole" for integers that are levels as they are, "bytes" for those of 8 bits, which may be put into fewer
+        levels, "real" for real numbers.
     lowest, highest : float
         Of real numbers; levels between are equally wide, and values beyond belong to the outermost.
     """
@@ -37,7 +37,7 @@ class Levels:
     def of(cls, values: Tensor, levels: int) -> Levels:
         """Find out from the values to be fitted."""
         low, high = float(values.min()), float(values.max())
-        if values.dtype == torch.uint8 and high >= levels:
+        if values.dtype == torch.uint8 and (levels == BYTES or high >= levels):
             return cls(levels, "bytes", 0.0, BYTES - 1.0)
         if not values.is_floating_point() or (high > 1 and low >= 0 and high < levels and _whole(values)):
             found = cls(levels, "whole")
@@ -52,7 +52,7 @@ class Levels:
             self._check_whole(values)
             found = values
         elif self.kind == "bytes":
-            if not _whole(values) or bool((values < 0).any() | (values >= BYTES).any()):
+            if not _whole(values) or float(values.min()) < 0 or float(values.max()) >= BYTES:
                 raise ValueError("x holds values that are not integers from 0 to 255, of which this model was fitted")
             found = (values.to(torch.int32) * self.levels).div(BYTES, rounding_mode="floor")
         else:

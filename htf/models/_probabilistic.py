@@ -22,7 +22,7 @@ from htf.engine import Plan
 from htf.engine.layout import Layout
 from htf.models._circuit import Observed, draw, most_probable
 from htf.models._levels import Given, Levels, read
-from htf.nn.init import distributions, scale_preserving
+from htf.nn.init import distributions
 from htf.nn.networks._outputs import sign_and_logarithm
 from htf.nn.networks.ht import HTNetwork
 from htf.training import ExpectationMaximization, History, Training, early_stopping, objectives
@@ -35,8 +35,6 @@ LEAVES = ("categorical", "binomial")
 LOOKED_AT = 10_000
 # Entries of the rows of all leaves for the samples that are evaluated at once.
 ENTRIES = 2**25
-# Smallest share of every level at the start, and the change of the outputs' logarithm, of a squared network.
-NOISE = 1.0
 
 
 class Probabilistic(BaseEstimator):  # type: ignore[misc]
@@ -105,16 +103,17 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
             self.levels,
             self.width,
             outputs=outputs,
-            init=scale_preserving(noise=NOISE, mixing=1.0) if self.squared else distributions(start, leaf=self.leaf),
+            init=distributions(start, leaf=self.leaf, squared=self.squared),
             seed=self.seed,
             dtype=torch.float32 if self.dtype is None else self.dtype,
             device=device,
         )
+        validation: Any = None if held is None else held if labels is not None else held[0]
         objective = objectives.likelihood(
             indices,
             labels,
             weights=weights,
-            validation=None if held is None else held if labels is not None else held[0],
+            validation=validation,
             batch_size=self.batch_size,
             squared=self.squared,
             seed=self.seed,

@@ -81,7 +81,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     schedule : str or callable
         Of `lr`; see `htf.training.Training`.
     smoothing : float
-        Observations that are added to every distribution, spread over the values of a pixel as all samples show them.
+        Observations that are added to every distribution, spread evenly over its values.
     patience : int, optional
         Epochs without a better likelihood of the validation samples after which to stop.
     dtype : torch.dtype, optional
@@ -96,7 +96,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     Attributes
     ----------
     network_ : HTNetwork
-        Also as `network`.  Columns of its matrices have sums of 1; with `squared`, the sum of its outputs' squares is 1.
+        Also as `network`.  Columns of its matrices have sums of 1; with `squared`, the squares of its outputs have.
     history_ : History
         Losses of epochs, in nats, and what was measured of the validation samples.
     n_features_in_ : int
@@ -379,7 +379,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         given, indices, gone = self._read(x, missing)
         if self.squared:
             raise ValueError(
-                "squared is True: the most probable values of a squared tensor cannot be found; use sample"
+                "squared is True; expected a density of mixtures: a square has no most probable choice of them"
             )
         if gone is None:
             raise ValueError("missing is None; expected a mask, True for the values to be found")

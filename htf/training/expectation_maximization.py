@@ -32,9 +32,8 @@ class ExpectationMaximization(torch.optim.Optimizer):
     lr : float
         The share :math:`\eta` of a batch, above 0 and at most 1.
     smoothing : float
-        Observations, per sample, that are added to every column: a Dirichlet prior.  In leaf matrices they are spread
-        over the values as the network at the start expects them of that mode, elsewhere evenly.  Without, a value that
-        no sample shows gets the probability 0.
+        Observations, per sample, that are added to every column and spread over its rows evenly: a symmetric Dirichlet
+        prior.  Without, a value that no sample shows gets the probability 0.
     leaf : str
         "categorical", or "binomial": columns of leaf matrices are the binomial distributions of the same means.
 
@@ -51,8 +50,8 @@ class ExpectationMaximization(torch.optim.Optimizer):
     ----------
     .. [1] A. Dempster, N. Laird, D. Rubin, "Maximum likelihood from incomplete data via the EM algorithm", 1977.
     .. [2] O. Cappé, E. Moulines, "On-line expectation-maximization algorithm for latent data models", 2009.
-    .. [3] A. Liu, Z. Shao, G. Van den Broeck, "Rethinking probabilistic circuit parameter learning", 2025: the network's
-       own probabilities as the statistics of the past.
+    .. [3] A. Liu, Z. Shao, G. Van den Broeck, "Rethinking probabilistic circuit parameter learning", 2025: the
+       network's own probabilities as the statistics of the past.
 
     Examples
     --------
@@ -81,7 +80,6 @@ class ExpectationMaximization(torch.optim.Optimizer):
         super().__init__(list(network.parameters()), {"lr": lr, "smoothing": smoothing, "leaf": leaf})
         self._network = network
         self._parents = _parents(network)
-        self._expected = self._expectations() if smoothing else []
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -94,7 +92,7 @@ class ExpectationMaximization(torch.optim.Optimizer):
         lr, smoothing = float(group["lr"]), float(group["smoothing"])
         reached = self._reached() if lr < 1 else [None] * len(self._network.weights)
         blocks = self._network._layout.blocks
-        for b, (block, weight, prior) in enumerate(zip(blocks, self._network.weights, reached, strict=True)):
+        for block, weight, prior in zip(blocks, self._network.weights, reached, strict=True):
             if weight.grad is None:
                 continue
             # In place of the gradient, which is as large as the parameters.
@@ -102,7 +100,7 @@ class ExpectationMaximization(torch.optim.Optimizer):
             if prior is not None:
                 counts.addcmul_(weight, (prior + smoothing) * (1 - lr))
             if smoothing:
-                counts.add_(lr * smoothing * (1 / block.rows if block.level else self._expected[b]))
+                counts.add_(lr * smoothing / block.rows)
             if block.level == 0 and group["leaf"] == "binomial":
                 means = binomial_means(counts)
                 known = means.isfinite()
@@ -114,17 +112,6 @@ class ExpectationMaximization(torch.optim.Optimizer):
             weight.copy_(torch.where(known, new, weight))
             weight.grad = None
         return loss
-
-    @torch.no_grad()
-    def _expectations(self) -> list[Tensor]:
-        """Distributions of the values of all modes, per leaf block, (runs, nodes or 1, rows, 1)."""
-        found = []
-        for block, weight, reached in zip(
-            self._network._layout.blocks, self._network.weights, self._reached(), strict=True
-        ):
-            if not block.level:
-                found.append((weight @ reached.mT) / reached.sum(-1, keepdim=True))
-        return found
 
     def _reached(self) -> list[Tensor]:
         """Probability with which each column is reached, per block, (runs, nodes or 1, 1, columns)."""

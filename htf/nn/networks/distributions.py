@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from htf._random import rand
+from htf._random import rand, randn
 from htf.engine.layout import Block, Layout
 
 LEAVES = ("categorical", "binomial")
@@ -16,9 +16,13 @@ LEAVES = ("categorical", "binomial")
 UNSEEN = 0.01
 # Levels, of all, beyond which two values are as different as any.
 REACH = 0.25
+# Standard deviation of the rows of the noise beside identities.
+MIXING = 0.3
 
 
-def distributions(samples: Tensor, *, contrast: float = 2.0, leaf: str = "categorical") -> Distributions:
+def distributions(
+    samples: Tensor, *, contrast: float = 2.0, leaf: str = "categorical", squared: bool = False
+) -> Distributions:
     r"""Start with distributions as columns, near the product of the modes' own distributions.
 
     Each component of a node above leaves is given a random sample.  In its columns the frequencies of each mode's
@@ -34,6 +38,9 @@ def distributions(samples: Tensor, *, contrast: float = 2.0, leaf: str = "catego
         The tilt c, at least 0.
     leaf : str
         "categorical", or "binomial" for the binomial distributions of the same means.
+    squared : bool
+        For outputs that are to be squared: leaf columns are the square roots of distributions, and inner matrices the
+        identity and normal noise.
 
     Returns
     -------
@@ -60,7 +67,7 @@ def distributions(samples: Tensor, *, contrast: float = 2.0, leaf: str = "catego
         raise ValueError(f"leaf is {leaf!r}; expected one of {', '.join(LEAVES)}")
     if samples.ndim != 2 or not len(samples):
         raise ValueError(f"samples has shape {tuple(samples.shape)}; expected (n, order) with at least one sample")
-    return Distributions(samples, contrast, leaf)
+    return Distributions(samples, contrast, leaf, squared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +77,7 @@ class Distributions:
     samples: Tensor
     contrast: float
     leaf: str
+    squared: bool
 
     def tree(self, layout: Layout, generator: Generator | None, shared: bool = False) -> list[Tensor]:
         """The matrices of one run, per block."""
@@ -83,6 +91,11 @@ class Distributions:
         }
         found = []
         for block in layout.blocks:
+            if block.level and self.squared:
+                noise = randn((len(block.nodes), block.rows, block.columns), generator) * (MIXING / block.rows**0.5)
+                root = block.nodes == (layout.tree.root,)
+                found.append(noise + (1 if root else torch.eye(block.rows, block.columns, dtype=noise.dtype)))
+                continue
             if block.level:
                 drawn = -rand((len(block.nodes), block.rows, block.columns), generator).clamp(min=1e-12).log()
                 matrices = torch.ones_like(drawn) if block.nodes == (layout.tree.root,) else drawn
@@ -93,6 +106,8 @@ class Distributions:
             matrices = matrices / matrices.sum(1, keepdim=True)
             if not block.level and self.leaf == "binomial":
                 matrices = binomial(binomial_means(matrices), block.rows)
+            if self.squared:
+                matrices = matrices.sqrt()
             found.append(matrices)
         return found
 

@@ -1,4 +1,4 @@
-"""Objectives of a `Training`: entries of tensors, squared errors, cross entropy, likelihoods, functions of one's own."""
+"""Objectives of a `Training`: entries, squared errors, cross entropy, likelihoods, functions of one's own."""
 
 from htf.training.objectives.base import Found, Objective, Place, function
 from htf.training.objectives.classification import Classes, classification
