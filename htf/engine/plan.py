@@ -6,7 +6,7 @@ tree, dimensions and pattern of equal widths.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ class Plan:
             _Table(block.nodes, block.rows if self.discrete else self.batch, self.discrete) for block in leaf_blocks
         ]
         self._table_of = {n: t for t, table in enumerate(self._tables) for n in table.nodes}
-        self.steps = self._with_releases(self._make_steps(indices))
+        self.steps = self._with_releases(self._reading_together(self._make_steps(indices)))
 
     # -- making ---------------------------------------------------------------------------------------
 
@@ -227,12 +227,36 @@ class Plan:
         value = torch.stack([ids[n] for n in slots])
         if samples is not None:
             value = value.gather(1, samples.repeat(len(children[0]), 1))
-        index = (first[:, None] + value).view(len(children[0]), -1)
-        total = sum(len(self._tables[s].nodes) * self._tables[s].rows for s in sources)
-        counts = torch.bincount(index.flatten(), minlength=total)
+        return self._taken(sources, (first[:, None] + value).view(len(children[0]), -1))
+
+    def _taken(self, sources: tuple[int, ...], index: Tensor, portions: tuple[int, ...] = ()) -> Gather:
+        counts = torch.bincount(index.flatten(), minlength=self._rows_of(sources))
         starts = counts.cumsum(0) - counts
         order = index.flatten().argsort(stable=True)
-        return Gather(sources, index.int(), order.int(), starts.int())
+        return Gather(sources, index.int(), order.int(), starts.int(), None, portions)
+
+    def _rows_of(self, sources: tuple[int, ...]) -> int:
+        return sum(len(self._tables[s].nodes) * self._tables[s].rows for s in sources)
+
+    def _reading_together(self, steps: list[Step]) -> list[Step]:
+        """Let steps that read few of the rows of the same tables read them together."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for k, step in enumerate(steps):
+            if isinstance(step.inputs, Gather):
+                groups.setdefault(step.sources, []).append(k)
+        for sources, group in groups.items():
+            parts = [step.inputs for step in (steps[k] for k in group) if isinstance(step.inputs, Gather)]
+            taken = tuple(part.index.numel() for part in parts)
+            if (len(group) - 1) * self._rows_of(sources) < max(sum(taken), 1):
+                continue
+            index = torch.cat([part.index.flatten() for part in parts])
+            whole = self._taken(sources, index.unsqueeze(0), taken)
+            for k, part, own in zip(group, parts, whole.index[0].split(taken), strict=True):
+                shared = replace(
+                    part, index=own.view_as(part.index), order=whole.order, starts=whole.starts, whole=whole
+                )
+                steps[k] = replace(steps[k], inputs=shared)
+        return steps
 
     def _meeting(self, ids: dict[int, Tensor], counts: dict[int, int]) -> Meeting | None:
         """The root's children in two groups, if they meet at less cost than sample by sample."""

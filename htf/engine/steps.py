@@ -22,12 +22,18 @@ class Gather:
     `index` holds (arity, nodes * rows) numbers of rows of the sources laid end to end.  `order` sorts the taken
     positions by source row and `starts` says where each source row begins in it, so that the gradient is a sum over
     consecutive runs: no scattered writes.
+
+    Steps that read the same large tables take their rows together, as the way back visits every row of the sources:
+    then `whole` is what they take, one after another, `index` a part of its, and `portions` of the whole are the sizes
+    of the parts.
     """
 
     sources: tuple[int, ...]
     index: Tensor
     order: Tensor
     starts: Tensor
+    whole: Gather | None = None
+    portions: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -35,6 +41,9 @@ class Gather:
 
     @property
     def n_bytes(self) -> int:
+        if self.whole is not None:
+            # A share of what belongs to all.
+            return self.whole.n_bytes * self.index.numel() // self.whole.index.numel()
         return sum(t.numel() * t.element_size() for t in (self.index, self.order, self.starts))
 
 

@@ -112,8 +112,8 @@ class Given:
     shape: tuple[int, ...]
 
 
-def read(x: Any, missing: Any = None, shape: tuple[int, ...] | None = None) -> Given:
-    """Check samples and a mask; `shape` is that of one sample, where it is known.
+def read(x: Any, missing: Any = None, shape: tuple[int, ...] | None = None, model: str = "the model") -> Given:
+    """Check samples and a mask; `shape` is that of one sample, where it is known, of a `model` by name.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def read(x: Any, missing: Any = None, shape: tuple[int, ...] | None = None) -> G
         raise ValueError(f"x has 0 sample(s) (shape={tuple(values.shape)}) while a minimum of 1 is required.")
     if shape is not None and found != shape:
         if len(shape) == len(found) == 1:
-            raise ValueError(f"X has {found[0]} features, but the model is expecting {shape[0]} features as input")
+            raise ValueError(f"X has {found[0]} features, but {model} is expecting {shape[0]} features as input")
         raise ValueError(f"x has samples of shape {found}; this model was fitted on samples of shape {shape}")
     if not math.prod(found):
         raise ValueError(f"x has 0 feature(s) (shape={tuple(values.shape)}) while a minimum of 2 is required.")

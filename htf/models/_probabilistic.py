@@ -183,7 +183,7 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
     def _read(self, x: Any, missing: Any = None) -> tuple[Given, Tensor, Tensor | None]:
         """Samples, their levels and what is missing of them, on the CPU."""
         check_is_fitted(self, "network_")
-        given = read(x, missing, self.shape_)
+        given = read(x, missing, self.shape_, type(self).__name__)
         values = given.values
         if given.missing is not None:
             # Whatever is there instead must not be judged.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import check_is_fitted
 from torch import Generator, Tensor
 
@@ -303,6 +305,10 @@ def _labels(given: Any, samples: int) -> np.ndarray[Any, Any]:
         raise ValueError("This GenerativeClassifier requires y to be passed, but the target y is None")
     found = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
     if found.ndim == 2 and found.shape[1] == 1:
+        message = (
+            "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (samples,)"
+        )
+        warnings.warn(message, DataConversionWarning, stacklevel=3)
         found = found[:, 0]
     if found.shape != (samples,):
         raise ValueError(f"y has shape {found.shape}; expected ({samples},), a label for each sample")

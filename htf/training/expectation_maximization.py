@@ -91,16 +91,17 @@ class ExpectationMaximization(torch.optim.Optimizer):
         (group,) = self.param_groups
         lr, smoothing = float(group["lr"]), float(group["smoothing"])
         reached = self._reached() if lr < 1 else [None] * len(self._network.weights)
-        blocks = self._network._layout.blocks
+        blocks, zero = self._network._layout.blocks, self._network.weights[0].new_zeros(())
         for block, weight, prior in zip(blocks, self._network.weights, reached, strict=True):
             if weight.grad is None:
                 continue
-            # In place of the gradient, which is as large as the parameters.
-            counts = weight.grad.mul_(weight).mul_(-lr)
-            if prior is not None:
-                counts.addcmul_(weight, (prior + smoothing) * (1 - lr))
+            # In place of the gradient, which is as large as the parameters; over the rate, as columns are normalized.
+            counts = weight.grad
+            torch.sub((prior + smoothing) * (1 / lr - 1) if prior is not None else zero, counts, out=counts)
             if smoothing:
-                counts.add_(lr * smoothing / block.rows)
+                torch.addcmul(counts.new_tensor(smoothing / block.rows), counts, weight, out=counts)
+            else:
+                counts.mul_(weight)
             if block.level == 0 and group["leaf"] == "binomial":
                 means = binomial_means(counts)
                 known = means.isfinite()
@@ -109,7 +110,7 @@ class ExpectationMaximization(torch.optim.Optimizer):
                 total = counts.sum(-2, keepdim=True)
                 known = (total > torch.finfo(total.dtype).tiny) & total.isfinite()
                 new = counts.div_(total)
-            weight.copy_(torch.where(known, new, weight))
+            torch.where(known, new, weight, out=weight)
             weight.grad = None
         return loss
 
