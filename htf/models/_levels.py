@@ -120,7 +120,7 @@ def read(x: Any, missing: Any = None, shape: tuple[int, ...] | None = None, mode
     TypeError, ValueError
         The message names `x` or `missing`, what came and what was expected.
     """
-    values, as_tensor = _tensor("x", x), isinstance(x, Tensor)
+    values, as_tensor = numbers("x", x), isinstance(x, Tensor)
     if values.ndim not in (2, 3):
         hint = ". Reshape your data" if values.ndim == 1 else ""
         raise ValueError(
@@ -137,7 +137,7 @@ def read(x: Any, missing: Any = None, shape: tuple[int, ...] | None = None, mode
         raise ValueError(f"x has 0 feature(s) (shape={tuple(values.shape)}) while a minimum of 2 is required.")
     marks = None
     if missing is not None:
-        marks = _tensor("missing", missing)
+        marks = numbers("missing", missing)
         if marks.dtype != torch.bool:
             raise TypeError(f"missing has dtype {marks.dtype}; expected booleans, True where a value is missing")
         if marks.shape != values.shape:
@@ -159,7 +159,7 @@ def read(x: Any, missing: Any = None, shape: tuple[int, ...] | None = None, mode
     return Given(values, marks, as_tensor, found)
 
 
-def _tensor(name: str, given: Any) -> Tensor:
+def numbers(name: str, given: Any) -> Tensor:
     """Real numbers on the CPU, of whatever container."""
     if isinstance(given, Tensor):
         found = given.detach().cpu()

@@ -21,7 +21,7 @@ from htf._machine import usable_device
 from htf.engine import Plan
 from htf.engine.layout import Layout
 from htf.models._circuit import Observed, draw, most_probable
-from htf.models._levels import Given, Levels, read
+from htf.models._levels import Given, Levels, numbers, read
 from htf.nn.init import distributions
 from htf.nn.networks._outputs import sign_and_logarithm
 from htf.nn.networks.ht import HTNetwork
@@ -310,11 +310,12 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
             where = made._device() if usable else torch.device("cpu")
         else:
             where = usable_device(device)
+        dtype = next(iter(weights.values())).dtype
         network = HTNetwork(
-            tree, levels, made.width, outputs=about["outputs"], init=_nothing, dtype=next(iter(weights.values())).dtype
+            tree, levels, made.width, outputs=about["outputs"], init=_nothing, dtype=dtype, device=where
         )
         load_weights(network, weights)
-        made._settle(network.to(where))
+        made.network_ = network.requires_grad_(False)
         return made
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -349,10 +350,10 @@ def check_weights(weights: Any, samples: int) -> Tensor | None:
     """Sample weights as a tensor (samples,); those that are negative or all zero are refused."""
     if weights is None:
         return None
-    found = torch.as_tensor(np.asarray(weights, dtype=np.float64) if not isinstance(weights, Tensor) else weights)
+    found = numbers("sample_weight", weights)
     if tuple(found.shape) != (samples,):
         raise ValueError(f"sample_weight has shape {tuple(found.shape)}; expected ({samples},), one for each sample")
-    found = found.detach().cpu().double()
+    found = found.double()
     if not bool(found.isfinite().all()) or bool((found < 0).any()):
         raise ValueError("sample_weight has values that are negative or not finite; expected at least 0")
     if not bool((found > 0).any()):

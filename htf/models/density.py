@@ -9,9 +9,10 @@ from typing import Any, Self
 
 import torch
 from sklearn.base import DensityMixin
+from sklearn.utils.validation import check_is_fitted
 from torch import Generator, Tensor
 
-from htf._checks import positive
+from htf._checks import natural, positive
 from htf.models._born import ObservedGramians, draw_squared, samples_at_once
 from htf.models._levels import Levels, read
 from htf.models._probabilistic import Probabilistic, check_weights, validation_part
@@ -227,8 +228,6 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         return self.network.to_tensor()
 
     def _check_fitted(self) -> None:
-        from sklearn.utils.validation import check_is_fitted
-
         check_is_fitted(self, "network_")
 
     # -- likelihoods ----------------------------------------------------------------------------------
@@ -325,7 +324,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
             alone = "given" if missing is None else "missing"
             raise ValueError(f"{alone} comes alone; expected given and missing, or neither of them")
         if given is None:
-            blank = torch.zeros(n, self.n_features_in_, dtype=torch.int16)
+            blank = torch.zeros(n, self.n_features_in_, dtype=torch.int16, device="cpu")
             drawn = self._sampled(blank, torch.ones_like(blank, dtype=torch.bool), generator, free=True)
             return self._answer(self.levels_.decode(drawn).view(n, *self.shape_), self._tensors)
         single = getattr(given, "ndim", None) == len(self.shape_)
@@ -340,7 +339,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     @torch.no_grad()
     def _sampled(self, indices: Tensor, missing: Tensor, generator: Generator | None, free: bool = False) -> Tensor:
         if not self.squared:
-            outputs = torch.zeros(len(indices), dtype=torch.long)
+            outputs = torch.zeros(len(indices), dtype=torch.long, device="cpu")
             return self._draw(outputs, generator, *(() if free else (indices, missing)))
         size, device, found = samples_at_once(self.network_), self.network_.device, []
         for k in range(0, len(indices), size):
@@ -383,7 +382,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
             )
         if gone is None:
             raise ValueError("missing is None; expected a mask, True for the values to be found")
-        levels = self._most_probable(torch.zeros(len(indices), dtype=torch.long), indices, gone)
+        levels = self._most_probable(indices.new_zeros(len(indices), dtype=torch.long), indices, gone)
         return self._answer(self._completed(given, levels, gone).view(-1, *self.shape_), given.as_tensor)
 
     # -- information ----------------------------------------------------------------------------------
@@ -433,7 +432,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
             raise ValueError(f"modes holds {'none' if not chosen else 'all'} of {order}; expected some, but not all")
         if chosen[0] < 0 or chosen[-1] >= order:
             raise IndexError(f"modes holds {chosen[0] if chosen[0] < 0 else chosen[-1]}; there are 0 to {order - 1}")
-        inside = torch.zeros(order, dtype=torch.bool)
+        inside = torch.zeros(order, dtype=torch.bool, device="cpu")
         inside[chosen] = True
 
         def information(x: Tensor) -> Tensor:
@@ -446,7 +445,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         self._check_fitted()
         order = self.n_features_in_
         if order * math.log(self.levels) <= math.log(SUMMED) + 1e-9:
-            axes = [torch.arange(self.levels, dtype=torch.int16)] * order
+            axes = [torch.arange(self.levels, dtype=torch.int16, device="cpu")] * order
             x = torch.cartesian_prod(*axes)
             log = self._log_prob(x, None)
             possible = log > -math.inf
@@ -455,13 +454,11 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         if samples < 2:
             raise ValueError(f"samples is {samples}; expected at least 2, for a standard error")
         generator = seed if isinstance(seed, Generator) or seed is None else _seeded(seed)
-        blank = torch.zeros(samples, order, dtype=torch.int16)
+        blank = torch.zeros(samples, order, dtype=torch.int16, device="cpu")
         x = self._sampled(blank, torch.ones_like(blank, dtype=torch.bool), generator, free=True).to(torch.int16)
         values = of(x)
         return Estimate(float(values.mean()), float(values.std() / math.sqrt(samples)))
 
 
 def _seeded(seed: Any) -> Generator:
-    from htf._checks import natural
-
     return Generator().manual_seed(natural("seed", seed))

@@ -92,9 +92,11 @@ class Distributions:
         found = []
         for block in layout.blocks:
             if block.level and self.squared:
-                noise = randn((len(block.nodes), block.rows, block.columns), generator) * (MIXING / block.rows**0.5)
+                drawn = randn((len(block.nodes), block.rows, block.columns), generator) * (MIXING / block.rows**0.5)
                 root = block.nodes == (layout.tree.root,)
-                found.append(noise + (1 if root else torch.eye(block.rows, block.columns, dtype=noise.dtype)))
+                found.append(
+                    drawn + 1 if root else drawn + torch.eye(*drawn.shape[1:], dtype=drawn.dtype, device="cpu")
+                )
                 continue
             if block.level:
                 drawn = -rand((len(block.nodes), block.rows, block.columns), generator).clamp(min=1e-12).log()

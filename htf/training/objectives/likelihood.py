@@ -18,6 +18,9 @@ from htf.training._draws import order_of_epoch
 from htf.training.graphs import is_replayable
 from htf.training.objectives.base import Found, Objective, Place
 
+# Bytes of gradients that replayed steps may hold on a GPU.
+REPLAYED = 2**31
+
 Part = tuple[Tensor, Tensor | None, Tensor | None]
 
 
@@ -75,6 +78,9 @@ class Likelihood(Objective):
             if batch.labels is not None and int(batch.labels.max()) >= model.outputs:
                 raise ValueError(f"labels has {int(batch.labels.max())}; the model has {model.outputs} outputs")
             batch.move(place.device, place.dtype)
+        # Each graph keeps gradients of its own, and for large networks launches are not what takes the time.
+        size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+        self._worth_replays = size * self.batches <= REPLAYED
 
     def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
         found = self._train[self._order(epoch)[batch]]
@@ -83,7 +89,7 @@ class Likelihood(Objective):
     def replayable(self, epoch: int, batch: int) -> Hashable:
         number = self._order(epoch)[batch]
         plan = self._train[number]._plan
-        return number if plan is not None and is_replayable(plan) else None
+        return number if self._worth_replays and plan is not None and is_replayable(plan) else None
 
     def _mean(self, model: Any, batch: _Batch) -> Tensor:
         _, log = model.log_abs(batch.plan(model))
@@ -103,8 +109,8 @@ class Likelihood(Objective):
         """The mean log-likelihood of the validation samples, in nats."""
         if not self._validation:
             return {}
-        total = sum(self._mean(model, batch).double() * len(batch) for batch in self._validation)
-        return {self.judge: torch.as_tensor(total) / sum(map(len, self._validation))}
+        totals = torch.stack([self._mean(model, batch).double() * len(batch) for batch in self._validation])
+        return {self.judge: totals.sum() / sum(map(len, self._validation))}
 
     def describe(self) -> dict[str, Any]:
         about = {"batch_size": self.batch_size, "squared": self.squared}
