@@ -63,6 +63,7 @@ class Builder:
                     by_arity.setdefault(len(self.tree.children(node)), []).append(node)
             for nodes in by_arity.values():
                 self._add_nodes(number, nodes)
+        self._take_together()
         return _with_releases(self.steps)
 
     def _add_nodes(self, block: int, nodes: list[int]) -> None:
@@ -170,10 +171,29 @@ class Builder:
         if samples is not None:
             value = value.gather(1, samples.repeat(len(children[0]), 1))
         index = (first[:, None] + value).view(len(children[0]), -1)
-        counts = torch.bincount(index.flatten(), minlength=total)
-        starts = counts.cumsum(0) - counts
-        order = index.flatten().argsort(stable=True)
-        return Gather(sources, index.int(), order.int(), starts.int())
+        return _taken(sources, index, total)
+
+    def _take_together(self) -> None:
+        """Let steps that take few of the rows of the same tables take them together.
+
+        The way back of a gather visits every row of its sources: for 784 leaves of 256 rows, 200,704 of them.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for k, step in enumerate(self.steps):
+            if isinstance(step.inputs, Gather):
+                groups.setdefault(step.sources, []).append(k)
+        for sources, group in groups.items():
+            parts = [step.inputs for step in (self.steps[k] for k in group) if isinstance(step.inputs, Gather)]
+            sizes = tuple(part.index.numel() for part in parts)
+            total = sum(len(self.tables[source].nodes) * self.tables[source].rows for source in sources)
+            if (len(group) - 1) * total < max(sum(sizes), 1):
+                continue
+            whole = _taken(sources, torch.cat([part.index.flatten() for part in parts]).unsqueeze(0), total, sizes)
+            for k, part, own in zip(group, parts, whole.index[0].split(sizes), strict=True):
+                shared = replace(
+                    part, index=own.view_as(part.index), order=whole.order, starts=whole.starts, whole=whole
+                )
+                self.steps[k] = replace(self.steps[k], inputs=shared)
 
     def _patterns(self, children: list[tuple[int, ...]], rows: int, samples: Tensor | None) -> Patterns:
         flat = [child for group in children for child in group]
@@ -227,6 +247,14 @@ class Builder:
     def _side(self, group: Group, children: tuple[int, ...]) -> Gather | Outer:
         outer = self._outer([children], [group.rows])
         return self._gather([children], group.rows, group.first) if outer is None else outer
+
+
+def _taken(sources: tuple[int, ...], index: Tensor, total: int, portions: tuple[int, ...] = ()) -> Gather:
+    """Rows taken by their numbers of `total`, and which of the taken each row became."""
+    counts = torch.bincount(index.flatten(), minlength=total)
+    starts = counts.cumsum(0) - counts
+    order = index.flatten().argsort(stable=True)
+    return Gather(sources, index.int(), order.int(), starts.int(), None, portions)
 
 
 def _with_releases(steps: list[Step]) -> tuple[Step, ...]:

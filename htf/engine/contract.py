@@ -87,6 +87,7 @@ def _contracted(
     """Contract along the tree; in the last step, exponents below `least` are left in the values."""
     bare = [leaf.flatten(0, 1) for leaf in leaves]
     tables: dict[int, _Activations] = {}
+    together: dict[int, list[_Activations]] = {}
     root = plan.layout.tree.root
     out = None
     for number, step in enumerate(plan.steps, len(leaves)):
@@ -101,7 +102,7 @@ def _contracted(
             if isinstance(step.inputs, Pairs):
                 out = _pairwise(step, step.inputs, tables, weight)
                 break
-            joint = _joint(step, tables)
+            joint = _joint(step, tables, together)
         for source in step.release:
             tables.pop(source, None)
         mixed = apply_matrices(joint.value, step, weight)
@@ -132,10 +133,12 @@ def _in_log_domain(inputs: Patterns, leaves: list[Tensor], least: float) -> _Act
     return _Activations(*met_product(table, inputs, least))
 
 
-def _joint(step: Step, tables: dict[int, _Activations]) -> _Activations:
+def _joint(step: Step, tables: dict[int, _Activations], together: dict[int, list[_Activations]]) -> _Activations:
     """Multiply the children's rows, entry by entry."""
     if isinstance(step.inputs, Gather):
-        return _gathered(step.inputs, tables)
+        if step.inputs.whole is None:
+            return _gathered(step.inputs, tables)
+        return _part(step.inputs, step.inputs.whole, tables, together)
     if isinstance(step.inputs, Outer):
         return _outer([step.inputs], tables)[0]
     source, nodes = _joined(step.sources, tables), len(step.nodes)
@@ -158,6 +161,20 @@ def _gathered(inputs: Gather, tables: dict[int, _Activations]) -> _Activations:
     source = _joined(inputs.sources, tables)
     scales = source.log_scale.index_select(0, inputs.index.flatten()).unflatten(0, inputs.index.shape)
     return _multiply(take(source.value, inputs), scales.sum(0))
+
+
+def _part(
+    inputs: Gather, whole: Gather, tables: dict[int, _Activations], together: dict[int, list[_Activations]]
+) -> _Activations:
+    """Products of rows that were taken together with those of other steps, in the order of the steps."""
+    if id(whole) not in together:
+        source = _joined(whole.sources, tables)
+        rows = take(source.value, whole).squeeze(0).split(whole.portions)
+        scales = source.log_scale.index_select(0, whole.index.flatten()).split(whole.portions)
+        together[id(whole)] = [_Activations(*pair) for pair in zip(rows, scales, strict=True)]
+    own = together[id(whole)].pop(0)
+    shape = inputs.index.shape
+    return _multiply(own.value.unflatten(0, shape), own.log_scale.unflatten(0, shape).sum(0))
 
 
 def _outer(parts: list[Outer], tables: dict[int, _Activations]) -> list[_Activations]:

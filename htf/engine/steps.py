@@ -26,12 +26,18 @@ class Gather:
     `index` holds (arity, nodes * rows) numbers of rows of the sources laid end to end.  `order` sorts the taken
     positions by source row and `starts` says where each source row begins in it, so that the gradient is a sum over
     consecutive runs: no scattered writes.  Index [[0, 2, 0]] of 3 rows has order [0, 2, 1] and starts [0, 2, 2].
+
+    Steps that read the same large tables take their rows together, as the way back visits every row of the sources:
+    then `whole` is what they take, one after another, `index` a part of its, and `portions` of the whole are the sizes
+    of the parts.
     """
 
     sources: tuple[int, ...]
     index: Tensor
     order: Tensor
     starts: Tensor
+    whole: Gather | None = None
+    portions: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -39,6 +45,9 @@ class Gather:
 
     @property
     def n_bytes(self) -> int:
+        if self.whole is not None:
+            # A share of what belongs to all.
+            return self.whole.n_bytes * self.index.numel() // self.whole.index.numel()
         return _bytes(self.index, self.order, self.starts)
 
 

@@ -2,6 +2,8 @@
 
 from htf.models._loading import load
 from htf.models.classifier import TensorClassifier
+from htf.models.density import TensorDensity
+from htf.models.generative import GenerativeClassifier
 from htf.models.regressor import TensorRegressor
 
-__all__ = ["TensorClassifier", "TensorRegressor", "load"]
+__all__ = ["GenerativeClassifier", "TensorClassifier", "TensorDensity", "TensorRegressor", "load"]

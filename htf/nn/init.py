@@ -1,6 +1,7 @@
 """Initializers of factorization networks; see `htf.nn.networks.init` for how to write one."""
 
 from htf._moments import Moments
+from htf.nn.networks.distributions import distributions
 from htf.nn.networks.init import (
     Chain,
     Initializer,
@@ -19,6 +20,7 @@ __all__ = [
     "Moments",
     "TreeInitializer",
     "balanced",
+    "distributions",
     "gaussian",
     "identity",
     "scale_preserving",

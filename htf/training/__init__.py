@@ -6,6 +6,7 @@ from htf.training.centering import center_outputs
 from htf.training.classification import classify, load_trained
 from htf.training.classify_result import ClassifyResult, Epoch
 from htf.training.classify_settings import ClassifySettings
+from htf.training.expectation_maximization import ExpectationMaximization
 from htf.training.fitting import fit
 from htf.training.flow import gradient_flow
 from htf.training.group_rmsprop import GroupRMSprop
@@ -22,6 +23,7 @@ __all__ = [
     "ClassifyResult",
     "ClassifySettings",
     "Epoch",
+    "ExpectationMaximization",
     "Fit",
     "FitSettings",
     "GroupRMSprop",

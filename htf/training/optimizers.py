@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from htf._checks import above_zero
 from htf.nn import Factorization
 from htf.training._state_dicts import part_of
+from htf.training.expectation_maximization import ExpectationMaximization
 from htf.training.group_rmsprop import GroupRMSprop
 from htf.training.relative_adam import RelativeAdam
 
@@ -21,7 +22,11 @@ OptimizerLike = str | Callable[..., Optimizer]
 # Those of torch that treat every entry by itself, so that runs stay independent of each other.
 _TORCH = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
 # Those whose steps are per run, for which they have to know the network.
-_OF_NETWORKS: dict[str, Callable[..., Optimizer]] = {"group_rmsprop": GroupRMSprop, "relative_adam": RelativeAdam}
+_OF_NETWORKS: dict[str, Callable[..., Optimizer]] = {
+    "expectation_maximization": ExpectationMaximization,
+    "group_rmsprop": GroupRMSprop,
+    "relative_adam": RelativeAdam,
+}
 
 
 def make_optimizer(optimizer: OptimizerLike, model: nn.Module, lr: float) -> Optimizer:
@@ -37,7 +42,7 @@ def make_optimizer(optimizer: OptimizerLike, model: nn.Module, lr: float) -> Opt
         return make(model, **{"step" if RelativeAdam in (make, made_from) else "lr": lr})
     if isinstance(optimizer, str):
         if optimizer not in _TORCH:
-            known = "group_rmsprop, sgd, adam, adamw, rmsprop, relative_adam"
+            known = "group_rmsprop, sgd, adam, adamw, rmsprop, relative_adam, expectation_maximization"
             raise ValueError(f"optimizer is {optimizer!r}; known are {known}, or a callable")
         return _TORCH[optimizer](_trained(model), lr=lr)
     if not callable(optimizer):

@@ -4,6 +4,7 @@ from htf.training.objectives.base import Found, Objective, Place, function
 from htf.training.objectives.classification import Classes, classification
 from htf.training.objectives.entries import Entries, entries
 from htf.training.objectives.least_squares import LeastSquares, least_squares
+from htf.training.objectives.likelihood import Likelihood, likelihood
 from htf.training.objectives.regression import Regression, regression
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Entries",
     "Found",
     "LeastSquares",
+    "Likelihood",
     "Objective",
     "Place",
     "Regression",
@@ -18,5 +20,6 @@ __all__ = [
     "entries",
     "function",
     "least_squares",
+    "likelihood",
     "regression",
 ]

@@ -1,0 +1,167 @@
+"""Passes along the tree of a non-negative network: what is observed upward, choices drawn or maximized downward.
+
+All of a network of one run, in double precision.  Upward, every node knows, for each of its components, the probability
+of what is observed below it; downward, a component is chosen at each node in proportion to that, from the root on, and
+at last the values that are missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from htf._random import beside, rand
+from htf.nn.networks.ht import HTNetwork
+
+# Entries of the largest array of probabilities that is held at once.
+ENTRIES = 2**24
+
+
+class Observed:
+    """Logarithms of the probabilities of what is observed below the nodes of a network.
+
+    Parameters
+    ----------
+    network : HTNetwork
+    values : Tensor
+        (samples, order) levels.
+    missing : Tensor
+        (samples, order) booleans; values there are not read.
+    most : bool
+        The largest probability of one choice of components and missing values, in place of the sum over all of them.
+
+    Attributes
+    ----------
+    joint : dict
+        From each inner node to (samples, width), each sample's largest 0.
+    """
+
+    def __init__(self, network: HTNetwork, values: Tensor, missing: Tensor, most: bool = False) -> None:
+        layout = network._layout
+        self.joint: dict[int, Tensor] = {}
+        below: dict[int, Tensor] = {}
+        for block, parameter in zip(layout.blocks, network.weights, strict=True):
+            weights = parameter.detach()[0].expand(len(block.nodes), -1, -1)
+            if block.level == 0:
+                modes = torch.tensor(block.nodes, device=values.device)
+                at = torch.arange(len(block.nodes), device=values.device)[:, None]
+                found = weights[at, values[:, modes].T].double().log()  # (nodes, samples, columns)
+                unseen = weights.amax(1).double().log() if most else weights.new_zeros(()).double()
+                unseen = unseen[:, None] if most else unseen
+                found = torch.where(missing[:, modes].T[..., None], unseen, found)
+            else:
+                joints = torch.stack([self._joint(layout.tree.children(node), below) for node in block.nodes])
+                self.joint |= zip(block.nodes, joints.unbind(), strict=True)
+                if block.nodes == (layout.tree.root,):
+                    break
+                found = _largest(joints, weights) if most else _summed(joints, weights)
+            below |= zip(block.nodes, found.unbind(), strict=True)
+
+    @staticmethod
+    def _joint(children: tuple[int, ...], below: dict[int, Tensor]) -> Tensor:
+        total = torch.stack([below[child] for child in children]).sum(0)
+        largest = total.amax(-1, keepdim=True)
+        return total - torch.where(largest == -math.inf, 0, largest)
+
+
+def _summed(joints: Tensor, weights: Tensor) -> Tensor:
+    return (joints.exp() @ weights.double()).log()
+
+
+def _largest(joints: Tensor, weights: Tensor) -> Tensor:
+    log = weights.double().log()
+    return torch.stack(
+        [
+            torch.cat([(part[..., None] + w).amax(1) for part in joint.split(max(1, ENTRIES // w.numel()))])
+            for joint, w in zip(joints, log, strict=True)
+        ]
+    )
+
+
+def draw(
+    network: HTNetwork,
+    outputs: Tensor,
+    generator: Generator | None,
+    observed: tuple[Observed, Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Draw values from the root down.
+
+    Parameters
+    ----------
+    network : HTNetwork
+    outputs : Tensor
+        (samples,): of which output each sample is to be drawn.
+    generator : Generator or None
+    observed : (Observed, Tensor, Tensor), optional
+        What is observed, its values and what is missing, (samples, order) each.
+
+    Returns
+    -------
+    Tensor
+        (samples, order) levels.
+
+    Raises
+    ------
+    ValueError
+        If what is observed has the probability 0.
+    """
+
+    def choose(log: Tensor) -> Tensor:
+        probabilities = log.exp().cumsum(-1)
+        total = probabilities[..., -1:]
+        _check_possible(total)
+        uniform = beside(rand(tuple(log.shape[:-1]), generator)[..., None], log)
+        return (probabilities <= uniform * (1 - 1e-12) * total).sum(-1).clamp(max=log.shape[-1] - 1)
+
+    return _downward(network, outputs, choose, observed)
+
+
+def most_probable(network: HTNetwork, outputs: Tensor, observed: tuple[Observed, Tensor, Tensor]) -> Tensor:
+    """The values of the most probable choice of components and missing values; arguments as those of `draw`.
+
+    `observed` must have been made with ``most=True``.
+    """
+
+    def choose(log: Tensor) -> Tensor:
+        _check_possible(log.amax(-1, keepdim=True).exp())
+        return log.argmax(-1)
+
+    return _downward(network, outputs, choose, observed)
+
+
+def _check_possible(total: Tensor) -> None:
+    if not bool((total > 0).all()):
+        raise ValueError("x has a sample whose observed values have the probability 0; expected possible ones")
+
+
+def _downward(
+    network: HTNetwork,
+    outputs: Tensor,
+    choose: Callable[[Tensor], Tensor],
+    observed: tuple[Observed, Tensor, Tensor] | None,
+) -> Tensor:
+    layout = network._layout
+    tree = layout.tree
+    samples = len(outputs)
+    found = outputs.new_empty(samples, tree.order) if observed is None else observed[1].long().clone()
+    missing = torch.ones_like(found, dtype=torch.bool) if observed is None else observed[2]
+    column = {tree.root: outputs}
+    for block, parameter in zip(reversed(layout.blocks), reversed(list(network.weights)), strict=True):
+        weights = parameter.detach()[0].expand(len(block.nodes), -1, -1).mT
+        columns = torch.stack([column.pop(node) for node in block.nodes])  # (nodes, samples)
+        if block.level == 0:
+            modes = torch.tensor(block.nodes, device=outputs.device)
+            node, sample = missing[:, modes].T.nonzero(as_tuple=True)
+            for part in torch.arange(len(node), device=node.device).split(max(1, ENTRIES // block.rows)):
+                n, s = node[part], sample[part]
+                found[s, modes[n]] = choose(weights[n, columns[n, s]].double().log())
+            continue
+        for k in range(len(block.nodes)):
+            log = weights[k, columns[k]].double().log()
+            if observed is not None:
+                log = log + observed[0].joint[block.nodes[k]]
+            column |= dict.fromkeys(tree.children(block.nodes[k]), choose(log))
+    return found

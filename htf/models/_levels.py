@@ -1,0 +1,184 @@
+"""Samples as integers from 0 to levels - 1, and back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Values of a byte.
+BYTES = 256
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How values become levels.
+
+    Attributes
+    ----------
+    levels : int
+    kind : str
+        "whole" for integers that are levels as they are, "bytes" for those of 8 bits, which may be put into fewer
+        levels, "real" for real numbers.
+    lowest, highest : float
+        Of real numbers; levels between are equally wide, and values beyond belong to the outermost.
+    """
+
+    levels: int
+    kind: str
+    lowest: float = 0.0
+    highest: float = 1.0
+
+    @classmethod
+    def of(cls, values: Tensor, levels: int) -> Levels:
+        """Find out from the values to be fitted."""
+        low, high = float(values.min()), float(values.max())
+        if values.dtype == torch.uint8 and (levels == BYTES or high >= levels):
+            return cls(levels, "bytes", 0.0, BYTES - 1.0)
+        if not values.is_floating_point() or (high > 1 and low >= 0 and high < levels and _whole(values)):
+            found = cls(levels, "whole")
+            found._check_whole(values)
+            return found
+        lowest, highest = min(low, 0.0), 1.0 if low >= 0 and high <= 1 else high
+        return cls(levels, "real", lowest, max(highest, lowest + 1e-12))
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Levels of values, int16 or int32 as they need."""
+        if self.kind == "whole":
+            self._check_whole(values)
+            found = values
+        elif self.kind == "bytes":
+            if not _whole(values) or float(values.min()) < 0 or float(values.max()) >= BYTES:
+                raise ValueError("x holds values that are not integers from 0 to 255, of which this model was fitted")
+            found = (values.to(torch.int32) * self.levels).div(BYTES, rounding_mode="floor")
+        else:
+            share = (values.double() - self.lowest) / (self.highest - self.lowest)
+            found = (share * self.levels).floor().clamp(0, self.levels - 1)
+        return found.to(torch.int16 if self.levels < 2**15 - 1 else torch.int32)
+
+    def decode(self, levels: Tensor) -> Tensor:
+        """A value of each level, whose level it is."""
+        if self.kind == "whole":
+            return levels.long()
+        # The outermost levels are at the ends.
+        share = levels.double() / max(self.levels - 1, 1)
+        if self.kind == "bytes":
+            return (share * self.highest).round().to(torch.uint8)
+        return self.lowest + share * (self.highest - self.lowest)
+
+    def _check_whole(self, values: Tensor) -> None:
+        if not len(values):
+            return
+        low, high = float(values.min()), float(values.max())
+        if low < 0 or high >= self.levels:
+            raise ValueError(
+                f"x holds {low if low < 0 else high:g}; expected levels from 0 to {self.levels - 1}, as levels is "
+                f"{self.levels}"
+            )
+        if values.is_floating_point() and not _whole(values):
+            raise ValueError(
+                f"x holds real numbers, such as {float(values[values != values.round()][0]):g}; this model was "
+                f"fitted on integers from 0 to {self.levels - 1}"
+            )
+
+
+def _whole(values: Tensor) -> bool:
+    return not values.is_floating_point() or bool((values == values.round()).all())
+
+
+@dataclass(frozen=True)
+class Given:
+    """Samples that a user gave.
+
+    Attributes
+    ----------
+    values : Tensor
+        (samples, features) on the CPU, without NaN.
+    missing : Tensor or None
+        (samples, features) booleans.
+    as_tensor : bool
+        Whether they came as a tensor, so that answers are to be tensors.
+    shape : tuple of int
+        Of one sample.
+    """
+
+    values: Tensor
+    missing: Tensor | None
+    as_tensor: bool
+    shape: tuple[int, ...]
+
+
+def read(x: Any, missing: Any = None, shape: tuple[int, ...] | None = None, model: str = "the model") -> Given:
+    """Check samples and a mask; `shape` is that of one sample, where it is known, of a `model` by name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The message names `x` or `missing`, what came and what was expected.
+    """
+    values, as_tensor = numbers("x", x), isinstance(x, Tensor)
+    if values.ndim not in (2, 3):
+        hint = ". Reshape your data" if values.ndim == 1 else ""
+        raise ValueError(
+            f"x has shape {tuple(values.shape)}; expected (samples, height, width) or (samples, features){hint}"
+        )
+    found = tuple(values.shape[1:])
+    if not len(values):
+        raise ValueError(f"x has 0 sample(s) (shape={tuple(values.shape)}) while a minimum of 1 is required.")
+    if shape is not None and found != shape:
+        if len(shape) == len(found) == 1:
+            raise ValueError(f"X has {found[0]} features, but {model} is expecting {shape[0]} features as input")
+        raise ValueError(f"x has samples of shape {found}; this model was fitted on samples of shape {shape}")
+    if not math.prod(found):
+        raise ValueError(f"x has 0 feature(s) (shape={tuple(values.shape)}) while a minimum of 2 is required.")
+    marks = None
+    if missing is not None:
+        marks = numbers("missing", missing)
+        if marks.dtype != torch.bool:
+            raise TypeError(f"missing has dtype {marks.dtype}; expected booleans, True where a value is missing")
+        if marks.shape != values.shape:
+            raise ValueError(f"missing has shape {tuple(marks.shape)}; expected that of x, {tuple(values.shape)}")
+        marks = marks.flatten(1)
+    values = values.flatten(1)
+    if values.is_floating_point():
+        known = values if marks is None else values.masked_fill(marks, 0)
+        if not bool(known.isfinite().all()):
+            row = int((~known.isfinite()).any(1).nonzero()[0])
+            what = "NaN" if bool(known[row].isnan().any()) else "infinity"
+            raise ValueError(
+                f"x contains {what} in sample {row}; values that are not known are to be marked by missing=mask, "
+                "True where they are missing"
+            )
+        values = known
+    elif marks is not None:
+        values = values.masked_fill(marks, 0)
+    return Given(values, marks, as_tensor, found)
+
+
+def numbers(name: str, given: Any) -> Tensor:
+    """Real numbers on the CPU, of whatever container."""
+    if isinstance(given, Tensor):
+        found = given.detach().cpu()
+    else:
+        if hasattr(given, "toarray"):
+            raise TypeError(f"{name} is a sparse matrix; expected a dense array, such as that of its toarray()")
+        try:
+            array = np.asarray(given)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be read as an array: {error}") from error
+        if array.dtype.kind == "O":
+            array = array.astype(np.float64)
+        if array.dtype.kind == "c":
+            raise ValueError(f"Complex data not supported: {name} has dtype {array.dtype}")
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{name} has dtype {array.dtype}; expected numbers")
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.int64)
+        found = torch.from_numpy(np.ascontiguousarray(array))
+    if found.is_complex():
+        raise ValueError(f"Complex data not supported: {name} has dtype {found.dtype}")
+    return found

@@ -1,0 +1,319 @@
+"""A classifier that needs no value of its input: probabilities of samples and classes together."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin
+from sklearn.exceptions import DataConversionWarning
+from sklearn.utils.validation import check_is_fitted
+from torch import Generator, Tensor
+
+from htf._checks import natural
+from htf.models._levels import Levels, read
+from htf.models._probabilistic import Probabilistic, check_weights, validation_part
+from htf.nn.networks.ht import HTNetwork
+from htf.tree import DimensionTree
+
+
+class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc]
+    r"""Classes by Bayes' rule from one hierarchical tensor of probabilities of samples in each class.
+
+    The classes share all of a tree of mixtures but the weights of its root.  A class is told from whatever is known of
+    a sample, :math:`P(y \mid x) \propto P(y) P(x_{known} \mid y)`: nothing is imputed.
+
+    Parameters
+    ----------
+    levels, width, patch, seed, leaf, format, tree
+        As for `TensorDensity`.
+    priors : array, optional
+        Probabilities of the classes, in sorted order; by default their shares of the fitted samples.
+    epochs, batch_size, lr, schedule, smoothing, patience, dtype, device, out, progress
+        As for `TensorDensity`.
+
+    Attributes
+    ----------
+    network_ : HTNetwork
+        Also as `network`; of one output per class.
+    classes_ : ndarray
+        Labels of the classes, sorted.
+    priors_ : ndarray
+        Their probabilities.
+    history_ : History
+    n_features_in_ : int
+
+    References
+    ----------
+    .. [1] O. Sharir, R. Tamari, N. Cohen, A. Shashua, "Tensorial mixture models", 2016.
+
+    Examples
+    --------
+    >>> x = torch.randint(0, 2, (400, 6), generator=Generator().manual_seed(0))
+    >>> y = x[:, 0] + x[:, 1]
+    >>> classifier = GenerativeClassifier(levels=2, width=6, epochs=20, device="cpu").fit(x, y)
+    >>> bool(classifier.score(x, y) > 0.95)
+    True
+    >>> classifier.predict(torch.tensor([[1, 1, 0, 0, 0, 0]]), missing=torch.tensor([[False] * 2 + [True] * 4]))
+    array([2])
+    """
+
+    def __init__(
+        self,
+        levels: int = 256,
+        width: int = 64,
+        *,
+        patch: int = 2,
+        seed: int = 0,
+        leaf: str = "categorical",
+        format: str = "ht",
+        tree: DimensionTree | None = None,
+        priors: Any = None,
+        epochs: int = 20,
+        batch_size: int = 256,
+        lr: float | None = None,
+        schedule: Any = "cosine",
+        smoothing: float = 1.0,
+        patience: int | None = None,
+        dtype: torch.dtype | None = None,
+        device: Any = "auto",
+        out: Any = None,
+        progress: bool = False,
+    ) -> None:
+        self.levels = levels
+        self.width = width
+        self.patch = patch
+        self.seed = seed
+        self.leaf = leaf
+        self.format = format
+        self.tree = tree
+        self.priors = priors
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.schedule = schedule
+        self.smoothing = smoothing
+        self.patience = patience
+        self.dtype = dtype
+        self.device = device
+        self.out = out
+        self.progress = progress
+
+    def fit(self, x: Any, y: Any = None, *, validation: Any = None, sample_weight: Any = None) -> Self:
+        """Fit to labelled samples, by expectation maximization of the likelihood of samples and classes together.
+
+        Parameters
+        ----------
+        x : array or Tensor
+            (samples, height, width) or (samples, features).
+        y : array or Tensor
+            (samples,) labels of at least two classes: integers, strings or booleans.
+        validation : float, or (x, y), optional
+            A share of the samples, or others: the epoch at which they are most likely is kept.
+        sample_weight : array or Tensor, optional
+            (samples,) of at least 0.
+
+        Returns
+        -------
+        GenerativeClassifier
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a setting or data that do not fit; the message names what came and what was expected.
+        KeyboardInterrupt
+            After which the estimator has the best parameters so far.
+        """
+        self._check()
+        given, held = read(x), validation_part(validation)
+        labels = _labels(y, len(given.values))
+        weights = check_weights(sample_weight, len(given.values))
+        self.classes_, codes = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y holds one class, {self.classes_[0]!r}; a classifier needs at least 2 classes")
+        numbers = torch.from_numpy(codes.reshape(-1)).long()
+        self.levels_ = Levels.of(given.values, self.levels)
+        self.priors_ = self._priors(numbers, weights)
+        kept: tuple[Tensor, Tensor | None] | None = None
+        if isinstance(held, float):
+            train, rest = self._split(len(given.values), held)
+            kept = self.levels_.encode(given.values[rest]), numbers[rest]
+            numbers, weights = numbers[train], None if weights is None else weights[train]
+            given = type(given)(given.values[train], None, given.as_tensor, given.shape)
+        elif held is not None:
+            if not isinstance(held, tuple | list) or len(held) != 2:
+                raise TypeError(f"validation is a {type(held).__name__}; expected a share, (x, y), or None")
+            others = read(held[0], shape=given.shape)
+            kept = self.levels_.encode(others.values), self._numbers(_labels(held[1], len(others.values)))
+        self._fit(given, numbers, len(self.classes_), weights, kept)
+        return self
+
+    def _priors(self, numbers: Tensor, weights: Tensor | None) -> np.ndarray[Any, Any]:
+        if self.priors is None:
+            shares = torch.bincount(numbers, weights, minlength=len(self.classes_)).double()
+            return (shares / shares.sum()).numpy()
+        found = np.asarray(self.priors, dtype=np.float64)
+        if found.shape != (len(self.classes_),):
+            raise ValueError(f"priors has shape {found.shape}; expected ({len(self.classes_)},), one for each class")
+        if not (found >= 0).all() or abs(found.sum() - 1) > 1e-6:
+            raise ValueError(f"priors are {found}; expected probabilities whose sum is 1")
+        return found
+
+    def _numbers(self, labels: np.ndarray[Any, Any]) -> Tensor:
+        known = np.isin(labels, self.classes_)
+        if not known.all():
+            raise ValueError(f"y holds {labels[~known][0]!r}, which is none of the fitted classes")
+        return torch.from_numpy(np.searchsorted(self.classes_, labels)).long()
+
+    @property
+    def network(self) -> HTNetwork:
+        """The fitted network; its outputs on indices are the probabilities of samples in each class."""
+        check_is_fitted(self, "network_")
+        return self.network_
+
+    def log_joint(self, x: Any, missing: Any = None) -> Any:
+        """Logarithms of the probabilities of samples and classes together, in nats.
+
+        Parameters
+        ----------
+        x : array or Tensor
+            (samples, height, width) or (samples, features), as fitted.
+        missing : array or Tensor of bool, optional
+            Of the shape of `x`, True where a value is not known, NaN or other: it is summed over.
+
+        Returns
+        -------
+        array or Tensor
+            (samples, classes) float64.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        TypeError, ValueError
+            For samples of another shape or range, NaN that is not marked, or a mask of another shape.
+        """
+        given, indices, gone = self._read(x, missing)
+        return self._answer(self._log_joint(indices, gone), given.as_tensor)
+
+    def log_prob(self, x: Any, missing: Any = None) -> Any:
+        """Log-likelihoods of samples of any class, (samples,) in nats; arguments as those of `log_joint`."""
+        given, indices, gone = self._read(x, missing)
+        return self._answer(self._log_joint(indices, gone).logsumexp(1), given.as_tensor)
+
+    def _log_joint(self, indices: Tensor, missing: Tensor | None) -> Tensor:
+        return self._log_outputs(indices, missing) + torch.from_numpy(self.priors_).log()
+
+    def predict_log_proba(self, x: Any, missing: Any = None) -> Any:
+        """Logarithms of the probabilities of the classes; see `predict_proba`."""
+        given, found = self._log_posterior(x, missing)
+        return self._answer(found, given.as_tensor)
+
+    def predict_proba(self, x: Any, missing: Any = None) -> Any:
+        """Probabilities of the classes of samples, given all that is known of them.
+
+        Parameters
+        ----------
+        x : array or Tensor
+            As for `log_joint`.
+        missing : array or Tensor of bool, optional
+            As for `log_joint`.
+
+        Returns
+        -------
+        array or Tensor
+            (samples, classes) float64, in the order of `classes_`.  The priors, for a sample that is impossible in
+            every class.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError
+            As `log_joint`, and for a sample of which nothing is known.
+        """
+        given, found = self._log_posterior(x, missing)
+        return self._answer(found.exp(), given.as_tensor)
+
+    def _log_posterior(self, x: Any, missing: Any) -> tuple[Any, Tensor]:
+        given, indices, gone = self._read(x, missing)
+        if gone is not None and bool(gone.all(1).any()):
+            row = int(gone.all(1).nonzero()[0])
+            raise ValueError(f"missing marks all of sample {row}; nothing is known of it to tell its class from")
+        joint = self._log_joint(indices, gone)
+        impossible = (joint == -math.inf).all(1, keepdim=True)
+        joint = torch.where(impossible, torch.from_numpy(self.priors_).log(), joint)
+        return given, joint.log_softmax(1)
+
+    def predict(self, x: Any, missing: Any = None) -> np.ndarray[Any, Any]:
+        """The most probable class of each sample; arguments and errors as those of `predict_proba`.
+
+        Returns
+        -------
+        ndarray
+            (samples,) of labels as in `classes_`.
+        """
+        _, found = self._log_posterior(x, missing)
+        return self.classes_[found.argmax(1).numpy()]
+
+    def score(self, x: Any, y: Any, sample_weight: Any = None, *, missing: Any = None) -> float:
+        """Share of right labels."""
+        predicted = self.predict(x, missing)
+        right = predicted == _labels(y, len(predicted))
+        return float(np.average(right, weights=sample_weight))
+
+    def sample(self, labels: Any, seed: int | Generator | None = None) -> Any:
+        """Draw a sample of each class that is named.
+
+        Parameters
+        ----------
+        labels : sequence
+            (n,) of labels as in `classes_`.
+        seed : int or torch.Generator, optional
+            By default torch's global generator.
+
+        Returns
+        -------
+        array or Tensor
+            (n, height, width) or (n, features).
+        """
+        check_is_fitted(self, "network_")
+        chosen = self._numbers(_labels(labels, np.size(labels)))
+        generator = Generator().manual_seed(natural("seed", seed)) if isinstance(seed, int) else seed
+        drawn = self.levels_.decode(self._draw(chosen, generator))
+        return self._answer(drawn.view(-1, *self.shape_), self._tensors)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, about = super().state()
+        about["settings"]["priors"] = None if self.priors is None else np.asarray(self.priors).tolist()
+        classes = self.classes_.tolist()
+        return tensors, about | {"classes": [classes, self.classes_.dtype.str], "priors": self.priors_.tolist()}
+
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], about: dict[str, Any], device: Any = None) -> Self:
+        made = super().from_state(tensors, about, device)
+        labels, dtype = about["classes"]
+        made.classes_, made.priors_ = np.array(labels, dtype=np.dtype(dtype)), np.array(about["priors"])
+        return made
+
+
+def _labels(given: Any, samples: int) -> np.ndarray[Any, Any]:
+    """Labels (samples,) as an array; a ValueError where there are none, others than samples, or real numbers."""
+    if given is None:
+        raise ValueError("This GenerativeClassifier requires y to be passed, but the target y is None")
+    found = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    if found.ndim == 2 and found.shape[1] == 1:
+        message = (
+            "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (samples,)"
+        )
+        warnings.warn(message, DataConversionWarning, stacklevel=3)
+        found = found[:, 0]
+    if found.shape != (samples,):
+        raise ValueError(f"y has shape {found.shape}; expected ({samples},), a label for each sample")
+    if found.dtype.kind == "f" and not (np.isfinite(found).all() and (found == np.round(found)).all()):
+        raise ValueError("Unknown label type: y holds real numbers; expected classes")
+    if found.dtype.kind not in "biufOUS":
+        raise ValueError(f"Unknown label type: y has dtype {found.dtype}")
+    return found
