@@ -30,7 +30,7 @@ from htf.training.objectives import Objective
 from htf.tree import DimensionTree
 
 FORMATS = ("ht", "cp", "tt")
-FILE_KIND = "model"
+FILE_KIND = "a model"
 # Samples from which a start knows its inputs, and samples of a batch in which predictions are made.
 START_SAMPLES, BATCH = 1024, 1024
 # Steps that an epoch of a small table has at least, as long as batches have LEAST_BATCH samples.
@@ -113,7 +113,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         if isinstance(self.tree, DimensionTree):
             parameters["tree"] = nested(self.tree)
         about = {
-            "estimator": type(self).__name__,
+            "model": type(self).__name__,
             "parameters": parameters,
             "encoder": self.module_.encoder.describe(),
             "tree": nested(self.network.tree),
@@ -126,8 +126,15 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         """Other fitted values, as JSON can hold them."""
         return {"n_features_in_": self.n_features_in_, "shape": list(self._shape)}
 
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], about: dict[str, Any]) -> Self:
+        """The estimator of which `save` wrote this, on the CPU."""
+        parameters = dict(about["parameters"])
+        if parameters.get("tree") is not None:
+            parameters["tree"] = DimensionTree.from_nested(as_tuples(parameters["tree"]))
+        return cls(**parameters)._restore(tensors, about)
+
     def _restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> Self:
-        """The inverse of `save`, of an estimator of the same parameters."""
         fitted = about["fitted"]
         self.n_features_in_, self._shape = fitted["n_features_in_"], tuple(fitted["shape"])
         encoder = encoder_from(about["encoder"])

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from htf._files import read_tensors
-from htf.models._estimator import FILE_KIND, TensorEstimator, as_tuples
+from htf.models._estimator import FILE_KIND
 from htf.models.classifier import TensorClassifier
+from htf.models.density import TensorDensity
+from htf.models.generative import GenerativeClassifier
 from htf.models.regressor import TensorRegressor
-from htf.tree import DimensionTree
 
-_ESTIMATORS: dict[str, type[TensorEstimator]] = {each.__name__: each for each in (TensorClassifier, TensorRegressor)}
+Estimator = TensorClassifier | TensorRegressor | TensorDensity | GenerativeClassifier
+_BY_NAME: dict[str, type[Estimator]] = {
+    each.__name__: each for each in (TensorClassifier, TensorRegressor, TensorDensity, GenerativeClassifier)
+}
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -24,8 +28,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    TensorClassifier or TensorRegressor
-        On the CPU.
+    TensorClassifier, TensorRegressor, TensorDensity or GenerativeClassifier
 
     Raises
     ------
@@ -33,10 +36,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         If it is not there, damaged, or holds something else.
     """
     tensors, about = read_tensors(Path(path), FILE_KIND)
-    kind = _ESTIMATORS.get(about.get("estimator", ""))
+    kind = _BY_NAME.get(about.get("model", ""))
     if kind is None:
-        raise ValueError(f"{path} holds a model of kind {about.get('estimator')!r}; known are {', '.join(_ESTIMATORS)}")
-    parameters = dict(about["parameters"])
-    if parameters.get("tree") is not None:
-        parameters["tree"] = DimensionTree.from_nested(as_tuples(parameters["tree"]))
-    return kind(**parameters)._restore(tensors, about)
+        raise ValueError(f"{path} holds a model of kind {about.get('model')!r}; known are {', '.join(_BY_NAME)}")
+    return kind.from_state(tensors, about)

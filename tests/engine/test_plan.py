@@ -1,9 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htf import DimensionTree
+from htf.engine import Layout, Plan
 from htf.engine.distinct import buckets, distinct_tuples
 from htf.nn import CPNetwork, HTNetwork
 
@@ -195,3 +198,33 @@ def test_a_plan_serves_other_widths_and_runs():
 def test_nothing_to_plan_for():
     with pytest.raises(ValueError, match="no samples"):
         CPNetwork([2, 2], 1).plan(torch.zeros(0, 2, dtype=torch.int64))
+
+
+def tensors_in(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        yield from tensors_in([getattr(value, each.name) for each in dataclasses.fields(value)])
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors_in(each)
+
+
+@pytest.mark.parametrize("order", [4, 9, 16])
+def test_the_memory_of_a_plan_is_that_of_its_tensors(order):
+    network = CPNetwork((2,) * order, 3, seed=0)
+    plan = network.plan(torch.randint(0, 2, (50, order), generator=torch.Generator().manual_seed(0)))
+    counted = sum(t.numel() * t.element_size() for step in plan.steps for t in tensors_in(step.inputs))
+    assert 0 < plan.n_bytes <= counted
+    assert plan.n_bytes > 0.5 * counted
+
+
+def test_multiplications_of_encoded_vectors_begin_at_the_leaves():
+    network = HTNetwork(DimensionTree.balanced(2), [5, 5], 3, seed=0)
+    plan = Plan(network._layout, batch=7)
+    # Two leaves of 5 x 3, one product of vectors of 3, and the root's column.
+    assert plan.multiplications == 7 * (2 * 5 * 3 + 3 + 3)
+
+
+def test_layouts_have_one_output_by_default():
+    assert Layout.build(DimensionTree.balanced(2), 3, 2).outputs == 1

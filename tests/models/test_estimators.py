@@ -227,3 +227,13 @@ def test_what_a_fitted_estimator_refuses(tmp_path, images, fitted):
     htf.save(htf.random_ht((3, 3), 2, random_state=0), tmp_path / "tensor")
     with pytest.raises(ValueError, match="model"):
         htf.models.load(tmp_path / "tensor")
+
+
+@pytest.mark.parametrize("kind", ["TensorDensity", "GenerativeClassifier"])
+def test_models_of_probabilities_from_their_files(tmp_path, images, kind):
+    X, y, others, _ = images
+    model = getattr(htf.models, kind)(levels=17, width=2, epochs=1, device="cpu").fit(X, y)
+    model.save(tmp_path / "model")
+    again = htf.models.load(tmp_path / "model")
+    assert type(again).__name__ == kind
+    assert torch.equal(again.log_prob(others), model.log_prob(others))

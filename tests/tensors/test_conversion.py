@@ -18,6 +18,7 @@ def test_cp_there_and_back(tree):
     cp = tl.random.random_cp((3, 4, 5, 2), 3, random_state=0)
     cp.weights = np.array([1.0, -2.0, 0.5])
     x = tensors.cp_to_ht(cp, tree)
+    assert x.tree == (Tree.balanced(4) if tree is None else tree)
     np.testing.assert_allclose(x.to_tensor(), cp.to_tensor(), atol=1e-12)
     back = tensors.ht_to_cp(x)
     assert back.rank == 3
@@ -37,6 +38,7 @@ def test_any_tensor_expands_into_components():
 def test_tucker_there_and_back(tree):
     tucker = tl.random.random_tucker((3, 4, 5, 2), (2, 3, 2, 2), random_state=0)
     x = tensors.tucker_to_ht(tucker, tree)
+    assert x.tree == (Tree.balanced(4, arity=4) if tree is None else tree)
     np.testing.assert_allclose(x.to_tensor(), tucker.to_tensor(), atol=1e-12)
     back = tensors.ht_to_tucker(x)
     assert back.rank == (2, 3, 2, 2)

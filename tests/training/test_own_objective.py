@@ -64,3 +64,14 @@ def test_a_ranking_is_learned_and_a_killed_training_goes_on_bit_for_bit(tmp_path
         torch.set_num_threads(threads)
     assert torch.equal(weights(net), weights(expected))
     assert torch.equal(history.loss, whole.loss)
+
+
+def test_what_a_function_draws_is_new_at_every_step():
+    drawn = []
+
+    def loss(model, generator):
+        drawn.append(int(torch.randint(2**31, (), generator=generator)))
+        return model.weight.square().sum()
+
+    Training(torch.nn.Linear(2, 1), objectives.function(loss, batches=3)).run(epochs=4)
+    assert len(set(drawn)) == len(drawn) == 12
