@@ -79,7 +79,7 @@ def test_layers_are_changed_and_folded_back(capsys):
     with names["torch"].no_grad():
         found, expected = plain.eval()(x), deep.eval()(x)
     assert (found - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
-    assert not any(type(module).__module__.startswith("htf.") for module in plain.modules())
+    assert not any(type(module).__module__.startswith("htf.nn.layers") for module in plain.modules())
     assert sum(map(bool, CODE.values())) == 6
 
 
