@@ -130,12 +130,17 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
         )
         try:
             self.history_ = training.run(epochs=self.epochs, progress=self.progress)
-        finally:
-            # Also after Ctrl-C, of which the caller hears too.
-            recording: Any = training.recording
-            if held is not None and recording.best_epoch:
-                load_weights(network, recording.best)
-            self._settle(network)
+        except KeyboardInterrupt:
+            self._keep(network, training)
+            raise
+        self._keep(network, training)
+
+    def _keep(self, network: HTNetwork, training: Training) -> None:
+        """Take the best network of a training, or its last one without validation."""
+        recording: Any = training.recording
+        if training.objective.judge and recording.best_epoch:
+            load_weights(network, recording.best)
+        self._settle(network)
 
     def _settle(self, network: HTNetwork) -> None:
         network.requires_grad_(False)
