@@ -116,7 +116,32 @@ def draw(
         uniform = beside(rand(tuple(log.shape[:-1]), generator)[..., None], log)
         return (probabilities <= uniform * (1 - 1e-12) * total).sum(-1).clamp(max=log.shape[-1] - 1)
 
-    return _downward(network, outputs, choose, observed)
+    def choose_values(weights: Tensor, node: Tensor, column: Tensor) -> Tensor:
+        uniform = beside(rand((len(node),), generator), weights)
+        if len(node) >= weights.shape[0] * weights.shape[1]:
+            return _inverted(weights.double().cumsum(-1), node, column, uniform)
+        parts = torch.arange(len(node), device=node.device).split(max(1, ENTRIES // weights.shape[-1]))
+        sums = (weights[node[part], column[part]].double().cumsum(-1) for part in parts)
+        at = torch.arange(max(map(len, parts), default=0), device=node.device)
+        found = [
+            _inverted(of_part.unsqueeze(1), at[: len(part)], at.new_zeros(len(part)), uniform[part])
+            for part, of_part in zip(parts, sums, strict=True)
+        ]
+        return torch.cat(found) if found else node
+
+    return _downward(network, outputs, choose, choose_values, observed)
+
+
+def _inverted(sums: Tensor, node: Tensor, column: Tensor, uniform: Tensor) -> Tensor:
+    """The values at which cumulative sums, (nodes, columns, rows), exceed shares of their last, by bisection."""
+    rows = sums.shape[-1]
+    target = uniform * (1 - 1e-12) * sums[node, column, -1]
+    found, step = torch.zeros_like(node), 1 << (rows.bit_length() - 1)
+    while step:
+        probe = found + (step - 1)
+        below = (probe < rows) & (sums[node, column, probe.clamp(max=rows - 1)] <= target)
+        found, step = found + step * below, step // 2
+    return found.clamp(max=rows - 1)
 
 
 def most_probable(network: HTNetwork, outputs: Tensor, observed: tuple[Observed, Tensor, Tensor]) -> Tensor:
@@ -129,7 +154,10 @@ def most_probable(network: HTNetwork, outputs: Tensor, observed: tuple[Observed,
         _check_possible(log.amax(-1, keepdim=True).exp())
         return log.argmax(-1)
 
-    return _downward(network, outputs, choose, observed)
+    def choose_values(weights: Tensor, node: Tensor, column: Tensor) -> Tensor:
+        return weights.argmax(-1)[node, column]
+
+    return _downward(network, outputs, choose, choose_values, observed)
 
 
 def _check_possible(total: Tensor) -> None:
@@ -141,6 +169,7 @@ def _downward(
     network: HTNetwork,
     outputs: Tensor,
     choose: Callable[[Tensor], Tensor],
+    choose_values: Callable[[Tensor, Tensor, Tensor], Tensor],
     observed: tuple[Observed, Tensor, Tensor] | None,
 ) -> Tensor:
     layout = network._layout
@@ -155,9 +184,7 @@ def _downward(
         if block.level == 0:
             modes = torch.tensor(block.nodes, device=outputs.device)
             node, sample = missing[:, modes].T.nonzero(as_tuple=True)
-            for part in torch.arange(len(node), device=node.device).split(max(1, ENTRIES // block.rows)):
-                n, s = node[part], sample[part]
-                found[s, modes[n]] = choose(weights[n, columns[n, s]].double().log())
+            found[sample, modes[node]] = choose_values(weights, node, columns[node, sample])
             continue
         for k in range(len(block.nodes)):
             log = weights[k, columns[k]].double().log()

@@ -130,12 +130,17 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
         )
         try:
             self.history_ = training.run(epochs=self.epochs, progress=self.progress)
-        finally:
-            # Also after Ctrl-C, of which the caller hears too.
-            recording: Any = training.recording
-            if held is not None and recording.best_epoch:
-                load_weights(network, recording.best)
-            self._settle(network)
+        except KeyboardInterrupt:
+            self._keep(network, training)
+            raise
+        self._keep(network, training)
+
+    def _keep(self, network: HTNetwork, training: Training) -> None:
+        """Take the best network of a training, or its last one without validation."""
+        recording: Any = training.recording
+        if training.objective.judge and recording.best_epoch:
+            load_weights(network, recording.best)
+        self._settle(network)
 
     def _settle(self, network: HTNetwork) -> None:
         network.requires_grad_(False)
@@ -190,9 +195,8 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
             values = torch.where(given.missing, self.levels_.decode(values.new_zeros(())).to(values.dtype), values)
         return given, self.levels_.encode(values), given.missing
 
-    def _portions(self, samples: int) -> Iterator[slice]:
-        entries = self.n_features_in_ * self.width
-        size = min(max(ENTRIES // entries, 16), 2**16)
+    def _portions(self, samples: int, entries: int = ENTRIES) -> Iterator[slice]:
+        size = min(max(entries // (self.n_features_in_ * self.width), 16), 2**16)
         return (slice(start, start + size) for start in range(0, samples, size))
 
     @torch.no_grad()
@@ -220,13 +224,11 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
     ) -> Tensor:
         """Levels drawn from outputs, (samples, order) on the CPU, given what is not missing."""
         network, found = self.network_, []
-        for part in self._portions(8 * len(outputs)):
-            chosen = outputs[part.start // 8 : part.stop // 8].to(network.device)
-            if not len(chosen):
-                break
-            observed = None
+        # In double precision, and with all that was observed.
+        for part in self._portions(len(outputs), ENTRIES // 8):
+            chosen, observed = outputs[part].to(network.device), None
             if indices is not None and missing is not None:
-                x, gone = (t[part.start // 8 : part.stop // 8].to(network.device) for t in (indices, missing))
+                x, gone = (t[part].to(network.device) for t in (indices, missing))
                 observed = Observed(network, x.long(), gone), x, gone
             found.append(draw(network, chosen, generator, observed).cpu())
         return torch.cat(found)

@@ -82,7 +82,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     schedule : str or callable
         Of `lr`; see `htf.training.Training`.
     smoothing : float
-        Observations that are added to every distribution, spread evenly over its values.
+        Observations that are added to each value of every distribution, as in Laplace's rule.
     patience : int, optional
         Epochs without a better likelihood of the validation samples after which to stop.
     dtype : torch.dtype, optional
@@ -123,8 +123,8 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     >>> missing = torch.zeros(1, 6, dtype=torch.bool).index_fill(1, torch.tensor([3]), True)
     >>> int(density.most_probable(torch.ones(1, 6, dtype=torch.long), missing=missing)[0, 3])
     1
-    >>> density.sample(3, seed=0).shape, round(float(density.mutual_information([3])) / math.log(2), 1)
-    (torch.Size([3, 6]), 1.0)
+    >>> density.sample(3, seed=0).shape, bool(density.mutual_information([3]) > 0.8 * math.log(2))
+    (torch.Size([3, 6]), True)
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         batch_size: int = 256,
         lr: float | None = None,
         schedule: Any = "cosine",
-        smoothing: float = 1.0,
+        smoothing: float = 0.05,
         patience: int | None = None,
         dtype: torch.dtype | None = None,
         device: Any = "auto",

@@ -76,7 +76,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         batch_size: int = 256,
         lr: float | None = None,
         schedule: Any = "cosine",
-        smoothing: float = 1.0,
+        smoothing: float = 0.05,
         patience: int | None = None,
         dtype: torch.dtype | None = None,
         device: Any = "auto",

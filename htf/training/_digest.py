@@ -29,7 +29,7 @@ def digest(*values: Any) -> str:
 
 def _add(found: Any, value: Any) -> None:
     if isinstance(value, Tensor):
-        # Flat, as a tensor without axes has no last one to be seen as bytes.
+        # Flat, as a tensor without axes has no last one to be seen as bytes; contiguous, as a column is not.
         found.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
         return
     if isinstance(value, Plan):

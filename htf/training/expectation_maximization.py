@@ -32,8 +32,8 @@ class ExpectationMaximization(torch.optim.Optimizer):
     lr : float
         The share :math:`\eta` of a batch, above 0 and at most 1.
     smoothing : float
-        Observations, per sample, that are added to every column and spread over its rows evenly: a symmetric Dirichlet
-        prior.  Without, a value that no sample shows gets the probability 0.
+        Observations, per sample, that are added to every entry: a symmetric Dirichlet prior.  Without, a value that no
+        sample shows gets the probability 0.
     leaf : str
         "categorical", or "binomial": columns of leaf matrices are the binomial distributions of the same means.
 
@@ -97,9 +97,10 @@ class ExpectationMaximization(torch.optim.Optimizer):
                 continue
             # In place of the gradient, which is as large as the parameters; over the rate, as columns are normalized.
             counts = weight.grad
-            torch.sub((prior + smoothing) * (1 / lr - 1) if prior is not None else zero, counts, out=counts)
+            past = zero if prior is None else (prior + smoothing * block.rows) * (1 / lr - 1)
+            torch.sub(past, counts, out=counts)
             if smoothing:
-                torch.addcmul(counts.new_tensor(smoothing / block.rows), counts, weight, out=counts)
+                torch.addcmul(counts.new_tensor(smoothing), counts, weight, out=counts)
             else:
                 counts.mul_(weight)
             if block.level == 0 and group["leaf"] == "binomial":

@@ -360,3 +360,21 @@ def test_bad_questions():
     for ask, error, words in cases:
         with pytest.raises(error, match=words):
             ask()
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_interrupted_fits_can_be_asked(monkeypatch, squared):
+    from htf.training import Training
+
+    advance = Training.advance
+
+    def interrupted(training):
+        if training.step == 7:
+            raise KeyboardInterrupt
+        advance(training)
+
+    monkeypatch.setattr(Training, "advance", interrupted)
+    density = TensorDensity(levels=3, width=2, batch_size=100, epochs=5, squared=squared, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        density.fit(linked(3, 6), validation=0.1)
+    assert float(density.log_prob(everything(3, 6)).exp().sum()) == pytest.approx(1, abs=1e-5)

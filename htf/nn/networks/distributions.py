@@ -16,19 +16,21 @@ LEAVES = ("categorical", "binomial")
 UNSEEN = 0.01
 # Levels, of all, beyond which two values are as different as any.
 REACH = 0.25
+# Share of the identity in inner matrices.
+IDENTITY = 0.8
 # Standard deviation of the rows of the noise beside identities.
 MIXING = 0.3
 
 
 def distributions(
-    samples: Tensor, *, contrast: float = 2.0, leaf: str = "categorical", squared: bool = False
+    samples: Tensor, *, contrast: float = 5.0, leaf: str = "categorical", squared: bool = False
 ) -> Distributions:
     r"""Start with distributions as columns, near the product of the modes' own distributions.
 
-    Each component of a node above leaves is given a random sample.  In its columns the frequencies of each mode's
-    values, :math:`p_k`, are tilted towards the sample's value v, to :math:`p_k \exp(-c \min(|k - v| / 4 d, 1))` for
-    dimension d, so that neighbouring modes are tilted together.  Columns of inner matrices are drawn uniformly from all
-    distributions, and the root's are even.
+    Component r, of whatever node, is given a random sample.  In column r of leaf matrices the frequencies of the mode's
+    values, :math:`p_k`, are tilted towards the sample's value v, to :math:`p_k \exp(-c \min(4 |k - v| / d, 1))` for
+    dimension d.  Inner matrices are four parts of the identity and one of columns drawn uniformly from all
+    distributions, and the root's columns are even: the start is near a mixture of products.
 
     Parameters
     ----------
@@ -85,10 +87,7 @@ class Distributions:
         if self.samples.shape[1] != order:
             raise ValueError(f"samples has {self.samples.shape[1]} columns; the network has order {order}")
         samples = self.samples.cpu()
-        chosen = {
-            node: (rand((layout.widths[node - order],), generator) * len(samples)).long()
-            for node in layout.tree.inner_nodes
-        }
+        chosen = (rand((max(layout.widths),), generator) * len(samples)).long()
         found = []
         for block in layout.blocks:
             if block.level and self.squared:
@@ -100,9 +99,14 @@ class Distributions:
                 continue
             if block.level:
                 drawn = -rand((len(block.nodes), block.rows, block.columns), generator).clamp(min=1e-12).log()
-                matrices = torch.ones_like(drawn) if block.nodes == (layout.tree.root,) else drawn
+                drawn = drawn / drawn.sum(1, keepdim=True)
+                unit = torch.eye(block.rows, block.columns, dtype=drawn.dtype, device="cpu")
+                matrices = (1 - IDENTITY) * drawn + IDENTITY * unit
+                if block.nodes == (layout.tree.root,):
+                    matrices = torch.ones_like(drawn)
             else:
-                matrices = torch.stack([self._leaf(layout, block, node, samples, chosen) for node in block.nodes])
+                columns = chosen[: block.columns]
+                matrices = torch.stack([self._leaf(block, samples[:, node], columns, node) for node in block.nodes])
             if shared:
                 matrices = matrices.mean(0, keepdim=True).expand_as(matrices)
             matrices = matrices / matrices.sum(1, keepdim=True)
@@ -116,15 +120,13 @@ class Distributions:
     def __call__(self, layout: object, block: Block, generator: Generator | None) -> Tensor:
         raise TypeError("distributions are drawn for all of a tree at once")
 
-    def _leaf(self, layout: Layout, block: Block, node: int, samples: Tensor, chosen: dict[int, Tensor]) -> Tensor:
-        parent = layout.tree.parent(node)
-        assert parent is not None
-        values = samples[:, node].long()
+    def _leaf(self, block: Block, values: Tensor, chosen: Tensor, node: int) -> Tensor:
+        values = values.long()
         if int(values.min()) < 0 or int(values.max()) >= block.rows:
             raise ValueError(f"samples of mode {node} are not from 0 to {block.rows - 1}, its dimension less 1")
         frequency = torch.bincount(values, minlength=block.rows).double() / len(values)
         frequency = (1 - UNSEEN) * frequency + UNSEEN / block.rows
-        far = (torch.arange(block.rows, device="cpu")[:, None] - values[chosen[parent]]).abs() / (REACH * block.rows)
+        far = (torch.arange(block.rows, device="cpu")[:, None] - values[chosen]).abs() / (REACH * block.rows)
         return frequency[:, None] * (-self.contrast * far.clamp(max=1)).exp()
 
 

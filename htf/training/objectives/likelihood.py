@@ -75,8 +75,11 @@ class Likelihood(Objective):
                 raise ValueError(
                     f"model has {model.outputs} outputs and labels is None; expected the output of each sample"
                 )
-            if batch.labels is not None and int(batch.labels.max()) >= model.outputs:
-                raise ValueError(f"labels has {int(batch.labels.max())}; the model has {model.outputs} outputs")
+            if batch.labels is not None and not 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < model.outputs:
+                low, high = int(batch.labels.min()), int(batch.labels.max())
+                raise ValueError(
+                    f"labels has {low if low < 0 else high}; the model has outputs 0 to {model.outputs - 1}"
+                )
             batch.move(place.device, place.dtype)
         # Each graph keeps gradients of its own, and for large networks launches are not what takes the time.
         size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
@@ -176,7 +179,7 @@ def likelihood(
             raise ValueError("weights has values that are negative or not finite; expected at least 0")
         if not bool(weights.sum() > 0):
             raise ValueError("weights are all zero; expected some above")
-        weights = weights / weights.mean()
+        weights = weights.double() / weights.double().mean()
     held: Part | None = None
     if validation is not None:
         parts = (validation,) if isinstance(validation, Tensor) else tuple(validation)
