@@ -1,7 +1,7 @@
 """Counts of the source: size, cycles of imports, imports within functions, private names across folders, examples.
 
-    python benchmarks/code_counts.py
-    python benchmarks/code_counts.py --json docs/results/code_counts.json --of HEAD~10
+    python -m benchmarks.code_counts
+    python -m benchmarks.code_counts --json docs/results/code_counts.json --of HEAD~10
 
 With --of, an earlier commit is counted beside the present sources.
 """
@@ -167,12 +167,9 @@ def _checkout(commit: str, folder: str) -> Path:
     return Path(folder)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Count, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--of", help="an earlier commit to count too")
-    parser.add_argument("--json", type=Path, help="file to write the counts to")
-    options = parser.parse_args()
+    options = _options(arguments)
     found = {"now": counts(ROOT)}
     if options.of:
         with tempfile.TemporaryDirectory() as folder:
@@ -181,6 +178,13 @@ def main() -> None:
         print(f"{name:55}", *(f"{each[name]!s:>40}" for each in found.values()))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--of", help="an earlier commit to count too")
+    parser.add_argument("--json", type=Path, help="file to write the counts to")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

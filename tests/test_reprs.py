@@ -13,7 +13,7 @@ import htf
 from htf.dynamics import compare_rates, phases, singular_values
 
 # What is passed to functions, rather than returned: shown as it is written.
-ARGUMENTS = {"CPStudy", "ClassifySettings", "FitSettings", "HTStudy", "MatrixStudy", "StudySettings"}
+ARGUMENTS = {"CPStudy", "ClassifySettings", "FitSettings", "FolderJob", "HTStudy", "MatrixStudy", "StudySettings"}
 
 
 def public_dataclasses():

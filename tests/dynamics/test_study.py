@@ -2,10 +2,10 @@ import json
 import math
 from dataclasses import replace
 
-import dynamics
 import pytest
 import torch
 
+from benchmarks import dynamics
 from htf._files import write_json
 from htf.dynamics import CPStudy, HTStudy, MatrixStudy, Study, compare_rates, study
 from htf.training.history import History

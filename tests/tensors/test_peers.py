@@ -3,13 +3,13 @@
 import importlib
 import importlib.util
 
-import ht_speed
 import numpy as np
 import pytest
 import tensorly as tl
 import torch
 
 import htf
+from benchmarks.speed import ht as ht_speed
 from htf import tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -263,7 +263,7 @@ def test_nothing_is_computed_that_could_not_be_written(tmp_path):
         for out in ("fit", "new"):
             with pytest.raises(OSError, match=rf"cannot write to the folder {tmp_path / out} "):
                 fit(matrix_net(), problem(), steps=20, out=tmp_path / out, track=Note())
-        with pytest.raises(OSError, match=rf"cannot write to the folder {tmp_path / 'probe'} "):
+        with pytest.raises(OSError, match=rf"cannot write to the folder {tmp_path / 'probe' / 'fits'} "):
             rank_fit(data, **PROBE, out=tmp_path / "probe")
         with pytest.raises(OSError, match=rf"cannot write to the folder {tmp_path / 'training'} "):
             classify(net(), task(), settings=SHORT, out=tmp_path / "training")
