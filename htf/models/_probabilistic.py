@@ -23,10 +23,10 @@ from htf.engine.layout import Layout
 from htf.models._circuit import Observed, draw, most_probable
 from htf.models._levels import Given, Levels, numbers, read
 from htf.nn.init import distributions
-from htf.nn.networks._outputs import sign_and_logarithm
 from htf.nn.networks.ht import HTNetwork
+from htf.nn.networks.outputs import sign_and_logarithm
 from htf.training import ExpectationMaximization, History, Training, early_stopping, objectives
-from htf.training._state_dicts import load_weights
+from htf.training.state_dicts import load_weights
 from htf.tree import DimensionTree
 
 FORMATS = ("ht", "cp", "tt")

@@ -17,7 +17,6 @@ from htf.datasets.long_range import LongRangeData
 from htf.training._architecture import architecture
 from htf.training._recording import Recording
 from htf.training._samples import parts_of
-from htf.training._state_dicts import copy_weights, load_weights
 from htf.training.classify_result import ClassifyResult, Epoch
 from htf.training.classify_settings import ClassifySettings, Regularizer, describe_regularizer
 from htf.training.epochs import Epochs
@@ -25,6 +24,7 @@ from htf.training.objectives.classification import Classes
 from htf.training.optimizers import OptimizerLike
 from htf.training.run import Training
 from htf.training.schedules import ScheduleLike
+from htf.training.state_dicts import copy_weights, load_weights
 from htf.training.stopping import TimeLimit
 
 RESULT = "result.json"

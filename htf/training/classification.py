@@ -11,13 +11,13 @@ from torch import nn
 
 from htf._files import read_tensors, saved_before
 from htf.training._classification import Classification, DataLike
-from htf.training._state_dicts import load_weights, part_of
 from htf.training.classify_result import ClassifyResult
 from htf.training.classify_settings import ClassifySettings, Regularizer
 from htf.training.optimizers import OptimizerLike
 from htf.training.resumable import CHECKPOINT_KIND
 from htf.training.run import CHECKPOINT
 from htf.training.schedules import ScheduleLike
+from htf.training.state_dicts import load_weights, part_of
 
 
 def classify(

@@ -11,9 +11,9 @@ from torch import Tensor
 from htf._machine import describe_machine
 from htf.nn import Factorization
 from htf.training._recording import Recording
-from htf.training._state_dicts import copy_weights, part_of
 from htf.training.history import History, Recorder
 from htf.training.objectives.base import Found
+from htf.training.state_dicts import copy_weights, part_of
 from htf.training.tracking import Moment
 
 if TYPE_CHECKING:

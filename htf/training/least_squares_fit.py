@@ -19,13 +19,13 @@ from htf.nn.networks.tree import TreeNetwork
 from htf.training._digest import digest
 from htf.training._full_batch_record import check_start
 from htf.training._recording import Recording
-from htf.training._state_dicts import part_of
 from htf.training.centering import center_outputs
 from htf.training.history import History
 from htf.training.objectives.base import Found
 from htf.training.objectives.least_squares import LeastSquares
 from htf.training.relative_adam import RelativeAdam
 from htf.training.run import Training
+from htf.training.state_dicts import part_of
 from htf.training.tracking import describe_network
 
 Batch = tuple[Plan, Tensor]

@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 
 from htf._checks import above_zero
 from htf.nn import Factorization
-from htf.training._state_dicts import part_of
 from htf.training.expectation_maximization import ExpectationMaximization
 from htf.training.group_rmsprop import GroupRMSprop
 from htf.training.relative_adam import RelativeAdam
+from htf.training.state_dicts import part_of
 
 OptimizerLike = str | Callable[..., Optimizer]
 # Those of torch that treat every entry by itself, so that runs stay independent of each other.

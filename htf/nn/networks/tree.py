@@ -13,10 +13,10 @@ from torch import Generator, Tensor
 
 from htf._random import Seed, beside
 from htf.engine import Layout, Plan, contract
-from htf.nn.networks._outputs import sign_and_logarithm
 from htf.nn.networks._starts import initializers
 from htf.nn.networks.base import Factorization
 from htf.nn.networks.init import Initializer, TreeInitializer, keeps_near_one, resolve
+from htf.nn.networks.outputs import sign_and_logarithm
 from htf.tree import DimensionTree
 
 # Outputs at the start are of the size of 1 within this factor, or the user is told.
