@@ -346,3 +346,17 @@ def test_a_disk_is_checked_before_the_work(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match=r"cannot write to the folder .*file"):
         files.check_writable(tmp_path / "file")
+
+
+def test_the_file_before_is_kept_where_files_have_one_name_only(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no second names here")
+
+    monkeypatch.setattr("os.link", refuse)
+    path = tmp_path / "state.safetensors"
+    for number in (1.0, 2.0):
+        files.write_tensors(path, {"x": torch.tensor(number)}, {}, "a state", keep_previous=True)
+    path.write_bytes(b"damaged")
+    with pytest.warns(RuntimeWarning, match="the one before it"):
+        tensors, _ = files.read_tensors(path, "a state", previous=True)
+    assert float(tensors["x"]) == 1.0

@@ -189,3 +189,25 @@ def test_functional_transforms_of_products_of_many_leaves():
     for k in range(3):
         (expected,) = torch.func.grad(lambda p: outputs(p).sum())({n: p[k] for n, p in many.items()}).values()
         torch.testing.assert_close(gradient[k], expected)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_second_derivatives_in_the_log_domain(negative):
+    network = CPNetwork((2,) * 14, 2, seed=0, dtype=torch.float64)
+    if negative:
+        with torch.no_grad():
+            network.factors[0][3, 1] *= -1
+    plan = network.plan(torch.randint(0, 2, (12, 14), generator=torch.Generator().manual_seed(0)))
+    (factor,) = network.factors
+
+    def gradient():
+        return torch.autograd.grad(network(plan).square().sum(), factor, create_graph=True)[0]
+
+    direction = torch.randn(factor.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (product,) = torch.autograd.grad((gradient() * direction).sum(), factor)
+    with torch.no_grad():
+        factor.add_(direction, alpha=1e-6)
+    there = gradient().detach()
+    with torch.no_grad():
+        factor.add_(direction, alpha=-2e-6)
+    torch.testing.assert_close(product, (there - gradient().detach()) / 2e-6, rtol=1e-5, atol=1e-6)

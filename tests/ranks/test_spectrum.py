@@ -73,3 +73,9 @@ def test_bad_spectra(measure, values, error, match):
 def test_bad_tolerances(tol, error):
     with pytest.raises(error, match="tol is"):
         ranks.numerical_rank(np.ones(2), tol)
+
+
+def test_sparse_spectra_are_refused_by_name():
+    message = r"singular_values is a tensor of layout torch\.sparse_coo; expected a dense one"
+    with pytest.raises(TypeError, match=message):
+        ranks.effective_rank(torch.eye(3).to_sparse()[0])

@@ -433,3 +433,25 @@ X, Y = points(20)
 def test_bad_data_is_named(data, error, message):
     with pytest.raises(error, match=message):
         classify(mlp(), data, settings=ClassifySettings(epochs=1, batch_size=10))
+
+
+def test_the_first_of_equally_good_epochs_is_kept():
+    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    torch.manual_seed(0)
+    training = Training(nn.Linear(4, 2), objectives.classification((x, y), (x, y), batch_size=40), lr=1e-9)
+    training.run(epochs=4)
+    assert training.recording.best_epoch == 1
+
+
+def test_other_samples_are_refused(tmp_path):
+    x = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    for images, epochs in ((x, 1), (x + 1, 2)):
+        torch.manual_seed(0)
+        training = Training(nn.Linear(4, 2), objectives.classification((images, y), batch_size=20), out=tmp_path)
+        if epochs == 1:
+            training.run(epochs=1)
+        else:
+            with pytest.raises(ValueError, match="train"):
+                training.run(epochs=2)
