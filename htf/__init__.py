@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from htf import datasets, dynamics, jobs, models, nn, probes, ranks, regularizers, surgery, tensors, training
+from htf import datasets, dynamics, jobs, nn, probes, ranks, regularizers, surgery, tensors, training
 from htf._version import __version__
 from htf.decomposition import (
     HierarchicalTucker,
@@ -20,7 +20,7 @@ from htf.tensors import HTTensor, load, random_ht, save
 from htf.tree import DimensionTree
 
 if TYPE_CHECKING:
-    from htf import plotting
+    from htf import models, plotting
 
 __all__ = [
     "DimensionTree",
@@ -57,7 +57,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Only on demand: matplotlib comes with it.
-    if name == "plotting":
-        return import_module("htf.plotting")
+    # Only on demand: matplotlib and scikit-learn come with them.
+    if name in {"models", "plotting"}:
+        return import_module(f"htf.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

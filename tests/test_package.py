@@ -23,13 +23,15 @@ def test_public_names():
         assert hasattr(htf, name)
 
 
-def test_plotting_is_imported_when_asked_for():
+def test_plotting_and_models_are_imported_when_asked_for():
     code = """
 import sys
 import htf
 assert "matplotlib" not in sys.modules
+assert "sklearn" not in sys.modules
 assert htf.plotting is sys.modules["htf.plotting"]
 assert htf.plotting.draw_tree
+assert htf.models.TensorClassifier
 assert not hasattr(htf, "plottings")
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
