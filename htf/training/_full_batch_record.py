@@ -136,6 +136,7 @@ class FullBatchRecord(Recording):
         tensors |= {f"good/{k}": value for k, value in enumerate(good)}
         return tensors | {"time": self.time, "rate": self.rate}, {
             "good": step,
+            "rows": list(self.recorder.rows),
             "settings": self.recorder.settings,
             "stopped": self.recorder.stopped,
         }
@@ -148,7 +149,9 @@ class FullBatchRecord(Recording):
         good = part_of("good/", tensors)
         self._good = (state["good"], [good[str(k)].to(p.device) for k, p in enumerate(self._parameters)])
         mine, self.recorder.settings = self.recorder.settings, state["settings"]
-        self.recorder.restore(part_of("history/", tensors), training.seconds, state["stopped"], training.every)
+        self.recorder.restore(
+            part_of("history/", tensors), state["rows"], training.seconds, state["stopped"], training.every
+        )
         stopped = self.recorder.stopped
         if stopped.startswith("diverged") or (stopped and training.step >= training.steps):
             return

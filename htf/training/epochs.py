@@ -161,7 +161,12 @@ class Epochs(Recording):
             tensors |= {f"history/{name}": tensor for name, tensor in self.recorder.history().tensors().items()}
         if self._sums is not None:
             tensors["sums"] = self._sums
-        return tensors, {"best_epoch": self.best_epoch, "names": self._names, "settings": self.recorder.settings}
+        return tensors, {
+            "best_epoch": self.best_epoch,
+            "names": self._names,
+            "rows": list(self.recorder.rows),
+            "settings": self.recorder.settings,
+        }
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         training = self.training
@@ -175,5 +180,5 @@ class Epochs(Recording):
         rows = part_of("history/", tensors)
         if rows:
             # Rules saw the time at the end of that epoch.
-            self.recorder.restore(rows, float(rows["tracked/train/seconds"][-1, 0]), "", 1)
+            self.recorder.restore(rows, state["rows"], float(rows["tracked/train/seconds"][-1, 0]), "", 1)
             self._reason = self.recorder.judge(training.rules, training.objective.judge, again=True)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -291,10 +291,15 @@ class Recorder:
         tensors["steps"] = torch.tensor(self.steps, dtype=torch.int64, device="cpu")
         return History.from_tensors(tensors, self.settings, self.seconds, self.stopped)
 
-    def restore(self, tensors: Mapping[str, Tensor], seconds: float, stopped: str, every: int) -> None:
-        """Go on from an earlier history's tensors; rules were asked at multiples of `every`."""
+    def restore(
+        self, tensors: Mapping[str, Tensor], names: Sequence[str], seconds: float, stopped: str, every: int
+    ) -> None:
+        """Go on from an earlier history's tensors, by the names of its rows; rules were asked at multiples of `every`.
+
+        Files have an order of their own.
+        """
         self.steps = tensors["steps"].tolist()
-        self.rows = {name: list(tensor.unbind(0)) for name, tensor in tensors.items() if name != "steps"}
+        self.rows = {name: list(tensors[name].unbind(0)) for name in names}
         self.seconds, self.stopped = seconds, stopped
         for step, loss in zip(self.steps, self.rows["loss"], strict=True):
             if step % every == 0:

@@ -357,3 +357,10 @@ def test_group_rmsprop_in_a_loop_of_ones_own():
     assert (loss < 1e-2).all()
     with pytest.raises(ValueError, match="closure is given"):
         optimizer.step(lambda: loss)
+
+
+def test_a_resumed_history_has_the_order_of_one_left_alone(tmp_path):
+    for steps in (20, 40):
+        resumed = fit(matrix_net(), problem(), steps=steps, track=htf.dynamics.singular_values(2), out=tmp_path)
+    alone = fit(matrix_net(), problem(), steps=40, track=htf.dynamics.singular_values(2))
+    assert list(resumed.tensors()) == list(alone.tensors())
