@@ -51,6 +51,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
     """
 
     _normalized = False
+    _in_bytes = False  # whether images were fitted as bytes
     module_: EncodedNetwork
     history_: History
 
@@ -124,7 +125,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
 
     def _fitted(self) -> dict[str, Any]:
         """Other fitted values, as JSON can hold them."""
-        return {"n_features_in_": self.n_features_in_, "shape": list(self._shape)}
+        return {"n_features_in_": self.n_features_in_, "shape": list(self._shape), "in_bytes": self._in_bytes}
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], about: dict[str, Any]) -> Self:
@@ -137,6 +138,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
     def _restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> Self:
         fitted = about["fitted"]
         self.n_features_in_, self._shape = fitted["n_features_in_"], tuple(fitted["shape"])
+        self._in_bytes = fitted["in_bytes"]
         encoder = encoder_from(about["encoder"])
         tree = DimensionTree.from_nested(as_tuples(about["tree"]))
         network = HTNetwork(tree, encoder.dim, about["width"], outputs=self._outputs(), seed=0)
@@ -178,7 +180,16 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
             images = torch.from_numpy(np.ascontiguousarray(array))
         if images.is_complex():
             raise TypeError(f"X has dtype {images.dtype}; expected real numbers")
-        images = images if images.dtype == torch.uint8 else images.float()
+        in_bytes = images.dtype == torch.uint8
+        if reset:
+            self._in_bytes = in_bytes
+        elif in_bytes != self._in_bytes:
+            # Pixels of bytes are read over 255, others as they are.
+            kind = "bytes" if self._in_bytes else "other numbers"
+            raise TypeError(
+                f"X has dtype {images.dtype}; the estimator was fitted to {kind}, whose pixels have another scale"
+            )
+        images = images if in_bytes else images.float()
         images = images.unsqueeze(1) if images.ndim == 3 else images
         if not images.numel():
             raise ValueError(f"X has shape {tuple(np.shape(X))}; expected at least one image of at least one pixel")

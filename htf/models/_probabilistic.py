@@ -38,7 +38,7 @@ ENTRIES = 2**25
 
 
 class Probabilistic(BaseEstimator):  # type: ignore[misc]
-    """What `TensorDensity` and `GenerativeClassifier` share."""
+    """Base of `TensorDensity` and `GenerativeClassifier`."""
 
     levels: Any
     width: Any

@@ -208,7 +208,9 @@ def test_bad_data(images, change, error, message):
 
 def test_what_a_fitted_estimator_refuses(tmp_path, images, fitted):
     with pytest.raises(ValueError, match=r"samples of shape \(1, 9, 9\); the estimator was fitted to \(1, 8, 8\)"):
-        fitted.predict(torch.zeros(2, 9, 9))
+        fitted.predict(torch.zeros(2, 9, 9, dtype=torch.uint8))
+    with pytest.raises(TypeError, match="float32; the estimator was fitted to bytes, whose pixels have another scale"):
+        fitted.predict(images[2].float())
     with pytest.raises(ValueError, match="sample_weight has entries that are negative"):
         TensorClassifier(epochs=1).fit(*images[:2], sample_weight=-np.ones(300))
     with pytest.raises(ValueError, match=r"validation is 1\.5; expected a share between 0 and 1"):
