@@ -1,7 +1,11 @@
 import subprocess
 import sys
 
+import pytest
+
 import htf
+import htf.jobs
+import htf.training
 
 
 def test_import_has_no_side_effects():
@@ -35,3 +39,11 @@ assert htf.models.TensorClassifier
 assert not hasattr(htf, "plottings")
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("room", "former", "present"), [(htf.training, "Fit", "LeastSquaresFit"), (htf.jobs, "Report", "Progress")]
+)
+def test_names_that_moved_say_where_they_went(room, former, present):
+    with pytest.warns(DeprecationWarning, match=f"{former} is now .*{present}"):
+        assert getattr(room, former) is getattr(room, present)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import htf
 from benchmarks.batches import Shuffled
-from htf.jobs import FolderJob, Report
+from htf.jobs import FolderJob, Progress
 from htf.jobs.folder import digest_of
 from htf.nn import FactorizedConv2d, FactorizedLinear, OverparamConv2d, OverparamLinear
 from htf.surgery import collapse, factorize, overparameterize, truncate
@@ -111,7 +111,7 @@ class Job(FolderJob):
         return f"{self.variant}_seed{self.seed}"
 
     def compute(
-        self, folder: Path | None, report: Report, *, data_dir: str | None, few: bool, device: str
+        self, folder: Path | None, report: Progress, *, data_dir: str | None, few: bool, device: str
     ) -> list[dict[str, Any]]:
         """Train, cut to each share, train for another epoch; a row for each."""
         training, validation, test = splits(data_dir, self.train, few, device)
@@ -129,7 +129,7 @@ class Job(FolderJob):
         return rows
 
     def _trained(
-        self, data: Split, folder: Path | None, report: Report, model: nn.Module, begun: int, epochs: int, lr: float
+        self, data: Split, folder: Path | None, report: Progress, model: nn.Module, begun: int, epochs: int, lr: float
     ) -> float:
         """Train in place with AdamW, the rate falling along a cosine, after so many epochs of the job; seconds."""
         objective = Shuffled(*data, self.batch_size, self.seed, skip=begun)

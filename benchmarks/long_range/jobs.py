@@ -16,7 +16,7 @@ from torch import nn
 
 from htf._files import read_json, write_json
 from htf.datasets.long_range import LongRangeData
-from htf.jobs import FolderJob, Report, collect
+from htf.jobs import FolderJob, Progress, collect
 from htf.nn import receptive_field
 from htf.training import Classification, ClassifyResult, ClassifySettings, load_trained
 
@@ -130,7 +130,7 @@ class Job(FolderJob):
     def compute(
         self,
         folder: Path | None,
-        report: Report,
+        report: Progress,
         *,
         data_dir: str | None = None,
         cache: str | None = None,

@@ -33,14 +33,14 @@ import torch
 from htf._files import write_figure, write_json
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
-from htf.jobs import Report, map_jobs
+from htf.jobs import Progress, map_jobs
 
 from .jobs import CORRUPTED, Job, gather_table
 from .networks import NETWORKS
 from .plots import plot_randomization
 
 NAME = "randomization"
-Run = Callable[[Job, Report], Any]
+Run = Callable[[Job, Progress], Any]
 SOURCES = ("mnist", "fashion_mnist", "digits", "cifar10")
 IMAGES = ("random_labels", "shuffled_pixels", "random_pixels", "gaussian_images")
 _DRY = {"train": 60, "validation": 20, "test": 40}

@@ -16,7 +16,7 @@ from htf.datasets._cifar import find_cifar10
 from htf.datasets.corruption import corrupted_labels
 from htf.datasets.long_range import LongRangeData, Split
 from htf.datasets.twins import Twin
-from htf.jobs import FolderJob, Report, collect
+from htf.jobs import FolderJob, Progress, collect
 from htf.training import Classification, ClassifySettings
 
 from .networks import make_network
@@ -121,13 +121,13 @@ class Job(FolderJob):
         epochs = min(self.training["epochs"], epochs * (3 if "shifts" in self.control else 1))
         return n * epochs * {"mlp_1x512": 0.2, "mlp_3x512": 0.35}.get(self.model, 0.7)
 
-    def compute(self, folder: Path | None, report: Report, *, data_dir: str | None = None) -> dict[str, Any]:
+    def compute(self, folder: Path | None, report: Progress, *, data_dir: str | None = None) -> dict[str, Any]:
         """The row of the table and curves by epoch; `data_dir` is the folder of the source."""
         data = make_data(self, data_dir)
         found = self._train(data, folder, report) if self.training else solve(self.model, data, self.options)
         return {"row": describe(self, data, found), "curves": found.get("curves", {}), "job": self.settings}
 
-    def _train(self, data: ImageData, folder: Path | None, report: Report) -> dict[str, Any]:
+    def _train(self, data: ImageData, folder: Path | None, report: Progress) -> dict[str, Any]:
         task = as_task(data)
         network = make_network(self.model, task.image_size, count_classes(data), seed=self.seed, **self.options)
         training = Fitting(network, task, ClassifySettings(**self.training, seed=self.seed), out=folder)

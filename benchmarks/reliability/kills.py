@@ -37,7 +37,7 @@ import htf
 from htf._machine import describe_machine
 from htf.datasets import far_parity, tensor_completion
 from htf.dynamics import singular_values
-from htf.jobs import Report, claimed, map_jobs
+from htf.jobs import Progress, claimed, map_jobs
 from htf.nn.init import gaussian
 from htf.probes import RankFit, rank_fit
 from htf.regularizers import InputGradientChange, random_patches
@@ -123,7 +123,7 @@ class FitJob:
     folder: Path
     length: float
 
-    def __call__(self, job: int, report: Report) -> str:
+    def __call__(self, job: int, report: Progress) -> str:
         report(0.0)
         with claimed(self.folder / f"{job}.lock", report):
             return one_fit(job, self.length / 4, self.folder / str(job))

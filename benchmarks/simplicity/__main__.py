@@ -35,7 +35,7 @@ from tqdm import tqdm
 from htf._files import check_writable, write_figure, write_json, write_tensors
 from htf._machine import describe_machine
 from htf._tables import write_table
-from htf.jobs import FolderJob, Report, map_jobs
+from htf.jobs import FolderJob, Progress, map_jobs
 
 from . import cifar, parts
 from .plots import plot_effective_ranks, plot_kernels, plot_rank_penalties, plot_recovery
@@ -185,7 +185,7 @@ class Row(FolderJob):
     item: tuple[Any, ...]
     common: dict[str, Any]
 
-    def compute(self, folder: Path | None, report: Report, *, of: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    def compute(self, folder: Path | None, report: Progress, *, of: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         return of(*self.item)
 
 

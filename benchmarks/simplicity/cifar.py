@@ -17,7 +17,7 @@ from torch.nn.utils import skip_init
 import htf
 from benchmarks.batches import Shuffled
 from htf.datasets._cifar import find_cifar10
-from htf.jobs import FolderJob, Report, map_jobs
+from htf.jobs import FolderJob, Progress, map_jobs
 from htf.jobs.folder import digest_of
 from htf.ranks import kernel_effective_rank
 from htf.regularizers import WeightRank
@@ -82,7 +82,7 @@ class Training(FolderJob):
     def name(self) -> str:
         return f"{self.method.replace(' ', '_')}_{self.weight:g}_{self.seed}"
 
-    def compute(self, folder: Path | None, report: Report, *, data: Data) -> dict[str, Any]:
+    def compute(self, folder: Path | None, report: Progress, *, data: Data) -> dict[str, Any]:
         """The row of the table."""
         which = {"method": self.method} | {n: getattr(self, n) for n in ("depth", "penalty", "weight", "seed")}
         return {**which, **train(self, data, folder, report), "chosen": 0}
@@ -137,7 +137,7 @@ def candidates(common: Training) -> Iterator[Training]:
             yield replace(common, penalty=penalty, weight=weight)
 
 
-def train(job: Training, data: Data, folder: Path | None, report: Report) -> dict[str, Any]:
+def train(job: Training, data: Data, folder: Path | None, report: Progress) -> dict[str, Any]:
     """Accuracies and effective ranks at the end of a training."""
     model: nn.Module = network(job.seed)
     if job.depth > 1:

@@ -19,7 +19,7 @@ import torch
 
 from htf._files import read_plain_json
 from htf._version import __version__
-from htf.jobs._work import Outcome, Report, Work, lost_too_often, portable_errors
+from htf.jobs._work import Outcome, Progress, Work, lost_too_often, portable_errors
 
 POLL = 0.1
 CONNECT_SECONDS = 5.0
@@ -194,7 +194,7 @@ def _itself(run: Any) -> Any:
     return run
 
 
-def _on_worker(run: Callable[[Any, Report], Any], job: Any, about: tuple[int, str, int, str]) -> Any:
+def _on_worker(run: Callable[[Any, Progress], Any], job: Any, about: tuple[int, str, int, str]) -> Any:
     """Run a job, telling the client how far it is; stops when the client does not want it any more, or the worker ends.
 
     A worker that is told to end gives its jobs back to the scheduler, with their checkpoints.

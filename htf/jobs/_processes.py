@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from htf.jobs._work import Outcome, Report, Work, lost_too_often, portable_errors
+from htf.jobs._work import Outcome, Progress, Work, lost_too_often, portable_errors
 
 POLL = 0.2
 # A job whose process dies is tried once more: a machine short of memory may have room for it later, a crash will not.
@@ -170,8 +170,8 @@ class _Place:
 
 
 # The state of a worker process.
-_run: Callable[[Any, Report], Any]
-_report: Report
+_run: Callable[[Any, Progress], Any]
+_report: Progress
 _started: Any  # set once a job has begun
 _busy = threading.Lock()
 
@@ -205,7 +205,7 @@ def _leave_with_parent(stop: Any) -> None:
         os._exit(1)
 
 
-def _work(run: Callable[[Any, Report], Any] | None, job: Any) -> Any:
+def _work(run: Callable[[Any, Progress], Any] | None, job: Any) -> Any:
     global _run
     if run is not None:
         _run = run

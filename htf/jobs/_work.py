@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 # Called within a job with the share of it that is done; raises KeyboardInterrupt once the job is to stop.
-Report = Callable[[float], None]
+Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Work:
     Attributes
     ----------
     run : callable
-        From a job and a `Report` to its result.
+        From a job and a `Progress` to its result.
     jobs, names : sequences
     threads : int
         Of torch, in processes of their own.
@@ -27,7 +27,7 @@ class Work:
         Called here with the number of a job and the share of it that is done.
     """
 
-    run: Callable[[Any, Report], Any]
+    run: Callable[[Any, Progress], Any]
     jobs: Sequence[Any]
     names: Sequence[str]
     threads: int

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 from htf._files import check_writable, read_json, remove_leftovers, write_json
 from htf._folders import CLAIM, claim_folder
 from htf._tables import write_table
-from htf.jobs._work import Report
+from htf.jobs._work import Progress
 from htf.jobs.mapping import claimed
 
 DIGEST = "settings_sha256"
@@ -82,7 +82,7 @@ class FolderJob(ABC):
     # -- what a job is ------------------------------------------------------------------------------------
 
     @abstractmethod
-    def compute(self, folder: Path | None, report: Report, *args: Any, **kwargs: Any) -> Any:
+    def compute(self, folder: Path | None, report: Progress, *args: Any, **kwargs: Any) -> Any:
         """Do the job, or go on where it was stopped.
 
         Parameters
@@ -132,7 +132,7 @@ class FolderJob(ABC):
     # -- where it is done ---------------------------------------------------------------------------------
 
     @classmethod
-    def within(cls, out: str | os.PathLike[str] | None, **given: Any) -> Callable[[Self, Report], Any]:
+    def within(cls, out: str | os.PathLike[str] | None, **given: Any) -> Callable[[Self, Progress], Any]:
         """Function for `map_jobs` that runs jobs with their folders below `out`.
 
         Parameters
@@ -312,7 +312,7 @@ def _of_another(file: Path, row: dict[str, Any]) -> ValueError:
     return ValueError(f"{file} is of another job than the folder, with settings {row[DIGEST]!r}")
 
 
-def _run(out: Path | None, given: dict[str, Any], job: FolderJob, report: Report) -> Any:
+def _run(out: Path | None, given: dict[str, Any], job: FolderJob, report: Progress) -> Any:
     """Do a job, unless it is finished by now."""
     if out is None:
         return job.content(_computed(job, None, report, given))
@@ -332,5 +332,5 @@ def _run(out: Path | None, given: dict[str, Any], job: FolderJob, report: Report
         return there
 
 
-def _computed(job: FolderJob, folder: Path | None, report: Report, given: dict[str, Any]) -> Any:
+def _computed(job: FolderJob, folder: Path | None, report: Progress, given: dict[str, Any]) -> Any:
     return _as_json(job.compute(folder, report, **given), f"the result of compute of {job.name}")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from htf._checks import positive
 from htf.jobs._dask import address_of, distributed, on_cluster
 from htf.jobs._processes import in_processes, one_by_one
-from htf.jobs._work import Report, Work
+from htf.jobs._work import Progress, Work
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -24,7 +24,7 @@ LOOK_AT_LOCK_EVERY = 0.2
 
 
 def map_jobs(
-    run: Callable[[Job, Report], Result],
+    run: Callable[[Job, Progress], Result],
     jobs: Iterable[Job],
     *,
     workers: int = 1,
@@ -112,7 +112,7 @@ def map_jobs(
 
 
 def _results(
-    run: Callable[[Job, Report], Result],
+    run: Callable[[Job, Progress], Result],
     jobs: list[Job],
     names: list[str],
     costs: list[float],
@@ -157,7 +157,7 @@ def _meets_all(error: Exception) -> bool:
 
 
 @contextmanager
-def claimed(lock: str | Path, report: Report) -> Iterator[None]:
+def claimed(lock: str | Path, report: Progress) -> Iterator[None]:
     """Hold a job's lock file, so that no two processes write its files at once, nor two machines that share a disk.
 
     Whoever comes second waits until the first is done or dead, and must then look for what is finished.  Two can meet

@@ -16,11 +16,11 @@ from torch import Tensor
 from htf._files import remove_saved
 from htf.datasets import TWINS, ImageData, one_vs_all, quantize
 from htf.engine import Plan
-from htf.jobs import FolderJob, Report
+from htf.jobs import FolderJob, Progress
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn.networks.tree import TreeNetwork
 from htf.probes.result import FITS_FOLDER, FitRecord, check_run, job_content, read_job, write_job
-from htf.training.least_squares_fit import Batch, Fit, FitSettings
+from htf.training.least_squares_fit import Batch, FitSettings, LeastSquaresFit
 from htf.tree import DimensionTree
 
 # Fits of one network, at most: beyond, activations leave the cache and a checkpoint grows long.
@@ -66,7 +66,9 @@ class Job(FolderJob):
     def lock(self, out: Path) -> Path:
         return out / LOCKS_FOLDER / self.name
 
-    def compute(self, folder: Path | None, report: Report, *, inputs: Inputs, settings: FitSettings) -> dict[str, Any]:
+    def compute(
+        self, folder: Path | None, report: Progress, *, inputs: Inputs, settings: FitSettings
+    ) -> dict[str, Any]:
         """Train the fits, from their checkpoint if there is one; see `job_content`."""
         network = inputs.network(self)
         train_targets, test_targets = inputs.targets(self)
@@ -74,7 +76,7 @@ class Job(FolderJob):
         train, test = _batches(train_plans, train_targets), _batches(test_plans, test_targets)
         checkpoint = None if folder is None else folder.with_suffix(".safetensors")
         # Batches come in one order for all fits, so that none depends on its company.
-        fit = Fit(network, train, test, settings, checkpoint=checkpoint, about={"job": self.name})
+        fit = LeastSquaresFit(network, train, test, settings, checkpoint=checkpoint, about={"job": self.name})
         report(fit.epoch / settings.epochs)
         fit.run(lambda fit: report(fit.epoch / settings.epochs))
         train_errors, test_errors = fit.errors(train), fit.errors(test, fit.clip)

@@ -16,7 +16,7 @@ from htf._folders import Folder, claim_folder
 from htf._machine import describe_machine, usable_device
 from htf._version import __version__
 from htf.datasets import TWINS, ImageData, load
-from htf.jobs import Report, map_jobs
+from htf.jobs import Progress, map_jobs
 from htf.probes.jobs import Inputs, Job, cost, make_jobs
 from htf.probes.result import RUN, SETTINGS_FILE, RankFit, read_settings, write_settings
 from htf.training.least_squares_fit import FitSettings
@@ -159,7 +159,7 @@ def rank_fit(
     return result
 
 
-def _describe(device: str, report: Report) -> dict[str, Any]:
+def _describe(device: str, report: Progress) -> dict[str, Any]:
     return describe_machine(usable_device(device))
 
 

@@ -1,5 +1,6 @@
 """Training: one core for every objective, `Training`, and fits, probes and classifiers that are made of it."""
 
+from htf._moved import moved
 from htf.training import objectives
 from htf.training._classification import Classification
 from htf.training.centering import center_outputs
@@ -11,7 +12,7 @@ from htf.training.fitting import fit
 from htf.training.flow import gradient_flow
 from htf.training.group_rmsprop import GroupRMSprop
 from htf.training.history import History
-from htf.training.least_squares_fit import Fit, FitSettings
+from htf.training.least_squares_fit import FitSettings, LeastSquaresFit
 from htf.training.losses import Loss
 from htf.training.relative_adam import RelativeAdam
 from htf.training.run import Training
@@ -24,10 +25,10 @@ __all__ = [
     "ClassifySettings",
     "Epoch",
     "ExpectationMaximization",
-    "Fit",
     "FitSettings",
     "GroupRMSprop",
     "History",
+    "LeastSquaresFit",
     "Loss",
     "LossBelow",
     "Moment",
@@ -44,3 +45,5 @@ __all__ = [
     "load_trained",
     "objectives",
 ]
+
+__getattr__ = moved(__name__, {"Fit": "LeastSquaresFit"})

@@ -90,7 +90,7 @@ class FitSettings:
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
 
 
-class Fit(Training):
+class LeastSquaresFit(Training):
     """Least-squares fits of all runs of a network to its targets, batch by batch, resumable at any epoch.
 
     Parameters
@@ -174,7 +174,7 @@ class Fit(Training):
         return self._returns
 
     def run(  # type: ignore[override] # with arguments of its own, as the settings say how long
-        self, on_epoch: Callable[[Fit], None] | None = None, save_every: float = 20.0
+        self, on_epoch: Callable[[LeastSquaresFit], None] | None = None, save_every: float = 20.0
     ) -> None:
         """Train to the last epoch.
 
@@ -216,13 +216,13 @@ class Returns(Recording):
 
     Parameters
     ----------
-    training : Fit
+    training : LeastSquaresFit
     network : TreeNetwork
     tolerance : float
         See `FitSettings`.
     """
 
-    def __init__(self, training: Fit, network: TreeNetwork, tolerance: float) -> None:
+    def __init__(self, training: LeastSquaresFit, network: TreeNetwork, tolerance: float) -> None:
         super().__init__(training)
         self.network = network
         self.train_errors: list[list[float]] = []

@@ -91,7 +91,7 @@ def test_saves_and_loads(result, tmp_path):
 def test_finished_fits_are_not_repeated(data, tmp_path, monkeypatch):
     first = rank_fit(data, settings=SHORT, out=tmp_path, **SMALL)
     assert {p.suffix for p in (tmp_path / "fits").iterdir()} == {".json"}
-    monkeypatch.setattr("htf.probes.jobs.Fit", None)
+    monkeypatch.setattr("htf.probes.jobs.LeastSquaresFit", None)
     again = rank_fit(data, settings=SHORT, out=tmp_path, **SMALL)
     assert again.records == first.records
 
@@ -146,10 +146,10 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 
 
 def _saving_often(folder):
-    from htf.training.least_squares_fit import Fit
+    from htf.training.least_squares_fit import LeastSquaresFit
 
-    original = Fit.run
-    Fit.run = lambda self, on_epoch=None, save_every=0.0: original(self, on_epoch, 0.0)
+    original = LeastSquaresFit.run
+    LeastSquaresFit.run = lambda self, on_epoch=None, save_every=0.0: original(self, on_epoch, 0.0)
     torch.set_num_threads(torch.get_num_threads())
     _endless(folder)
 

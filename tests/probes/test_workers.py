@@ -88,7 +88,7 @@ def test_processes_lose_nothing_with_one_of_them(data, long_result, tmp_path):
 
 def test_what_another_process_has_finished_is_read(data, tmp_path, monkeypatch):
     one = rank_fit(data, formats=["cp"], **SHORT, out=tmp_path, progress=False)
-    monkeypatch.setattr("htf.probes.jobs.Fit", None)
+    monkeypatch.setattr("htf.probes.jobs.LeastSquaresFit", None)
     settings = SHORT["settings"]
     run = Job.within(Folder(tmp_path, "probe", {}, None), inputs=inputs_of(data, settings), settings=settings)
     job = next(make_jobs(["cp"], SHORT["ranks"], [6], SHORT["twins"], [0]))

@@ -5,7 +5,7 @@ import torch
 
 from htf import DimensionTree
 from htf.nn import CPNetwork, HTNetwork
-from htf.training import Fit, FitSettings, RelativeAdam, center_outputs
+from htf.training import FitSettings, LeastSquaresFit, RelativeAdam, center_outputs
 
 ORDER = 8
 GENERATOR = torch.Generator().manual_seed(0)
@@ -25,7 +25,7 @@ def fit(network=None, epochs=20, **kwargs):
         (network.plan(x), y) for x, y in zip(INDICES.split(40), TARGETS.to(network.dtype).split(40), strict=True)
     ]
     settings = kwargs.pop("settings", FitSettings(epochs=epochs))
-    return Fit(network, batches, batches[:1], settings, **kwargs)
+    return LeastSquaresFit(network, batches, batches[:1], settings, **kwargs)
 
 
 @pytest.mark.parametrize("kind", ["cp", "ht"])
@@ -41,7 +41,7 @@ def test_runs_train_as_they_would_alone():
     both.run()
     alone = CPNetwork([2] * ORDER, 3, seed=[2])
     batches = [(alone.plan(x), y[:, 1:]) for x, y in zip(INDICES.split(40), TARGETS.split(40), strict=True)]
-    single = Fit(alone, batches, batches[:1], FitSettings(epochs=20))
+    single = LeastSquaresFit(alone, batches, batches[:1], FitSettings(epochs=20))
     single.run()
     assert single.errors(batches)[0] == pytest.approx(both.errors(both.train)[1], rel=0.05)
 
@@ -238,7 +238,7 @@ def test_a_checkpoint_of_other_data_is_refused_and_kept(train, test, message, tm
     train, test = (change or (lambda batches: batches) for change in (train, test))
     network = make()
     with pytest.raises(ValueError, match=message):
-        Fit(network, train(first.train), test(first.test), first.settings, checkpoint=path)
+        LeastSquaresFit(network, train(first.train), test(first.test), first.settings, checkpoint=path)
     assert path.read_bytes() == before
     assert torch.equal(network.weights[0], make().weights[0])
 
@@ -273,4 +273,4 @@ def test_a_loss_that_is_not_finite_at_the_start_is_named():
 
 def test_no_batches():
     with pytest.raises(ValueError, match="train has no batches"):
-        Fit(make(), [], [], FitSettings())
+        LeastSquaresFit(make(), [], [], FitSettings())
