@@ -1,5 +1,8 @@
 """Small classification tasks and models, for the tests of training."""
 
+import os
+import signal
+
 import torch
 from torch import nn
 
@@ -47,3 +50,24 @@ def state_of(model):
 def same_state(model, other):
     mine, theirs = model.state_dict(), other.state_dict()
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+class Noisy:
+    """A regularizer with a state of tensors and numbers, interrupting what it is part of at a call."""
+
+    def __init__(self, interrupt_at=None):
+        self.generator, self.calls = torch.Generator().manual_seed(0), 0
+        self.interrupt_at = interrupt_at
+
+    def __call__(self, model, x, y, out):
+        self.calls += 1
+        if self.calls == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return 0.1 * torch.rand((), generator=self.generator) * self.calls * out.square().mean()
+
+    def state(self):
+        return {"generator": self.generator.get_state(), "calls": self.calls}
+
+    def load_state(self, state):
+        self.generator.set_state(state["generator"])
+        self.calls = state["calls"]

@@ -7,6 +7,8 @@ from htf.training.centering import center_outputs
 from htf.training.classification import classify, load_trained
 from htf.training.classify_result import ClassifyResult, Epoch
 from htf.training.classify_settings import ClassifySettings
+from htf.training.curriculum import Stage, curriculum
+from htf.training.curriculum_result import CurriculumResult
 from htf.training.expectation_maximization import ExpectationMaximization
 from htf.training.fitting import fit
 from htf.training.flow import gradient_flow
@@ -16,13 +18,14 @@ from htf.training.least_squares_fit import FitSettings, LeastSquaresFit
 from htf.training.losses import Loss
 from htf.training.relative_adam import RelativeAdam
 from htf.training.run import Training
-from htf.training.stopping import LossBelow, NoProgress, TimeLimit, early_stopping
+from htf.training.stopping import LossBelow, NoProgress, TimeLimit, early_stopping, reached
 from htf.training.tracking import Moment, Tracker
 
 __all__ = [
     "Classification",
     "ClassifyResult",
     "ClassifySettings",
+    "CurriculumResult",
     "Epoch",
     "ExpectationMaximization",
     "FitSettings",
@@ -34,16 +37,19 @@ __all__ = [
     "Moment",
     "NoProgress",
     "RelativeAdam",
+    "Stage",
     "TimeLimit",
     "Tracker",
     "Training",
     "center_outputs",
     "classify",
+    "curriculum",
     "early_stopping",
     "fit",
     "gradient_flow",
     "load_trained",
     "objectives",
+    "reached",
 ]
 
 __getattr__ = moved(__name__, {"Fit": "LeastSquaresFit"})

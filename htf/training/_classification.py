@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from htf.training.optimizers import OptimizerLike
 from htf.training.run import Training
 from htf.training.schedules import ScheduleLike
 from htf.training.state_dicts import copy_weights, load_weights
-from htf.training.stopping import TimeLimit
+from htf.training.stopping import StoppingRule, TimeLimit, as_rules
 
 RESULT = "result.json"
 DataLike = LongRangeData | ImageData | Mapping[str, Any] | Sequence[Any]
@@ -38,7 +38,7 @@ class Classification(Training):
 
     Parameters
     ----------
-    model, data, settings, regularizer, optimizer, schedule, out, device, fabric
+    model, data, settings, regularizer, optimizer, schedule, rules, out, device, fabric
         See `classify`.  If `out` has a checkpoint, the training goes on from there.
 
     Attributes
@@ -60,6 +60,7 @@ class Classification(Training):
         regularizer: Regularizer | None = None,
         optimizer: OptimizerLike | None = None,
         schedule: ScheduleLike = "constant",
+        rules: StoppingRule | Iterable[StoppingRule] = (),
         out: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         fabric: Any = None,
@@ -80,7 +81,7 @@ class Classification(Training):
             lr=settings.lr,
             schedule=schedule,
             regularizer=regularizer,
-            rules=_rules(settings),
+            rules=[*_rules(settings), *as_rules(rules)],
             out=out,
             device=device,
             fabric=fabric,
@@ -148,7 +149,7 @@ class Classification(Training):
         # By the model itself: evaluation needs none of what a Fabric adds, and no process waits for another.
         last = self._classes.accuracy(self.model, "test", self.epoch)
         weights = copy_weights(self.bare)
-        load_weights(self.bare, self._epochs.best)
+        self.take_best()
         best = self._classes.accuracy(self.model, "test", self._epochs.best_epoch)
         load_weights(self.bare, weights)
         machine = describe_machine(self.device)
@@ -159,6 +160,10 @@ class Classification(Training):
                 found.save(path)
         self.processes.together()
         return found
+
+    def take_best(self) -> None:
+        """Give the model the weights of the epoch that is best on validation."""
+        load_weights(self.bare, self._epochs.best)
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:

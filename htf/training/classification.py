@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from htf.training.resumable import CHECKPOINT_KIND
 from htf.training.run import CHECKPOINT
 from htf.training.schedules import ScheduleLike
 from htf.training.state_dicts import load_weights, part_of
+from htf.training.stopping import StoppingRule
 
 
 def classify(
@@ -28,6 +30,7 @@ def classify(
     settings: ClassifySettings | None = None,
     optimizer: OptimizerLike | None = None,
     schedule: ScheduleLike = "constant",
+    rules: StoppingRule | Iterable[StoppingRule] = (),
     out: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     fabric: Any = None,
@@ -52,6 +55,8 @@ def classify(
     optimizer, schedule : str or callable
         As for `Training`, in place of gradient descent with momentum at a constant rate; the settings' `lr` is passed
         on, their `momentum` and `weight_decay` are not.
+    rules : callable or sequence of them
+        Rules that end the training before the settings do: `early_stopping`, `reached`, or others as for `Training`.
     out : str or Path, optional
         Folder of the run: checkpoint.safetensors and, at the end, result.json.  A run that was stopped goes on, to bit
         for bit the same parameters on the same CPU; a finished one is loaded, or continued if more epochs are asked
@@ -126,6 +131,7 @@ def classify(
         regularizer=regularizer,
         optimizer=optimizer,
         schedule=schedule,
+        rules=rules,
         out=out,
         device=device,
         fabric=fabric,

@@ -52,7 +52,7 @@ class ClassifyResult:
         without validation images.
     history : tuple of Epoch
     stopped : str
-        "epochs", "time" or "perfect": which of the settings ended it.
+        "epochs", "time" or "perfect": which of the settings ended it; or what a rule said.
     settings : dict
         All that made it: model, data, regularizer, training.
     machine : dict
@@ -99,11 +99,16 @@ class ClassifyResult:
         """
         content = read_json(Path(path), _KIND)
         try:
-            history = tuple(Epoch(**epoch) for epoch in content.pop("history"))
-            if not history or set(content) != {field.name for field in fields(cls)} - {"history"}:
-                raise TypeError(f"it has {sorted(content)}, and {len(history)} epochs")
-            if type(content["best_epoch"]) is not int or not 1 <= content["best_epoch"] <= len(history):
-                raise TypeError(f"its best epoch is {content['best_epoch']!r} of {len(history)}")
-            return cls(**content, history=history)
+            return cls.from_content(content)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} does not describe a training ({error})") from error
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any]) -> ClassifyResult:
+        """The inverse of ``dataclasses.asdict``; TypeError, KeyError or AttributeError for anything else."""
+        history = tuple(Epoch(**epoch) for epoch in content.pop("history"))
+        if not history or set(content) != {field.name for field in fields(cls)} - {"history"}:
+            raise TypeError(f"it has {sorted(content)}, and {len(history)} epochs")
+        if type(content["best_epoch"]) is not int or not 1 <= content["best_epoch"] <= len(history):
+            raise TypeError(f"its best epoch is {content['best_epoch']!r} of {len(history)}")
+        return cls(**content, history=history)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from htf._checks import positive
+from htf._checks import finite, positive
 
 StoppingRule = Callable[[Tensor, Tensor, float], str]
 """From steps (T,), losses (T, runs) there and seconds of training to the reason for stopping, or "" to go on."""
@@ -166,6 +166,68 @@ def early_stopping(patience: int = 5, *, on: str | None = None, least: float = 0
     'no better value at 2 recorded moments in a row'
     """
     return EarlyStopping(patience, on, least)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Stop when every run has reached a value; made by `reached`."""
+
+    value: float
+    on: str = "validation/accuracy"
+    moments: int = 1
+
+    def __post_init__(self) -> None:
+        finite("value", self.value)
+        if not isinstance(self.on, str) or not self.on:
+            raise TypeError(f"on is {self.on!r}; expected the name of a recorded quantity")
+        if self.on.endswith("accuracy") and not 0 < self.value <= 1:
+            raise ValueError(f"value is {self.value} and on is {self.on!r}; expected above 0 and at most 1")
+        positive("moments", self.moments)
+
+    def __call__(self, steps: Tensor, losses: Tensor, seconds: float) -> str:
+        """Reason to stop, or ""."""
+        # Accuracies come as 1 - accuracy, of which the difference has a rounding error of its own.
+        accuracy = self.on.endswith("accuracy")
+        limit = 1 - self.value + 1e-12 if accuracy else self.value
+        last = losses[-self.moments :]
+        if len(last) < self.moments or not bool((last <= limit).all()):
+            return ""
+        return f"{self.on} reached {self.value:g}" + (
+            f" at {self.moments} recorded moments in a row" if self.moments > 1 else ""
+        )
+
+
+def reached(value: float, *, on: str = "validation/accuracy", moments: int = 1) -> Reached:
+    """Stop a training when what was to be learned is learned.
+
+    Parameters
+    ----------
+    value : float
+        At least this accuracy, or at most this loss or error.
+    on : str
+        "loss", or a measured quantity such as "validation/accuracy".
+    moments : int
+        Recorded moments in a row; epochs, for a training in batches.
+
+    Returns
+    -------
+    callable
+        A rule for `Training`, `classify`, and stages of a `curriculum`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `value` is not finite, or no accuracy above 0 and up to 1 where `on` is one, or `moments` no integer of at
+        least 1; in training, if `on` is not recorded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rule = reached(0.9)
+    >>> rule(torch.tensor([1, 2]), torch.tensor([[0.4], [0.05]]), 0.0)  # errors: 1 - accuracy
+    'validation/accuracy reached 0.9'
+    """
+    return Reached(value, on, moments)
 
 
 def as_rules(rules: StoppingRule | Iterable[StoppingRule]) -> list[StoppingRule]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from classification_cases import net, same_state, task
+from classification_cases import Noisy, net, same_state, task
 from torch import nn
 
 from htf import DimensionTree
@@ -28,27 +28,6 @@ def igc():
 
 def untimed(history):
     return [replace(epoch, seconds=0.0) for epoch in history]
-
-
-class Noisy:
-    """A regularizer with a state of tensors and numbers, interrupting what it is part of at a call."""
-
-    def __init__(self, interrupt_at=None):
-        self.generator, self.calls = torch.Generator().manual_seed(0), 0
-        self.interrupt_at = interrupt_at
-
-    def __call__(self, model, x, y, out):
-        self.calls += 1
-        if self.calls == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGINT)
-        return 0.1 * torch.rand((), generator=self.generator) * self.calls * out.square().mean()
-
-    def state(self):
-        return {"generator": self.generator.get_state(), "calls": self.calls}
-
-    def load_state(self, state):
-        self.generator.set_state(state["generator"])
-        self.calls = state["calls"]
 
 
 @pytest.mark.parametrize("at", [1, 5, 6, 12])
