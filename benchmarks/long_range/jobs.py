@@ -6,7 +6,7 @@ Workers of a cluster import this module: start them with the checkout in PYTHONP
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -154,7 +154,7 @@ class Job(FolderJob):
         dict
             The row of the table.
         """
-        data = make_data(self, data_dir, cache)
+        data = make_data(self.task, self.data, data_dir, cache)
         model = make_model(self.model, data, dropout=self.dropout, seed=self.seed)
         training = Classification(
             model,
@@ -182,10 +182,12 @@ class Job(FolderJob):
         return [content]
 
 
-def make_data(job: Job, data_dir: str | None = None, cache: str | None = None) -> LongRangeData:
+def make_data(
+    task: str, arguments: Mapping[str, Any], data_dir: str | None = None, cache: str | None = None
+) -> LongRangeData:
     """The images of a job."""
-    arguments = job.data | ({"data_dir": data_dir} if job.task == "is_same_class" else {})
-    return _make_data(job.task, json.dumps(arguments, sort_keys=True), cache)
+    arguments = {**arguments, **({"data_dir": data_dir} if task == "is_same_class" else {})}
+    return _make_data(task, json.dumps(arguments, sort_keys=True), cache)
 
 
 @lru_cache(maxsize=2)
@@ -251,7 +253,7 @@ def load_job(
         job = Job(**read_json(folder / "job.json", _JOB))
     except TypeError as error:
         raise ValueError(f"{folder / 'job.json'} does not hold {_JOB} ({error})") from error
-    data = make_data(job, data_dir, cache)
+    data = make_data(job.task, job.data, data_dir, cache)
     model = make_model(job.model, data, dropout=job.dropout, seed=job.seed)
     load_trained(model, folder, which)
     return job, model.eval(), data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from htf._files import read_json
 from htf._tables import read_table
 
-_AXIS = {
+AXIS = {
     "pathfinder": "dashes of the path",
     "is_same_class": "pixels between the two images",
     "far_parity": "columns between the two pixels",
@@ -65,7 +65,7 @@ def plot_long_range(table: str | Path, published: str | Path | None = None, *, c
         _draw_curves(ax, mine, column)
         _draw_published(ax, others)
         ax.axhline(0.5, color="0.4", linewidth=0.8, linestyle=":")
-        ax.set_xlabel(_AXIS.get(task, "distance"))
+        ax.set_xlabel(AXIS.get(task, "distance"))
         ax.set_title(f"{task.replace('_', ' ')}, {model}", loc="left", fontsize="medium")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.spines[["top", "right"]].set_visible(False)
@@ -105,7 +105,8 @@ def _points(rows: Iterable[Mapping[str, Any]], column: str) -> list[dict[str, An
         groups.setdefault(which, []).append(row[column])
     return [
         dict(zip(_WHICH, which, strict=True))
-        | {"mean": mean(values), "deviation": stdev(values) if len(values) > 1 else 0.0, "seeds": len(values)}
+        | dict(zip(("mean", "deviation"), mean_and_deviation(values), strict=True))
+        | {"seeds": len(values)}
         for which, values in groups.items()
     ]
 
@@ -152,6 +153,11 @@ def _label(point: Mapping[str, Any], telling: set[tuple[str, str]]) -> str:
     elif point["control"]:
         details.append(point["control"])
     return ", ".join([name_of(name), *details])
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation, 0 for one value."""
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
 def name_of(regularizer: str) -> str:

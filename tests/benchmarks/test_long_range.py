@@ -111,7 +111,7 @@ def test_a_finished_job_is_loaded_with_its_model(tmp_path):
 
 def test_images_are_cached(tmp_path):
     (job,) = parity_jobs("--regularizers", "none", "--seeds", "1")
-    data = jobs.make_data(job, cache=str(tmp_path))
+    data = jobs.make_data(job.task, job.data, cache=str(tmp_path))
     assert len(list(tmp_path.iterdir())) == 1
     assert data.settings["distance"] == 2
 
