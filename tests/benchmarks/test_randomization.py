@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from benchmarks.randomization import __main__ as randomization
-from benchmarks.randomization import jobs, kernels, networks, solvers
+from benchmarks.randomization import activations, jobs, kernels, networks, solvers
 from htf._files import read_json, write_json
 from htf.datasets import load
 from htf.datasets.images import ImageData
@@ -348,3 +348,12 @@ def test_tables_that_are_none(run, change, message, tmp_path):
     (tmp_path / "table.csv").write_text("".join(change(lines)))
     with pytest.raises(ValueError, match=message):
         randomization.plot_randomization(tmp_path / "table.csv", run[0] / "randomization.json")
+
+
+def test_activations_of_finite_sample_networks_are_measured(tmp_path, capsys):
+    arguments = ["--points", "8", "--dimensions", "2", "--seeds", "0", "1", "--json", str(tmp_path / "a.json")]
+    activations.main(arguments)
+    rows = read_json(tmp_path / "a.json", sealed=False)["rows"]
+    assert [row["activation"] for row in rows[::2]] == list(activations.ACTIVATIONS)
+    assert max(row["error"] for row in rows) < 1e-9
+    assert capsys.readouterr().out.count("condition number") == 5

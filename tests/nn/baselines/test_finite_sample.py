@@ -153,3 +153,44 @@ def test_seeds_that_are_none():
         finite_sample_network(torch.eye(2), [0, 1])
     with pytest.raises(TypeError, match=r"seed is 1\.5; expected an integer"):
         finite_sample_network(torch.eye(2), torch.zeros(2), seed=1.5)
+
+
+OTHERS = ["leaky_relu", "elu", "tanh", "sigmoid"]
+
+
+@pytest.mark.parametrize("activation", OTHERS)
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(1, 40), d=st.integers(1, 6), scale=st.sampled_from([1e-3, 1.0, 1e4]), seed=st.integers(0, 10**6))
+def test_other_activations_take_any_values_with_as_many_weights(activation, n, d, scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator) * scale
+    y = torch.randn(n, generator=generator) * scale
+    network = finite_sample_network(x, y, activation=activation, seed=seed)
+    assert sum(p.numel() for p in network.parameters()) == 2 * n + d
+    torch.testing.assert_close(network(x).detach(), y.double(), rtol=0, atol=1e-7 * scale)
+
+
+@pytest.mark.parametrize("activation", ["relu", *OTHERS])
+def test_networks_are_those_of_torch_s_activations(activation):
+    generator = torch.Generator().manual_seed(5)
+    x, others = torch.randn(12, 3, generator=generator).double(), torch.randn(7, 3, generator=generator).double()
+    network = finite_sample_network(x, torch.arange(12), activation=activation)
+    a, b, w = (p.detach() for p in network.parameters())
+    hidden = getattr(torch.nn.functional, activation)((others @ a)[:, None] - b)
+    torch.testing.assert_close(network.hidden(others).detach(), hidden)
+    torch.testing.assert_close(network(others).detach(), hidden @ w)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_steep_steps_are_conditioned_like_a_sum(activation):
+    """A triangle of ones has a condition number of about 4n / pi, whatever the gaps are."""
+    x = torch.randn(300, 20, generator=torch.Generator().manual_seed(6)).double()
+    network = finite_sample_network(x, torch.arange(300) % 10, activation=activation)
+    with torch.no_grad():
+        assert float(torch.linalg.cond(network.hidden(x))) < 4 * 300
+        assert float(torch.linalg.cond(finite_sample_network(x, torch.arange(300) % 10).hidden(x))) > 1e6
+
+
+def test_an_activation_that_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="activation is 'softplus'; expected 'relu', 'leaky_relu'"):
+        finite_sample_network(torch.eye(3), torch.arange(3), activation="softplus")
