@@ -1,0 +1,1 @@
+"""Nuclear-norm minimization beside factorizations from small starts."""
