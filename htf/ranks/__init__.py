@@ -1,5 +1,6 @@
 """Ranks of tensors and networks: spectra on the tree, effective and separation rank, entropies, CP rank, kernels."""
 
+from htf.ranks.compressibility import Compressibility, LayerCompressibility, compressibility
 from htf.ranks.cp_rank import CPRankEstimate, cp_rank
 from htf.ranks.entropies import entanglement_entropies, renyi2_entropies
 from htf.ranks.kernel import cluster_order, kernel_effective_rank, kernel_matrix
@@ -10,8 +11,11 @@ from htf.ranks.spectrum import effective_rank, numerical_rank, participation_rat
 
 __all__ = [
     "CPRankEstimate",
+    "Compressibility",
+    "LayerCompressibility",
     "SeparationProfile",
     "cluster_order",
+    "compressibility",
     "cp_rank",
     "effective_rank",
     "entanglement_entropies",
