@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from htf.decomposition import (
         HierarchicalTucker,
         HTCompletion,
+        HTStream,
         cross_approximation,
         hierarchical_tucker,
         ht_als,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DimensionTree",
     "HTCompletion",
+    "HTStream",
     "HTTensor",
     "HierarchicalTucker",
     "__version__",
@@ -98,6 +100,7 @@ _ORIGINS = {
     "tensors": ("HTTensor", "load", "random_ht", "save"),
     "decomposition": (
         "HTCompletion",
+        "HTStream",
         "HierarchicalTucker",
         "cross_approximation",
         "hierarchical_tucker",

@@ -11,6 +11,7 @@ import tensorly as tl
 from tensorly.decomposition._base_decomposition import DecompositionMixin
 
 from htf._checks import by_name
+from htf.decomposition._projection import to_front
 from htf.linalg.backend import Array, Backend, all_finite, asarray, backend_of, check_array, constant
 from htf.linalg.dense import kept, left_singular, mode_product, orthonormal
 from htf.linalg.scaling import in_range, power_of_two
@@ -210,7 +211,7 @@ def _leaves_to_root(
             if node == tree.root:
                 break
             parts = tree.children(node) or (node,)
-            tensor, axes = _to_front(B, tensor, axes, parts)
+            tensor, axes = to_front(B, tensor, axes, parts)
             below = tuple(tensor.shape[: len(parts)])
             rest = tuple(tensor.shape[len(parts) :])
             matrix = B.reshape(tensor, (prod(below), -1))
@@ -220,20 +221,9 @@ def _leaves_to_root(
             factors[node] = B.reshape(U, (*below, U.shape[1]))
             tensor = B.reshape(B.matmul(matrix.T, U), (*rest, U.shape[1]))
             axes = [*axes[len(parts) :], node]
-    tensor, axes = _to_front(B, tensor, axes, tree.children(tree.root) or (tree.root,))
+    tensor, axes = to_front(B, tensor, axes, tree.children(tree.root) or (tree.root,))
     factors[tree.root] = tensor
     return HTTensor._of(tree, factors)
-
-
-def _to_front(B: Backend, tensor: Array, axes: list[int], nodes: Sequence[int]) -> tuple[Array, list[int]]:
-    """Axes rotated, or where that is not enough permuted, so that `nodes` come first in their order."""
-    start = axes.index(nodes[0])
-    rotated = axes[start:] + axes[:start]
-    if rotated[: len(nodes)] != list(nodes):
-        rotated = [*nodes, *(axis for axis in axes if axis not in nodes)]
-    if rotated == axes:
-        return tensor, axes
-    return B.transpose(tensor, tuple(axes.index(axis) for axis in rotated)), rotated
 
 
 def _root_to_leaves(

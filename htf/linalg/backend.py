@@ -259,3 +259,17 @@ def current_backend(name: str, device: torch.device | None = None) -> Iterator[N
             local.pop("backend", None)
         else:
             local["backend"] = before
+
+
+def check_floating(array: Array, name: str) -> tuple[Backend, Array]:
+    """The backend of an array and the array, integers as float64, checked as by `check_array`."""
+    backend = backend_of(array, name)
+    if isinstance(array, torch.Tensor):
+        whole = not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
+    else:
+        whole = not isinstance(array, np.generic) and getattr(array.dtype, "kind", "") in "iu"
+    if whole:
+        _check_layout(array, name)
+        _check_entries(array, name)
+        array = array.to(torch.float64) if isinstance(array, torch.Tensor) else array.astype(np.float64)
+    return check_array(array, name), array
