@@ -12,9 +12,10 @@ from tensorly.decomposition._base_decomposition import DecompositionMixin
 
 from htf._checks import by_name
 from htf.decomposition._projection import to_front
-from htf.linalg.backend import Array, Backend, all_finite, asarray, backend_of, check_array, constant
+from htf.linalg.backend import Array, Backend, all_finite, asarray, backend_of, check_floating, constant
 from htf.linalg.dense import kept, left_singular, mode_product, orthonormal
 from htf.linalg.scaling import in_range, power_of_two
+from htf.linalg.stored import BLOCK, check_stored, is_stored, loaded, nbytes
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, check_tolerance, validate_ht_rank
 from htf.tensors.rounding import spectra_count
@@ -38,7 +39,9 @@ def hierarchical_tucker(
     Parameters
     ----------
     tensor : array
-        Of any backend of TensorLy, real floating.  With one axis more than the tree has modes, the last one is a batch:
+        Of any backend of TensorLy, real floating, or of integers, which are computed with as float64.  Sparse ones of
+        SciPy and PyTorch are read entry by entry, see below, and large ones in memory-mapped files, zarr and dask
+        arrays and HDF5 data sets block by block.  With one axis more than the tree has modes, the last one is a batch:
         its tensors share all frames, and the root has their number as its rank.
     rank : int, float, "same", sequence or mapping of int, optional
         Largest ranks; see `htf.tensors.validate_ht_rank`.  A float is a share of the dense tensor's entries, not an
@@ -80,6 +83,13 @@ def hierarchical_tucker(
     tensor; less than two copies of the tensor are held, and one more where its entries are rescaled (squares would
     leave the range of the dtype) or its axes stand in another order than the tree's leaves.
 
+    Arrays on disk or in chunks are read once along the axis with most of them for `tol`, as by `HTStream`, and as often
+    as the tree has levels where `rank` is given; at most a few blocks of 32 MiB are in memory.  For another method or
+    svd, or with a batch, they are loaded.
+
+    Sparse arrays are never written out: frames come from random sketches (`oversampling`, `power_iterations`,
+    `random_state`), doubled until the error, which follows from the norms, is within `tol`.  O(N nnz k³) for k columns.
+
     References
     ----------
     .. [1] L. Grasedyck, "Hierarchical singular value decomposition of tensors", SIAM J. Matrix Anal. Appl. 31 (2010).
@@ -95,7 +105,15 @@ def hierarchical_tucker(
     ((8, 8, 8, 8), (6, 6, 6, 6, 7, 7, 1))
     """
     by_name("hierarchical_tucker", positional, "rank", "tol")
-    B = check_array(tensor, "tensor")
+    # Imported here, as they build on this module.
+    from htf.decomposition._sparse import decompose_sparse, is_sparse
+    from htf.decomposition._stored import decompose_stored
+
+    sparse, stored = is_sparse(tensor), is_stored(tensor)
+    if stored:
+        check_stored(tensor, "tensor")
+    elif not sparse:
+        _, tensor = check_floating(tensor, "tensor")
     if rank is None and tol is None:
         raise ValueError("rank and tol are None; expected rank=..., tol=..., or both (tol=0 loses nothing)")
     if not tensor.shape:
@@ -104,7 +122,13 @@ def hierarchical_tucker(
         tree = as_tree(tree, len(tensor.shape))
     dims, outputs = _split_shape(tuple(int(n) for n in tensor.shape), tree)
     tol = check_tolerance(tol)
-    if not all_finite(B, tensor):
+    plain = outputs == 1 and tree.order > 1 and (method, svd) == ("leaves-to-root", "truncated_svd")
+    if sparse and not plain:
+        raise ValueError("tensor is sparse; expected two modes or more, no batch, and the default method and svd")
+    if stored and (not plain or nbytes(tensor) <= BLOCK):
+        _, tensor = check_floating(loaded(tensor), "tensor")
+        stored = False
+    if not sparse and not stored and not all_finite(backend_of(tensor), tensor):
         raise ValueError("tensor has NaN or infinite entries")
     if svd not in ("truncated_svd", "randomized_svd"):
         raise ValueError(f"svd is {svd!r}; expected 'truncated_svd' or 'randomized_svd'")
@@ -115,6 +139,11 @@ def hierarchical_tucker(
     limit: Sequence[int | None] = [None] * tree.n_nodes
     if rank is not None:
         limit = validate_ht_rank(dims, rank, tree, outputs=outputs)
+    if sparse:
+        return decompose_sparse(tensor, tree, limit, tol, oversampling, power_iterations, random_state)
+    if stored:
+        return decompose_stored(tensor, tree, limit, tol)
+    B = backend_of(tensor)
     unit = power_of_two(B, tensor)
     if unit != 1:
         tensor = tensor / unit

@@ -65,11 +65,11 @@ class HTStream:
 
     Notes
     -----
-    The tree is turned so that its root joins the axis of the series with all other modes. Every other node then has an
-    orthonormal frame :math:`U_t` that all blocks share.  A block is projected on the frames from the leaves to the root.
+    The tree is turned so that its root joins the axis of the series with all other modes.  Every other node then has
+    an orthonormal frame :math:`U_t` that all blocks share.  A block is projected on the frames from leaves to root.
     Where the rest :math:`(I - U_t U_t^H) X_b^{(t)}` is larger than what the node may drop, its leading left singular
-    vectors are added to the frame, and earlier blocks have zeros there: what they have lost is not lost again.  As frames
-    are nested and blocks share no entries, the squares of all that is dropped add up exactly,
+    vectors are added to the frame, and earlier blocks have zeros there: what they have lost is not lost again.  As
+    frames are nested and blocks share no entries, the squares of all that is dropped add up exactly,
 
     .. math:: \|X - \hat X\|^2 = \sum_b \sum_t \|(I - U_t U_t^H) X_b^{(t)}\|^2,
 
@@ -163,8 +163,8 @@ class HTStream:
         if self._failure is not None:
             number, error = self._failure
             raise RuntimeError(
-                f"block {number} ended with an error ({type(error).__name__}: {error}), and what follows it would stand "
-                "in the wrong place along the axis; tensor has the blocks before it, and resume() accepts others"
+                f"block {number} ended with an error ({type(error).__name__}: {error}), and what follows it would "
+                "stand in the wrong place along the axis; tensor has the blocks before it, and resume() accepts others"
             )
         try:
             self._append(block)
@@ -284,10 +284,9 @@ class HTStream:
         # What blocks have lost and what rounding loses need not be orthogonal, so their norms add up.
         rest = max(self.tol - lost, 0.0)
         epsilon = float(B.eps(x.dtype))
-        y = x.round(tol=rest if rest > epsilon * max(x.dims) else None)
+        y = x.round(rank=_lowest_ranks(x, max(rest, epsilon * max(x.dims))))
         if y.tree != self._tree:
-            y = y.change_tree(self._tree)
-            y = y.orthogonalize()
+            y = y.change_tree(self._tree).orthogonalize()
         # Rounding projects, so its error follows from the norms, where it is not as small as their rounding errors.
         before, after = (float(constant(z.norm())) for z in (x, y))
         squares = max(1 - (after / before) ** 2, 0.0) if before > 0 else 0.0
@@ -347,6 +346,33 @@ def _leading(B: Backend, matrix: Array, tail: float) -> tuple[Array, float]:
         U, S = left_singular(B, matrix)
     count = kept(S, None, tail)
     return U[:, :count], math.hypot(*S[count:].tolist())
+
+
+def _lowest_ranks(x: HTTensor, tol: float) -> list[int]:
+    """Ranks to which a tensor can be rounded within a tolerance, of few parameters.
+
+    Singular values are dropped where they cost least, by their squares per parameter that goes with them; equal shares
+    of all edges, some of which have no use for theirs, would keep more.
+    """
+    tree, spectra = x.tree, {node: constant(S).tolist() for node, S in x.singular_values().items()}
+    # Both children of the root have one spectrum.
+    first, second = tree.children(tree.root)
+    ranks, dropped, norm = list(x.rank), 0.0, math.hypot(*spectra[first])
+    candidates = []
+    for node in tree.edges:
+        if node != second:
+            parameters = sum(math.prod(x.factors[n].shape) for n in (node, tree.parent(node)) if n is not None)
+            price = math.sqrt(ranks[node] / parameters)
+            candidates += [(size * price, size, node) for size in spectra[node][1:]]
+    closed: set[int] = set()
+    for _, size, node in sorted(candidates):
+        if node in closed or math.hypot(dropped, size) > tol * norm:
+            closed.add(node)
+            continue
+        dropped = math.hypot(dropped, size)
+        ranks[node] -= 1
+    ranks[second] = ranks[first]
+    return ranks
 
 
 def _padded(B: Backend, frame: Array, below: tuple[int, ...]) -> Array:

@@ -263,7 +263,7 @@ def current_backend(name: str, device: torch.device | None = None) -> Iterator[N
 
 def check_floating(array: Array, name: str) -> tuple[Backend, Array]:
     """The backend of an array and the array, integers as float64, checked as by `check_array`."""
-    backend = backend_of(array, name)
+    backend_of(array, name)
     if isinstance(array, torch.Tensor):
         whole = not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
     else:

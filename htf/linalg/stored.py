@@ -35,17 +35,16 @@ def check_stored(array: Any, name: str) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
-def blocks(array: Any, axis: int, nbytes: int = BLOCK) -> Iterator[np.ndarray]:
-    """NumPy arrays that follow each other along an axis: whole chunks where they fit `nbytes`, one index at least."""
+def blocks(array: Any, axis: int, size: int = BLOCK) -> Iterator[np.ndarray]:
+    """NumPy arrays that follow each other along an axis, of up to `size` bytes: whole chunks, or one index at least."""
     length = int(array.shape[axis])
-    step = max(1, min(length, nbytes * length // max(1, _nbytes(array))))
+    step = max(1, min(length, size * length // max(1, nbytes(array))))
     chunk = _chunk(array, axis)
     if step > chunk:
         step -= step % chunk
     for start in range(0, length, step):
         key = (slice(None),) * axis + (slice(start, start + step),)
-        block = array[key]
-        yield np.asarray(block.compute() if hasattr(block, "compute") else block)
+        yield _read(array[key])
 
 
 def natural_axis(array: Any) -> int:
@@ -56,7 +55,17 @@ def natural_axis(array: Any) -> int:
     return counts.index(max(counts))
 
 
-def _nbytes(array: Any) -> int:
+def loaded(array: Any) -> np.ndarray:
+    """The whole array in memory."""
+    return _read(array[(slice(None),) * len(array.shape)])
+
+
+def _read(part: Any) -> np.ndarray:
+    return np.asarray(part.compute() if hasattr(part, "compute") else part)
+
+
+def nbytes(array: Any) -> int:
+    """Bytes that the whole array takes in memory."""
     return int(np.prod([int(n) for n in array.shape], dtype=object)) * np.dtype(array.dtype).itemsize
 
 

@@ -339,6 +339,12 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
         return ht_tensordot(self, other, modes)
 
+    def relative_error(self, array: Array) -> float:
+        """Error relative to the norm of an array, in memory or read block by block; see `ht_relative_error`."""
+        from htf.tensors.comparison import ht_relative_error
+
+        return ht_relative_error(self, array)
+
     # -- shape and tree --------------------------------------------------------------------------------
 
     def permute(self, modes: Sequence[int]) -> HTTensor:

@@ -97,6 +97,8 @@ VECTOR_ENTRIES = {
 BOTH = {**ENTRIES, **{name: lambda a, f=f: f(column(a)) for name, f in VECTOR_ENTRIES.items()}}
 
 
+# What the decomposition of whole arrays takes, and nothing else does.
+PROMOTED = ("integer", "torch integer", "csr", "coo", "torch sparse")
 # What reads no entries makes HT tensors without entries of such.
 ON_META = ("cp_to_ht", "tucker_to_ht, core", "random_ht")
 
@@ -112,6 +114,15 @@ def test_what_is_not_supported_is_named(entry, kind):
         "optimize_tree": lambda a: htf.optimize_tree(a, 0.1),
         "ht_completion": lambda a: htf.ht_completion([[0, 0], [0, 1], [1, 0], [1, 1]], column(a), (2, 2), rank=1),
     }
+    if kind in PROMOTED and entry in ("hierarchical_tucker", "HierarchicalTucker"):
+        given = REFUSED[kind][0]()
+        dense = (
+            given.toarray() if scipy.sparse.issparse(given) else given.to_dense() if kind == "torch sparse" else given
+        )
+        found = np.asarray(calls[entry](given))
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, np.asarray(dense), atol=1e-12)
+        return
     make, message = REFUSED[kind]
     given = make()
     # A column of a tensor on the meta device is on another device than the HT tensor that it is multiplied with.
