@@ -44,7 +44,6 @@ try:
     with _backend_kept():
         # The modules of tltorch set the backend as they are imported.
         from tltorch.factorized_tensors import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
-            DenseTensor,
             FactorizedTensor,
             TensorizedTensor,
         )
@@ -196,8 +195,8 @@ class HTFactorized(FactorizedTensor, name="HT"):  # type: ignore[misc,call-arg,u
         Returns
         -------
         HTFactorized
-            This one.  The new leaf is joined with that of the mode which follows it (the last, for a new last mode), in a
-            node that multiplies their components one by one, as CP does.
+            This one.  The new leaf is joined with that of the mode which follows it (the last, for a new last mode), in
+            a node that multiplies their components one by one, as CP does.
 
         Raises
         ------
@@ -233,13 +232,10 @@ class HTFactorized(FactorizedTensor, name="HT"):  # type: ignore[misc,call-arg,u
         self._hold(HTTensor((grown, factors)))
         return self
 
-    def forward(self, indices: Any = None, **kwargs: Any) -> Any:
-        """The tensor written out, or the part of it at some indices.
-
-        tltorch's convolutions know only its own factorizations, and return None for others; so they get a dense one.
-        """
-        found = self if indices is None else self[indices]
-        return DenseTensor(found.to_tensor()) if isinstance(found, HTFactorized) else found
+    @property
+    def name(self) -> str:
+        """Name of the factorization; to neuraloperator, that of a dense one."""
+        return _Name(self._name)
 
     @property
     def ht(self) -> HTTensor:
@@ -290,7 +286,7 @@ class HTFactorized(FactorizedTensor, name="HT"):  # type: ignore[misc,call-arg,u
 
 
 class ComplexHTFactorized(ComplexHandler, HTFactorized, name="ComplexHT"):  # type: ignore[misc,call-arg,unused-ignore]
-    """A complex tensor in HT format whose parameters are real: pairs of real and imaginary parts, as tltorch keeps them.
+    """A complex tensor in HT format with real parameters: pairs of real and imaginary parts, as tltorch keeps them.
 
     Parameters
     ----------
@@ -317,7 +313,7 @@ class ComplexHTFactorized(ComplexHandler, HTFactorized, name="ComplexHT"):  # ty
         fixed_rank_modes: Sequence[int] | None = None,
     ) -> ComplexHTFactorized:
         """As `HTFactorized.new`, with complex64 as the default dtype."""
-        return super().new(shape, rank, device, dtype, tree, fixed_rank_modes)  # type: ignore[return-value]
+        return super().new(shape, rank, device, dtype, tree, fixed_rank_modes)
 
 
 class HTTensorized(HTFactorized, TensorizedTensor, name="HT"):  # type: ignore[misc,call-arg,unused-ignore]
@@ -403,10 +399,6 @@ class HTTensorized(HTFactorized, TensorizedTensor, name="HT"):  # type: ignore[m
         tree = paired_tree(tensorized_shape) if tree is None else tree
         return cls(tree, _decomposed(tensor, rank, tree, **kwargs), tensorized_shape)
 
-    def forward(self, indices: Any = None, **kwargs: Any) -> Any:
-        """The matrix in this format, or the part of it at some indices."""
-        return self if indices is None else self[indices]
-
     def __getitem__(self, indices: Any) -> Any:
         """Outer indexing of the matrix, as everywhere in tltorch: each index selects along its own axis.
 
@@ -434,6 +426,22 @@ class HTTensorized(HTFactorized, TensorizedTensor, name="HT"):  # type: ignore[m
         """The dense matrix in another shape, as ``tltorch.FactorizedEmbedding`` asks for it."""
         matrix: Tensor = self.to_matrix()
         return matrix.reshape(*shape)
+
+
+class _Name(str):
+    """Name of a factorization that is contracted as a dense one.
+
+    neuraloperator chooses how to contract a weight by what its name in lower case ends on, and refuses names that it
+    does not know; what is dense to it, it asks for `to_tensor`.
+    """
+
+    __slots__ = ()
+
+    def lower(self) -> str:
+        return _Name(super().lower())
+
+    def endswith(self, *arguments: Any) -> bool:
+        return arguments == ("dense",) or super().endswith(*arguments)
 
 
 def _empty_factors(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
-from htf.linalg.backend import Array, Backend, eye
+from htf.linalg.backend import Array, Backend, conj, eye
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.random import random_ht
 from htf.tensors.retree import ht_move_root
@@ -66,7 +66,7 @@ class SeriesTree:
                 matrix = B.reshape(tensor, (prod(below), -1))
                 U = frame(node, matrix, below)
                 if U is not None:
-                    tensor = B.reshape(B.matmul(matrix.T, U.conj()), (*rest, U.shape[1]))
+                    tensor = B.reshape(B.matmul(matrix.T, conj(U)), (*rest, U.shape[1]))
                     axes = [*axes[len(parts) :], node]
         return tensor
 

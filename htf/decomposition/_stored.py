@@ -9,7 +9,7 @@ import numpy as np
 
 from htf.decomposition._projection import SeriesTree
 from htf.decomposition.stream import HTStream
-from htf.linalg.backend import Array, backend_of, check_floating
+from htf.linalg.backend import Array, adjoint, backend_of, check_floating
 from htf.linalg.dense import kept
 from htf.linalg.stored import blocks, natural_axis
 from htf.tensors.ht_tensor import HTTensor
@@ -70,7 +70,7 @@ def _gramians(
     def frame(node: int, matrix: Array, below: tuple[int, ...]) -> Array | None:
         if node in frames:
             return frames[node].reshape(matrix.shape[0], -1)
-        gramian = matrix @ matrix.T.conj()
+        gramian = matrix @ adjoint(matrix)
         gramians[node] = gramians[node] + gramian if node in gramians else gramian
         lengths[node] = below
         return None

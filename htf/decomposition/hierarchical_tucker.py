@@ -12,7 +12,7 @@ from tensorly.decomposition._base_decomposition import DecompositionMixin
 
 from htf._checks import by_name
 from htf.decomposition._projection import to_front
-from htf.linalg.backend import Array, Backend, all_finite, asarray, backend_of, check_floating, constant
+from htf.linalg.backend import Array, Backend, adjoint, all_finite, asarray, backend_of, check_floating, conj, constant
 from htf.linalg.dense import kept, left_singular, mode_product, orthonormal
 from htf.linalg.scaling import in_range, power_of_two
 from htf.linalg.stored import BLOCK, check_stored, is_stored, loaded, nbytes
@@ -39,10 +39,10 @@ def hierarchical_tucker(
     Parameters
     ----------
     tensor : array
-        Of any backend of TensorLy, real floating, or of integers, which are computed with as float64.  Sparse ones of
-        SciPy and PyTorch are read entry by entry, see below, and large ones in memory-mapped files, zarr and dask
-        arrays and HDF5 data sets block by block.  With one axis more than the tree has modes, the last one is a batch:
-        its tensors share all frames, and the root has their number as its rank.
+        Of any backend of TensorLy, float32, float64, complex64 or complex128, or of integers, which are computed with
+        as float64.  Sparse ones of SciPy and PyTorch are read entry by entry, see below, and large ones in
+        memory-mapped files, zarr and dask arrays and HDF5 data sets block by block.  With one axis more than the tree
+        has modes, the last one is a batch: its tensors share all frames, and the root has their number as its rank.
     rank : int, float, "same", sequence or mapping of int, optional
         Largest ranks; see `htf.tensors.validate_ht_rank`.  A float is a share of the dense tensor's entries, not an
         error: 1e-3 asks for a thousandth of the parameters, which small tensors do not have at any rank but 1.
@@ -69,8 +69,8 @@ def hierarchical_tucker(
     Raises
     ------
     ValueError, TypeError
-        For an empty mode, NaN or infinite entries, arrays that are not supported (float32 and float64 are), a tree of
-        another order, options that do not exist or are given by position, and with neither `rank` nor `tol`.
+        For an empty mode, NaN or infinite entries, arrays that are not supported, a tree of another order,
+        options that do not exist or are given by position, and with neither `rank` nor `tol`.
 
     Notes
     -----
@@ -193,11 +193,12 @@ class _Sketch:
     def __call__(self, B: Backend, matrix: Array, rank: int) -> tuple[Array, Array]:
         rows, columns = matrix.shape
         width = min(rank + self.oversampling, rows, columns)
+        # Real directions serve complex matrices as well.
         Q, _ = orthonormal(B, B.matmul(matrix, asarray(B, self.rng.standard_normal((columns, width)), matrix)))
         for _ in range(self.power_iterations):
-            back, _ = orthonormal(B, B.matmul(matrix.T, Q))
+            back, _ = orthonormal(B, B.matmul(adjoint(matrix), Q))
             Q, _ = orthonormal(B, B.matmul(matrix, back))
-        U, S = left_singular(B, B.matmul(Q.T, matrix))
+        U, S = left_singular(B, B.matmul(adjoint(Q), matrix))
         return B.matmul(Q, U), S
 
 
@@ -248,7 +249,7 @@ def _leaves_to_root(
             again = node in pair and any(factors[child] is not None for child in pair)
             U = _leading(B, matrix, limit[node], noise if again else tail, sketch)
             factors[node] = B.reshape(U, (*below, U.shape[1]))
-            tensor = B.reshape(B.matmul(matrix.T, U), (*rest, U.shape[1]))
+            tensor = B.reshape(B.matmul(matrix.T, conj(U)), (*rest, U.shape[1]))
             axes = [*axes[len(parts) :], node]
     tensor, axes = to_front(B, tensor, axes, tree.children(tree.root) or (tree.root,))
     factors[tree.root] = tensor
@@ -272,7 +273,7 @@ def _root_to_leaves(
         if group:
             frame = B.reshape(frame, (*(frames[child].shape[0] for child in group), frame.shape[1]))
             for axis, child in enumerate(group):
-                frame = mode_product(B, frame, frames[child].T, axis)
+                frame = mode_product(B, frame, adjoint(frames[child]), axis)
         factors.append(frame)
     if tree.order == 1:
         return HTTensor._of(tree, factors)

@@ -13,7 +13,7 @@ import torch
 from htf._checks import by_name
 from htf.decomposition._projection import SeriesTree
 from htf.decomposition.hierarchical_tucker import times_unit
-from htf.linalg.backend import Array, Backend, all_finite, backend_of, check_floating, constant, zeros
+from htf.linalg.backend import Array, Backend, adjoint, all_finite, backend_of, check_floating, constant, zeros
 from htf.linalg.dense import kept, left_singular, orthonormal
 from htf.linalg.scaling import frobenius, power_of_two
 from htf.tensors.ht_tensor import HTTensor
@@ -147,8 +147,8 @@ class HTStream:
         Parameters
         ----------
         block : array
-            Of any backend of TensorLy; integers are computed with as float64.  All blocks have one dtype, device and
-            number of axes, and equal lengths along all of them but `axis`.
+            Of any backend of TensorLy, real or complex; integers are computed with as float64, and no gradients flow.
+            All blocks have one dtype, device and number of axes, and equal lengths along all of them but `axis`.
 
         Raises
         ------
@@ -321,7 +321,7 @@ def _extended(B: Backend, frame: Array | None, matrix: Array, account: _Account)
     if frame.shape[0] <= frame.shape[1]:
         account.spend(0.0)
         return frame
-    rest = matrix - B.matmul(frame, B.matmul(frame.T.conj(), matrix))
+    rest = matrix - B.matmul(frame, B.matmul(adjoint(frame), matrix))
     size = float(frobenius(B, rest))
     if size <= share:
         account.spend(size)
@@ -330,7 +330,7 @@ def _extended(B: Backend, frame: Array | None, matrix: Array, account: _Account)
     # A small rest is orthogonal to the frame only as far as its own rounding errors are small.
     U = U[:, : frame.shape[0] - frame.shape[1]]
     for _ in range(2):
-        U, _ = orthonormal(B, U - B.matmul(frame, B.matmul(frame.T.conj(), U)))
+        U, _ = orthonormal(B, U - B.matmul(frame, B.matmul(adjoint(frame), U)))
     account.spend(dropped)
     return B.concatenate([frame, U], 1)
 

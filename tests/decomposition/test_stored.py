@@ -123,6 +123,14 @@ def test_nan_text_and_unknown_shapes_are_refused(tmp_path, small_blocks):
             htf.hierarchical_tucker(dask.from_array(X > 0, chunks=6), **options)
 
 
+def test_complex_arrays_in_chunks(small_blocks):
+    dask = pytest.importorskip("dask.array")
+    array = X[:, :, :, 0] + 1j * np.cos(3 * X[:, :, :, 1] + np.arange(9))
+    for options in ({"tol": 1e-6}, {"rank": 6}):
+        x = htf.hierarchical_tucker(dask.from_array(array, chunks=4), **options)
+        assert x.relative_error(array) <= 1.1 * htf.hierarchical_tucker(array, **options).relative_error(array) + 1e-6
+
+
 def test_integers_in_chunks(small_blocks):
     dask = pytest.importorskip("dask.array")
     array = np.arange(120).reshape(4, 5, 6)

@@ -200,3 +200,12 @@ def test_arguments():
         htf.HTStream(tol=0.1, tree=DimensionTree.balanced(2)).update(np.ones((2, 2, 2)))
     assert repr(htf.HTStream(tol=0.1)) == "HTStream(tol=0.1, axis=0): no blocks yet"
     assert repr(streamed(np.ones((4, 2)), 0, [1, 3], tol=0.1)) == "HTStream(tol=0.1, axis=0): 2 blocks, shape (4, 2)"
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_complex(axis):
+    array = X[:, :, :, 0] + 1j * np.cos(X[:, :, :, 1] * 5 + np.arange(7))
+    for kind in (array, torch.from_numpy(array)):
+        stream = streamed(kind, axis, [3, array.shape[axis] - 3], tol=1e-5)
+        assert error(stream.tensor, array) <= stream.error_bound <= 1e-5
+        assert str(stream.tensor.dtype).endswith("complex128")
