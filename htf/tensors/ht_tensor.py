@@ -77,6 +77,10 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
     slices by NumPy's rules, see `ht_getitem`.  With dimension n and ranks r on a binary tree there are O(N n r + N r³)
     parameters.
 
+    ``torch.save`` writes them, by themselves or in a state of one's own, and ``torch.load`` reads them with
+    ``weights_only=True`` once ``htf.tensors`` has been imported (``from htf import HTTensor``), for factors of PyTorch;
+    for those of other backends there are `htf.save` and `htf.load`, which execute nothing either.
+
     HT tensors are nodes of PyTorch's pytrees, so ``torch.func`` differentiates with respect to a whole tensor.
 
     Real and complex tensors combine as NumPy's do: what comes of a pair is complex.  Inner products conjugate the first
@@ -281,6 +285,9 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         B = backend_of(self.factors[0])
         return HTTensor._of(self.tree, [B.copy(f) for f in self.factors])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HTTensor, ((self.tree, list(self.factors)),)
+
     def __copy__(self) -> HTTensor:
         return HTTensor._of(self.tree, self.factors)
 
@@ -479,6 +486,9 @@ def _unflatten(factors: Any, tree: DimensionTree) -> HTTensor:
         self.shape, self.rank = _shape_and_rank(tree, self.factors)
     return self
 
+
+# Checked where they are made, and made of nothing but numbers and tensors, so files of them are safe to load.
+torch.serialization.add_safe_globals([HTTensor, DimensionTree])
 
 torch.utils._pytree.register_pytree_node(
     HTTensor, lambda x: (list(x.factors), x.tree), _unflatten, serialized_type_name="htf.HTTensor"
