@@ -1,4 +1,4 @@
-"""HT weights for tensorly-torch: ``import htf.tltorch`` registers the factorization "ht" there.
+"""HT weights for tensorly-torch: ``import htf.tltorch`` registers the factorizations "ht" and "complexht" there.
 
 TensorLy's backend stays what it was.  tltorch's own factorizations compute with that backend, which has to be
 "pytorch" for them; those of this module do not.
@@ -15,6 +15,7 @@ import torch
 from tensorly.backend import BackendManager
 from torch import Tensor, nn
 
+from htf._checks import positive
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
 from htf.nn.layers.factorized.ht import paired_tree
 from htf.tensors.arithmetic import ht_norm
@@ -46,6 +47,9 @@ try:
             FactorizedTensor,
             TensorizedTensor,
         )
+        from tltorch.factorized_tensors.complex_factorized_tensors import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
+            ComplexHandler,
+        )
         from tltorch.utils import FactorList  # type: ignore[import-untyped,import-not-found,unused-ignore]
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] != "tltorch":
@@ -54,7 +58,7 @@ except ModuleNotFoundError as error:
         "htf.tltorch needs tensorly-torch; install it from a checkout: pip install -c constraints.txt '.[tltorch]'"
     ) from error
 
-__all__ = ["HTFactorized", "HTTensorized", "paired_tree"]
+__all__ = ["ComplexHTFactorized", "HTFactorized", "HTTensorized", "paired_tree"]
 
 TensorizedShape = Sequence[int | Sequence[int]]
 
@@ -96,11 +100,10 @@ class HTFactorized(FactorizedTensor, name="HT"):  # type: ignore[misc,call-arg,u
     def __init__(self, tree: DimensionTree, factors: Sequence[Tensor]) -> None:
         super().__init__()
         self._hold(HTTensor((tree, factors)))
-        self.shape = self.ht.shape
 
     def _hold(self, ht: HTTensor) -> None:
         self.tree, self.factors, self.rank = ht.tree, FactorList(ht.factors), ht.rank
-        self.order = ht.order
+        self.shape, self.order = ht.shape, ht.order
 
     @classmethod
     def new(
@@ -171,8 +174,68 @@ class HTFactorized(FactorizedTensor, name="HT"):  # type: ignore[misc,call-arg,u
         if tuple(tensor.shape) != self.ht.shape:
             raise ValueError(f"tensor has shape {tuple(tensor.shape)}; expected {self.ht.shape}")
         tensor = tensor.to(self.factors[0])
+        shape = self.shape  # a matrix has another one than its tensor
         self._hold(HTTensor._of(self.tree, _decomposed(tensor, self.rank, self.tree, **kwargs)))
+        self.shape = shape
         return self
+
+    def transduct(self, new_dim: int, mode: int = 0, new_factor: Tensor | None = None) -> HTFactorized:
+        """Add a mode, in place: the tensor is repeated along it, or weighted by a factor.
+
+        Parameters
+        ----------
+        new_dim : int
+            Dimension of the new mode.
+        mode : int
+            Where the new mode is inserted.
+        new_factor : Tensor, optional
+            Frame of the new mode, (new_dim, rank of the leaf that it is joined with): the weight of each of that leaf's
+            components along the new mode.  Ones by default.
+
+        Returns
+        -------
+        HTFactorized
+            This one.  The new leaf is joined with that of the mode which follows it (the last, for a new last mode), in
+            a node that multiplies their components one by one, as CP does.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            If there is no such place, for a factor of another shape, and for tensorized matrices.
+        """
+        if isinstance(self, TensorizedTensor):
+            raise TypeError("a tensorized matrix has no mode to add; transduct takes a factorized tensor")
+        new_dim = positive("new_dim", new_dim)
+        if not 0 <= mode <= self.order:
+            raise IndexError(f"mode is {mode}; expected 0 to {self.order}")
+        old, tree = list(self.factors), self.tree
+        partner = min(mode, self.order - 1)
+        rank = self.rank[partner]
+        like = old[partner]
+        if new_factor is None:
+            new_factor = torch.ones(new_dim, rank)
+        if tuple(new_factor.shape) != (new_dim, rank):
+            raise ValueError(f"new_factor has shape {tuple(new_factor.shape)}; expected {(new_dim, rank)}")
+        joint = torch.zeros(rank, rank, rank)
+        joint[(torch.arange(rank),) * 3] = 1
+        frame, joint = (nn.Parameter(part.to(like.device, like.dtype)) for part in (new_factor.detach(), joint))
+        moved = [leaf + (leaf >= mode) for leaf in tree.leaves]
+        grown = DimensionTree.from_nested(_with_leaf(tree.nested, partner, moved, mode))
+        factors: list[Any] = [None] * grown.n_nodes
+        for leaf in tree.leaves:
+            factors[moved[leaf]] = old[leaf]
+        factors[mode] = frame
+        factors[grown.node((mode, moved[partner]))] = joint
+        for node in tree.inner_nodes:
+            modes = [moved[leaf] for leaf in tree.modes(node)]
+            factors[grown.node([*modes, mode] if moved[partner] in modes else modes)] = old[node]
+        self._hold(HTTensor((grown, factors)))
+        return self
+
+    @property
+    def name(self) -> str:
+        """Name of the factorization; to neuraloperator, that of a dense one."""
+        return _Name(self._name)
 
     @property
     def ht(self) -> HTTensor:
@@ -219,7 +282,38 @@ class HTFactorized(FactorizedTensor, name="HT"):  # type: ignore[misc,call-arg,u
     def __getitem__(self, indices: Any) -> Any:
         """Entries and slices by NumPy's rules, see `htf.tensors.ht_getitem`; tensors stay in this format."""
         found = self.ht[indices]
-        return HTFactorized(found.tree, found.factors) if isinstance(found, HTTensor) else found
+        return type(self)(found.tree, found.factors) if isinstance(found, HTTensor) else found
+
+
+class ComplexHTFactorized(ComplexHandler, HTFactorized, name="ComplexHT"):  # type: ignore[misc,call-arg,unused-ignore]
+    """A complex tensor in HT format with real parameters: pairs of real and imaginary parts, as tltorch keeps them.
+
+    Parameters
+    ----------
+    tree, factors
+        As in `HTFactorized`, complex.
+
+    Examples
+    --------
+    >>> import htf.tltorch, torch
+    >>> from tltorch import FactorizedTensor
+    >>> weight = FactorizedTensor.new((4, 5, 6), rank=3, factorization="complexht").normal_(0, 0.1)
+    >>> weight.to_tensor().dtype, next(weight.parameters()).dtype
+    (torch.complex64, torch.float32)
+    """
+
+    @classmethod
+    def new(
+        cls,
+        shape: Sequence[int],
+        rank: RankLike | float | str = "same",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = torch.cfloat,
+        tree: DimensionTree | None = None,
+        fixed_rank_modes: Sequence[int] | None = None,
+    ) -> ComplexHTFactorized:
+        """As `HTFactorized.new`, with complex64 as the default dtype."""
+        return super().new(shape, rank, device, dtype, tree, fixed_rank_modes)
 
 
 class HTTensorized(HTFactorized, TensorizedTensor, name="HT"):  # type: ignore[misc,call-arg,unused-ignore]
@@ -334,6 +428,22 @@ class HTTensorized(HTFactorized, TensorizedTensor, name="HT"):  # type: ignore[m
         return matrix.reshape(*shape)
 
 
+class _Name(str):
+    """Name of a factorization that is contracted as a dense one.
+
+    neuraloperator chooses how to contract a weight by what its name in lower case ends on, and refuses names that it
+    does not know; what is dense to it, it asks for `to_tensor`.
+    """
+
+    __slots__ = ()
+
+    def lower(self) -> str:
+        return _Name(super().lower())
+
+    def endswith(self, *arguments: Any) -> bool:
+        return arguments == ("dense",) or super().endswith(*arguments)
+
+
 def _empty_factors(
     dims: Sequence[int],
     rank: RankLike | float | str,
@@ -350,6 +460,13 @@ def _empty_factors(
 def _decomposed(tensor: Tensor, rank: RankLike | float | str, tree: DimensionTree, **kwargs: Any) -> list[nn.Parameter]:
     x = hierarchical_tucker(tensor.detach(), rank=rank, tree=tree, **kwargs)
     return [nn.Parameter(factor.contiguous()) for factor in x.factors]
+
+
+def _with_leaf(nested: Any, partner: int, moved: Sequence[int], mode: int) -> Any:
+    """A nested tree with its modes renumbered, and a new one beside one of them."""
+    if isinstance(nested, tuple):
+        return tuple(_with_leaf(child, partner, moved, mode) for child in nested)
+    return (mode, moved[nested]) if nested == partner else moved[nested]
 
 
 def _flat(tensorized_shape: TensorizedShape) -> tuple[int, ...]:

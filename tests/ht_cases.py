@@ -35,6 +35,11 @@ def squeezed(values: Tensor) -> Tensor:
     return values[..., 0] if values.shape[-1] == 1 else values
 
 
+def doubled(values: Tensor) -> Tensor:
+    """In double precision."""
+    return values.to(torch.complex128 if values.is_complex() else torch.float64)
+
+
 def densely(result: Any) -> Tensor:
     """An operation's result as a dense torch tensor."""
     return torch.as_tensor(result.to_tensor() if isinstance(result, htf.HTTensor) else result)
@@ -56,11 +61,17 @@ Operation = tuple[Callable[..., Any], Callable[..., Any]]
 
 
 def matrix(like: Any, rows: int, columns: int) -> Any:
-    """A fixed matrix beside an array."""
-    values = np.cos(1.0 + np.arange(rows * columns)).reshape(rows, columns)
+    """A fixed matrix beside an array, complex where that is."""
+    numbers = 1.0 + np.arange(rows * columns).reshape(rows, columns)
+    values = np.exp(1j * numbers) if "complex" in str(like.dtype) else np.cos(numbers)
     if isinstance(like, Tensor):
         return torch.as_tensor(values, dtype=like.dtype)
     return values.astype(like.dtype)
+
+
+def with_imaginary_part(x: htf.HTTensor, y: htf.HTTensor) -> htf.HTTensor:
+    """A complex tensor whose factors have the real parts of those of x and the imaginary parts of those of y."""
+    return htf.HTTensor((x.tree, [f + 1j * g for f, g in zip(x.factors, y.factors, strict=True)]))
 
 
 def _along(d: Tensor, m: Tensor, mode: int) -> Tensor:
@@ -76,9 +87,12 @@ def operations(x: htf.HTTensor) -> dict[str, Operation]:
         "to_vec": (lambda x, y: x.to_vec(), lambda a, b: a.reshape(-1)),
         "to_unfolded": (lambda x, y: x.to_unfolded(n - 1), lambda a, b: a.movedim(n - 1, 0).reshape(dims[-1], -1)),
         "norm": (lambda x, y: x.norm(), lambda a, b: a.norm()),
-        "inner": (lambda x, y: x.inner(y), lambda a, b: (a * b).sum()),
+        "inner": (lambda x, y: x.inner(y), lambda a, b: (a.conj() * b).sum()),
         "distance": (lambda x, y: tensors.ht_distance(x, y), lambda a, b: (a - b).norm()),
         "add": (lambda x, y: x + y, lambda a, b: a + b),
+        "conj": (lambda x, y: x.conj(), lambda a, b: a.conj().resolve_conj()),
+        "real": (lambda x, y: x.real * y.real, lambda a, b: a.real * b.real),
+        "imag": (lambda x, y: x.imag + y.real, lambda a, b: (a.imag if a.is_complex() else a * 0) + b.real),
         "add three": (lambda x, y: tensors.ht_add(x, y, x), lambda a, b: a + b + a),
         "linear combination": (lambda x, y: 2 * x - y / 4, lambda a, b: 2 * a - b / 4),
         "hadamard": (lambda x, y: x * y, lambda a, b: a * b),
@@ -92,7 +106,7 @@ def operations(x: htf.HTTensor) -> dict[str, Operation]:
         ),
         "transposed matrices along all modes": (
             lambda x, y: tensors.ht_multi_mode_dot(
-                x, [matrix(x.factors[0], 2, d).T for d in dims], list(range(n)), transpose=True
+                x, [matrix(x.factors[0], 2, d).conj().T for d in dims], list(range(n)), transpose=True
             ),
             lambda a, b: _all_modes(a, dims),
         ),
@@ -194,7 +208,10 @@ ENTRIES_OF_ORDER = {1: {"rows"}, 2: {"paired arrays", "integer beside an array"}
 
 
 class HTTensorTestCase(ABC):
-    """Subclasses say how to make one, in NumPy and double precision; y is another one of its tree and shape."""
+    """Subclasses say how to make one, in NumPy and double precision; y is another one of its tree and shape.
+
+    Complex ones have the factors of two as real and imaginary parts.
+    """
 
     @abstractmethod
     def make(self, seed: int) -> htf.HTTensor: ...
@@ -211,14 +228,26 @@ class HTTensorTestCase(ABC):
     @functools.cache
     def both(cls, backend: str, dtype: str, requires_grad: bool = False) -> tuple[Pair, tuple[Tensor, Tensor]]:
         """The pair, and the same densely in double precision; made once for all tests, which must not change it."""
-        x, y = (z.to(getattr(np, dtype)).to_backend(backend) for z in cls().pair())
+        x, y = cls().pair()
+        if "complex" in dtype:
+            x, y = (with_imaginary_part(z, cls().make(2 + seed)) for seed, z in enumerate((x, y)))
+        x, y = (z.to(getattr(np, dtype)).to_backend(backend) for z in (x, y))
         if requires_grad:
             x, y = x.requires_grad_(), y.requires_grad_()
-        a, b = (squeezed(dense(z.tree, z.factors).double()) for z in (x, y))
+        a, b = (squeezed(doubled(dense(z.tree, z.factors))) for z in (x, y))
         return (x, y), (a, b)
 
-    @pytest.mark.parametrize("backend", ["numpy", "pytorch"])
-    @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-10), ("float32", 2e-4)])
+    # Complex values on PyTorch are compared where their gradients are.
+    @pytest.mark.parametrize(
+        ("backend", "dtype", "tolerance"),
+        [
+            ("numpy", "float64", 1e-10),
+            ("pytorch", "float64", 1e-10),
+            ("numpy", "float32", 2e-4),
+            ("pytorch", "float32", 2e-4),
+            ("numpy", "complex128", 1e-10),
+        ],
+    )
     def test_operations_are_those_of_the_dense_tensor(self, operation, backend, dtype, tolerance):
         (x, y), (a, b) = self.both(backend, dtype)
         ours, theirs = operations(x)[operation]
@@ -229,18 +258,24 @@ class HTTensorTestCase(ABC):
         else:
             assert isinstance(result, htf.HTTensor)
             assert tensors.HTTensor((result.tree, result.factors)).shape == result.shape == tuple(expected.shape)
-            assert all(isinstance(f, kind) and f.dtype == x.dtype for f in result.factors)
+            assert all(isinstance(f, kind) for f in result.factors)
+            dtype = x.dtype if operation not in ("real", "imag") else x.factors[0].real.dtype
+            assert all(f.dtype == dtype for f in result.factors)
         scale = float(expected.abs().max()) + 1
-        torch.testing.assert_close(densely(result).double(), expected, rtol=0, atol=tolerance * scale)
+        torch.testing.assert_close(doubled(densely(result)), expected, rtol=0, atol=tolerance * scale)
 
-    def test_gradients_are_those_of_the_dense_tensor(self, operation):
-        (x, y), (a, b) = self.both("pytorch", "float64", requires_grad=True)
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
+    def test_gradients_are_those_of_the_dense_tensor(self, operation, dtype):
+        (x, y), (a, b) = self.both("pytorch", dtype, requires_grad=True)
         parameters = [*x.factors, *y.factors]
         ours, theirs = operations(x)[operation]
-        expected = theirs(a, b)
-        weight = torch.as_tensor(np.sin(1.0 + np.arange(expected.numel())).reshape(tuple(expected.shape)))
-        wanted = torch.autograd.grad((expected * weight).sum(), parameters, retain_graph=True, allow_unused=True)
-        found = torch.autograd.grad((densely(ours(x, y)) * weight).sum(), parameters, allow_unused=True)
+        result, expected = densely(ours(x, y)), theirs(a, b)
+        scale = float(expected.detach().abs().max()) + 1
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-10 * scale)
+        angles = torch.as_tensor(1.0 + np.arange(expected.numel())).reshape(tuple(expected.shape))
+        weight = torch.exp(1j * angles) if expected.is_complex() else torch.sin(angles)
+        wanted = torch.autograd.grad((expected * weight).sum().real, parameters, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad((result * weight).sum().real, parameters, allow_unused=True)
         assert any(g is not None and bool(g.any()) for g in wanted)
         for node, (f, w) in enumerate(zip(found, wanted, strict=True)):
             f, w = (torch.zeros_like(parameters[node]) if g is None else g for g in (f, w))
@@ -261,16 +296,19 @@ class HTTensorTestCase(ABC):
         np.testing.assert_array_equal(tensors.ht_add(raw, y).to_tensor(), (x + y).to_tensor())
         np.testing.assert_array_equal(tensors.ht_round(raw, rank=1).to_tensor(), x.round(rank=1).to_tensor())
 
-    def test_frames_are_orthonormal_and_the_root_has_the_norm(self):
-        x = self.make(0).orthogonalize()
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
+    def test_frames_are_orthonormal_and_the_root_has_the_norm(self, dtype):
+        (x, _), _ = self.both("numpy", dtype)
+        x = x.orthogonalize()
         for factor in x.factors[:-1]:
             frame = factor.reshape(-1, factor.shape[-1])
-            np.testing.assert_allclose(frame.T @ frame, np.eye(frame.shape[1]), atol=1e-12)
+            np.testing.assert_allclose(frame.conj().T @ frame, np.eye(frame.shape[1]), atol=1e-12)
         np.testing.assert_allclose(np.linalg.norm(x.factors[-1]), np.linalg.norm(x.to_tensor()))
 
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
     @pytest.mark.parametrize("backend", ["numpy", "pytorch"])
-    def test_singular_values_are_those_of_the_matricizations(self, backend):
-        x = self.make(0)
+    def test_singular_values_are_those_of_the_matricizations(self, backend, dtype):
+        (x, _), _ = self.both("numpy", dtype)
         whole = x.to_tensor()
         for node, values in x.to_backend(backend).singular_values().items():
             rows = x.tree.modes(node)
@@ -280,8 +318,9 @@ class HTTensorTestCase(ABC):
             expected[: len(found)] = found
             np.testing.assert_allclose(np.asarray(values), expected, atol=1e-12 * expected[0])
 
-    def test_rounding_keeps_what_its_spectra_promise(self):
-        x, y = self.pair()
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
+    def test_rounding_keeps_what_its_spectra_promise(self, dtype):
+        (x, y), _ = self.both("numpy", dtype)
         z = x + y * 0.01
         whole, norm, spectra = z.to_tensor(), float(z.norm()), z.singular_values()
         for tol in (1e-12, 0.05, 0.4):
@@ -296,21 +335,24 @@ class HTTensorTestCase(ABC):
                 tails.remove(float((spectra[x.tree.children(x.tree.root)[0]][rank:] ** 2).sum()))
             assert max(tails, default=0) ** 0.5 - 1e-10 <= error <= sum(tails) ** 0.5 + 1e-10
 
-    def test_sums_are_rounded_as_if_they_had_been_formed(self):
-        x, y = self.pair()
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
+    def test_sums_are_rounded_as_if_they_had_been_formed(self, dtype):
+        (x, y), _ = self.both("numpy", dtype)
         formed = (2 * x - y).round(tol=0.1)
         spared = tensors.ht_round_sum([x, y], weights=[2, -1], tol=0.1)
         assert formed.rank == spared.rank
         np.testing.assert_allclose(spared.to_tensor(), formed.to_tensor(), atol=1e-11 * float(x.norm()))
 
-    def test_randomized_rounding_is_exact_at_the_exact_ranks(self):
-        x = self.make(0)
+    @pytest.mark.parametrize("dtype", ["float64", "complex128"])
+    def test_randomized_rounding_is_exact_at_the_exact_ranks(self, dtype):
+        (x, _), _ = self.both("numpy", dtype)
         ranks = x.round().rank
         z = tensors.ht_round_sum([x, x, x], weights=[1, 1, -1], rank=ranks, method="randomized", random_state=0)
         np.testing.assert_allclose(z.to_tensor(), x.to_tensor(), atol=1e-9 * float(x.norm()))
 
     def test_saving_keeps_everything(self, tmp_path):
-        for z in (self.make(0), self.make(0).to(np.float32).to_backend("pytorch")):
+        kinds = [(b, t) for b in ("numpy", "pytorch") for t in ("float64", "float32", "complex64", "complex128")]
+        for z in (self.both(*kind)[0][0] for kind in kinds):
             htf.save(z, tmp_path / "x.safetensors")
             back = htf.load(tmp_path / "x.safetensors")
             assert back.tree == z.tree

@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 
@@ -23,20 +24,42 @@ assert threading.active_count() == 1
 
 def test_public_names():
     assert htf.__all__ == sorted(htf.__all__)
+    assert set(htf.__all__) <= set(dir(htf))
     for name in htf.__all__:
         assert hasattr(htf, name)
+    starred = {}
+    exec("from htf import *", starred)
+    assert set(htf.__all__) <= set(starred)
 
 
-def test_plotting_and_models_are_imported_when_asked_for():
+def test_names_are_those_of_their_rooms():
+    assert htf.hierarchical_tucker is importlib.import_module("htf.decomposition").hierarchical_tucker
+    assert htf.factorize is htf.surgery.factorize
+    assert htf.load is htf.tensors.load is not htf.models.load
+    for name in ("tree", "engine", "linalg", "patches", "decomposition"):
+        assert getattr(htf, name) is importlib.import_module(f"htf.{name}")
+    with pytest.raises(AttributeError, match="module 'htf' has no attribute 'plottings'"):
+        _ = htf.plottings
+    with pytest.raises(ImportError, match="cannot import name 'nothing' from 'htf'"):
+        exec("from htf import nothing")
+
+
+def test_nothing_is_imported_before_it_is_asked_for():
     code = """
 import sys
 import htf
-assert "matplotlib" not in sys.modules
-assert "sklearn" not in sys.modules
+assert not {"torch", "tensorly", "numpy"} & set(sys.modules)
+tree = htf.DimensionTree.balanced(4)
+assert htf.DimensionTree is htf.tree.DimensionTree
+assert htf.nn.HTNetwork
+assert not {"matplotlib", "sklearn"} & set(sys.modules)
 assert htf.plotting is sys.modules["htf.plotting"]
 assert htf.plotting.draw_tree
 assert htf.models.TensorClassifier
-assert not hasattr(htf, "plottings")
+import pickle
+from htf import HTTensor, random_ht
+assert pickle.loads(pickle.dumps(tree)) == tree
+assert type(pickle.loads(pickle.dumps(random_ht((2, 3), 2)))) is HTTensor
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
@@ -47,3 +70,21 @@ assert not hasattr(htf, "plottings")
 def test_names_that_moved_say_where_they_went(room, former, present):
     with pytest.warns(DeprecationWarning, match=f"{former} is now .*{present}"):
         assert getattr(room, former) is getattr(room, present)
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--version"], ["plot", "--help"], ["prob"], []])
+def test_the_command_answers_without_torch(options):
+    code = f"""
+import sys
+from htf.cli import main
+try:
+    main({options!r})
+except SystemExit as end:
+    print("status", end.code)
+assert not {{"torch", "tensorly", "matplotlib"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
+    assert f"status {0 if options[-1:] in (['--help'], ['--version']) else 2}" in done.stdout
+    if options == ["--help"]:
+        assert "how low a rank fits a data set" in done.stdout
+        assert "probe,dynamics,plot" in done.stdout

@@ -161,6 +161,65 @@ def test_factorized_tensor():
     assert all(p.grad is not None for p in weight.parameters())
 
 
+@pytest.mark.parametrize("mode", range(4))
+def test_transduct_weights_components_along_a_new_mode(mode):
+    torch.manual_seed(0)
+    weight = FactorizedTensor.new((3, 4, 5), rank=3, factorization="ht", dtype=torch.float64).normal_(0, 1)
+    dense, kept = weight.to_tensor().detach(), list(weight.factors)
+    partner = min(mode, 2)
+    new_factor = torch.randn(2, weight.rank[partner], dtype=torch.float64)
+    assert weight.transduct(2, mode, new_factor) is weight
+    assert weight.shape == (*(3, 4, 5)[:mode], 2, *(3, 4, 5)[mode:])
+    assert weight.order == 4
+    # Parameters are those from before, and two new ones.
+    assert {id(p) for p in kept} < {id(p) for p in weight.parameters()}
+    assert len(list(weight.parameters())) == len(kept) + 2
+    for i in range(2):
+        leaf = kept[partner].detach() * new_factor[i]
+        factors = [leaf if node == partner else f.detach() for node, f in enumerate(kept)]
+        expected = htf.HTTensor((htf.DimensionTree.balanced(3), factors)).to_tensor()
+        torch.testing.assert_close(weight.to_tensor().select(mode, i), expected)
+    # Ones repeat the tensor.
+    again = FactorizedTensor.from_tensor(dense, rank={}, factorization="ht").transduct(3, mode)
+    torch.testing.assert_close(again.to_tensor(), torch.stack([dense] * 3, mode))
+
+
+def test_a_convolution_gains_a_dimension():
+    torch.manual_seed(0)
+    with tl.backend_context("pytorch"):
+        convolution = FactorizedConv(3, 4, kernel_size=3, order=2, factorization="ht", implementation="reconstructed")
+        convolution.weight.normal_(0, 0.1)
+        image = torch.randn(1, 3, 6, 6)
+        before = convolution(image).detach()
+        convolution.transduct(1, mode=0)
+        torch.testing.assert_close(convolution(image[:, :, None])[:, :, 0], before)
+
+
+@pytest.mark.parametrize("name", ["ht", "complexht"])
+def test_complex_weights(name):
+    torch.manual_seed(0)
+    weight = FactorizedTensor.new((3, 4, 5), rank=3, factorization=name, dtype=torch.complex128)
+    weight.normal_(0, 0.5)
+    dense = weight.to_tensor()
+    assert dense.dtype == torch.complex128
+    assert float(dense.detach().abs().square().mean().sqrt()) == pytest.approx(0.5)
+    assert {p.is_complex() for p in weight.parameters()} == {name == "ht"}
+    torch.testing.assert_close(weight[1:, :, 2].to_tensor(), dense[1:, :, 2])
+    torch.testing.assert_close(weight[0, 1, 2], dense[0, 1, 2])
+    weight.to_tensor().abs().square().sum().backward()
+    assert all(p.grad is not None for p in weight.parameters())
+    target = torch.randn(3, 4, 5, dtype=torch.complex128)
+    whole = FactorizedTensor.from_tensor(target, rank={}, factorization=name)
+    torch.testing.assert_close(whole.to_tensor(), target)
+    assert type(whole[1:]) is type(whole)
+    state = whole.state_dict()
+    other = FactorizedTensor.from_tensor(target * 2, rank={}, factorization=name)
+    other.load_state_dict(state)
+    torch.testing.assert_close(other.to_tensor(), target)
+    torch.testing.assert_close(whole.transduct(2, 1).to_tensor(), torch.stack([target] * 2, 1))
+    assert FactorizedTensor.new((2, 3), rank=2, factorization=whole.name).name == whole.name
+
+
 def test_init_from_tensor_keeps_ranks():
     weight = FactorizedTensor.new((3, 4, 5), rank=2, factorization="ht", dtype=torch.float64)
     low = htf.random_ht((3, 4, 5), rank=2, random_state=0).to_backend("pytorch").to_tensor()
@@ -215,6 +274,14 @@ def test_other_layers():
         (lambda: layer().weight[0, 0, 0], IndexError, "3 indices"),
         (lambda: layer().weight[12], IndexError, "index is 12"),
         (lambda: layer(rank=0), ValueError, "rank is 0"),
+        (lambda: layer().weight.transduct(2), TypeError, "a tensorized matrix has no mode to add"),
+        (lambda: htf.tltorch.HTFactorized.new((2, 2), 1).transduct(2, 3), IndexError, "mode is 3; expected 0 to 2"),
+        (lambda: htf.tltorch.HTFactorized.new((2, 2), 1).transduct(0), ValueError, "new_dim is 0"),
+        (
+            lambda: htf.tltorch.HTFactorized.new((2, 2), 1).transduct(2, 0, torch.ones(2)),
+            ValueError,
+            r"new_factor has shape \(2,\); expected \(2, 1\)",
+        ),
         (lambda: htf.tltorch.HTFactorized.new((2, 2), 1, fixed_rank_modes=[0]), ValueError, "fixed_rank_modes"),
         (
             lambda: htf.tltorch.HTTensorized(*htf.random_ht((2, 2), 1).to_backend("pytorch"), ((2,), (3,))),

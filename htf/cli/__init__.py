@@ -11,11 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from htf._version import __version__
-from htf.cli.arguments import add_command, int_range
-from htf.cli.dynamics import add_dynamics, is_dynamics, plot_dynamics
-from htf.cli.dynamics import run_dynamics as _dynamics
-from htf.cli.probe import FIGURE, add_probe, plot_probes
-from htf.cli.probe import run_probe as _probe
+from htf.cli.arguments import FIGURE, Command, add_command, int_range
 
 __all__ = ["int_range", "main"]
 
@@ -62,9 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "fit, watch and plot low-rank factorizations"
     parser = argparse.ArgumentParser("htf", description=text, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"htf {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    add_probe(commands)
-    add_dynamics(commands)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Command)
+    add_command(commands, "probe", "how low a rank fits a data set, against its randomized twins", _fill_probe)
+    add_command(
+        commands, "dynamics", "which components rise as a planted tensor is fitted from near zero", _fill_dynamics
+    )
     plot = add_command(commands, "plot", "draw the figures of a run again, and print its tables")
     plot.add_argument("run", type=Path, nargs="+", metavar="RUN", help="folder of a run; several are drawn together")
     plot.add_argument(
@@ -74,6 +72,33 @@ def _parser() -> argparse.ArgumentParser:
         help=f"file to write; by default {FIGURE}, or other names, in the first RUN",
     )
     return parser
+
+
+# What the commands do is imported once one of them is chosen: it takes torch, which takes seconds to import.
+
+
+def _fill_probe(parser: argparse.ArgumentParser) -> None:
+    from htf.cli.probe import add_probe_arguments
+
+    add_probe_arguments(parser)
+
+
+def _fill_dynamics(parser: argparse.ArgumentParser) -> None:
+    from htf.cli.dynamics import add_formats
+
+    add_formats(parser)
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from htf.cli.probe import run_probe
+
+    return run_probe(options)
+
+
+def _dynamics(options: argparse.Namespace) -> int:
+    from htf.cli.dynamics import run_dynamics
+
+    return run_dynamics(options)
 
 
 def _known(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
@@ -86,6 +111,9 @@ def _known(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
 
 
 def _plot(runs: list[Path], figure: Path | None) -> int:
+    from htf.cli.dynamics import is_dynamics, plot_dynamics
+    from htf.cli.probe import plot_probes
+
     dynamics = [is_dynamics(run) for run in runs]
     if any(dynamics) and not all(dynamics):
         other = runs[dynamics.index(False)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from typing import Any
+
+FIGURE = "rank_fit.png"
 
 
 def int_range(text: str) -> list[int]:
@@ -31,12 +34,34 @@ def add_scheduler(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    """A command with its line of help; defaults are shown, and options are never abbreviated."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+def add_command(
+    commands: Any, name: str, text: str, fill: Callable[[Command], None] | None = None
+) -> argparse.ArgumentParser:
+    """A command with its line of help; defaults are shown, and options are never abbreviated.
+
+    `fill` adds the arguments once the command is chosen, where their defaults and choices come from modules that take
+    long to import.
+    """
+    parser: Command = commands.add_parser(
         name, help=text, description=text, formatter_class=_Formatter, allow_abbrev=False
     )
+    parser.fill = fill
     return parser
+
+
+class Command(argparse.ArgumentParser):
+    """A parser whose arguments can be added when it is first asked to parse."""
+
+    fill: Callable[[Command], None] | None = None
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse, and add the arguments before where that has not happened yet."""
+        fill, self.fill = self.fill, None
+        if fill is not None:
+            fill(self)
+        return super().parse_known_args(args, namespace)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

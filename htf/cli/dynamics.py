@@ -38,9 +38,8 @@ _HELP = {
 _FIRST = ("rank", "dim", "order", "depth", "components", "width")
 
 
-def add_dynamics(commands: Any) -> None:
-    """Add the command to the parser's, with one of its own for each format."""
-    parser = add_command(commands, "dynamics", "which components rise as a planted tensor is fitted from near zero")
+def add_formats(parser: argparse.ArgumentParser) -> None:
+    """Add a command for each format to the parser's."""
     formats = parser.add_subparsers(dest="format", required=True, metavar="{" + ",".join(SETTINGS_OF) + "}")
     for name, kind in SETTINGS_OF.items():
         own = add_command(formats, name, f"deep {kind.title}" if name == "mf" else kind.title)

@@ -5,21 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from htf._files import write_figure
-from htf.cli.arguments import add_command, add_scheduler, int_range
+from htf.cli.arguments import FIGURE, add_scheduler, int_range
 from htf.datasets import NAMES, TWINS
 from htf.probes.rank_fit import DEFAULT_TWINS, FORMATS, rank_fit
 from htf.probes.result import RankFit
 from htf.training.least_squares_fit import FitSettings
 
-FIGURE = "rank_fit.png"
 
-
-def add_probe(commands: Any) -> None:
-    """Add the command to the parser's."""
-    probe = add_command(commands, "probe", "how low a rank fits a data set, against its randomized twins")
+def add_probe_arguments(probe: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
     probe.add_argument("dataset", nargs="?", default="digits", metavar="DATASET", help=f"one of {', '.join(NAMES)}")
     defaults = FitSettings()
     probe.add_argument("--format", nargs="+", default=list(FORMATS), metavar="F", help=f"from {', '.join(FORMATS)}")

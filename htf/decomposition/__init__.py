@@ -4,12 +4,14 @@ from htf.decomposition.als import ht_als
 from htf.decomposition.completion import CompletionInfo, HTCompletion, ht_completion, ht_completion_masked
 from htf.decomposition.cross import CrossInfo, cross_approximation
 from htf.decomposition.hierarchical_tucker import HierarchicalTucker, hierarchical_tucker
+from htf.decomposition.stream import HTStream
 from htf.decomposition.tree_choice import optimize_tree
 
 __all__ = [
     "CompletionInfo",
     "CrossInfo",
     "HTCompletion",
+    "HTStream",
     "HierarchicalTucker",
     "cross_approximation",
     "hierarchical_tucker",

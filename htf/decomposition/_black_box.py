@@ -22,15 +22,19 @@ class LimitReachedError(Exception):
 
 
 class BlackBox:
-    """Values of the function at index rows, each evaluated once and divided by `unit`, a power of two."""
+    """Values of the function at index rows, each evaluated once and divided by `unit`, a power of two.
 
-    def __init__(self, function: IndexFunction, dims: tuple[int, ...], limit: int | None) -> None:
+    Complex values are refused where all have to be `real`.
+    """
+
+    def __init__(self, function: IndexFunction, dims: tuple[int, ...], limit: int | None, real: bool = False) -> None:
         if not callable(function):
             raise TypeError(f"function is a {type(function).__name__}; expected a callable")
-        self.function, self.dims, self.limit = function, dims, limit
+        self.function, self.dims, self.limit, self.real = function, dims, limit, real
         self.entries = prod(dims)
         self.evaluations = 0
         self.unit = 1.0
+        self.dtype: type = np.float64  # complex128 from the first complex value on
         self._largest = 0.0
         # What is known lies in runs sorted by key, each at least twice as long as the next: (keys, checks, values).
         self._runs: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -76,7 +80,8 @@ class BlackBox:
         return self._looked_up(self._hashed(rows, 0), self._hashed(rows, 1))[1]
 
     def _looked_up(self, keys: np.ndarray, checks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, known = np.empty(len(keys)), np.zeros(len(keys), dtype=bool)
+        values: np.ndarray = np.empty(len(keys), self.dtype)
+        known = np.zeros(len(keys), dtype=bool)
         for run_keys, run_checks, run_values in self._runs:
             at = np.minimum(np.searchsorted(run_keys, keys), len(run_keys) - 1)
             hit = (run_keys[at] == keys) & (run_checks[at] == checks)
@@ -91,8 +96,10 @@ class BlackBox:
             new = ~known
             # In the order in which they were asked for, which is the one that a reader of the calls expects.
             order = np.argsort(first[new], kind="stable")
-            found = np.empty(len(order))
-            found[order] = self._evaluated(rows[first[new][order]])
+            evaluated = self._evaluated(rows[first[new][order]])
+            found: np.ndarray = np.empty(len(order), self.dtype)
+            found[order] = evaluated
+            values = values.astype(self.dtype, copy=False)
             values[new] = found
             self._remember(keys[new], checks[new], found)
         return values[inverse.reshape(-1)]
@@ -118,12 +125,17 @@ class BlackBox:
         returned = self.function(rows.copy())
         if hasattr(returned, "detach"):
             returned = returned.detach().cpu()
+            returned = returned.resolve_conj().resolve_neg()
         values = np.asarray(returned)
-        if values.dtype.kind not in "fiub":
-            raise TypeError(f"function returned values of dtype {values.dtype}; expected real numbers")
+        if values.dtype.kind not in "fiubc":
+            raise TypeError(f"function returned values of dtype {values.dtype}; expected numbers")
         if values.shape != (len(rows),):
             raise ValueError(f"function returned shape {values.shape}; expected ({len(rows)},), a value per index row")
-        values = values.astype(np.float64)
+        if values.dtype.kind == "c":
+            if self.real:
+                raise TypeError(f"function returned values of dtype {values.dtype}; expected real ones, as like is")
+            self.dtype = np.complex128
+        values = values.astype(self.dtype)
         if not np.isfinite(values).all():
             worst = int(np.flatnonzero(~np.isfinite(values))[0])
             raise ValueError(f"function returned {values[worst]} at index row {rows[worst].tolist()}")

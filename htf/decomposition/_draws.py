@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from htf.linalg.backend import backend_of
+from htf.linalg.backend import backend_of, square
 from htf.linalg.dense import joint_values
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.orthogonal import orthogonalized
@@ -17,7 +17,7 @@ _CHUNK_ENTRIES = 2**22
 
 
 def drawn_by_square(x: HTTensor, count: int, rng: Any) -> np.ndarray:
-    """Index rows (count, order), each drawn with the probability x² / ‖x‖²; none for a zero tensor.
+    """Index rows (count, order), each drawn with the probability |x|² / ‖x‖²; none for a zero tensor.
 
     With orthonormal frames, the marginal of a subtree is a mixture over the basis of the others' frames: draw an
     element of that basis, then the indices below from what it leaves, and then the other subtrees' given those.
@@ -48,7 +48,7 @@ def _drawn(y: HTTensor, count: int, rng: Any) -> np.ndarray:
             # The child's indices are drawn: contract its axis, the first one that is left.
             joints[node] = np.einsum("sa...,sa->s...", joints[node], below[children[done - 1]])
         if not children:
-            drawn[:, node] = _chosen(joints.pop(node) ** 2, rng)
+            drawn[:, node] = _chosen(square(joints.pop(node)), rng)
             below[node] = _normalized(factor[drawn[:, node]])
         elif done == len(children):
             del joints[node]
@@ -56,7 +56,7 @@ def _drawn(y: HTTensor, count: int, rng: Any) -> np.ndarray:
                 below[node] = _normalized(joint_values(B, factor, [below.pop(c) for c in children]))
         else:
             joint = _normalized(joints[node].reshape(count, joints[node].shape[1], -1))
-            column = _chosen(np.einsum("sab,sab->sb", joint, joint), rng)
+            column = _chosen(np.einsum("sab,sab->sb", joint.conj(), joint).real, rng)
             states[children[done]] = joint[samples, :, column]
             stack += [(node, done + 1), (children[done], 0)]
     return drawn

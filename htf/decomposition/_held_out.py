@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from htf.decomposition._least_squares import Observed
-from htf.linalg.backend import constant
+from htf.decomposition._least_squares import Observed, doubled
+from htf.linalg.backend import square
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import n_parameters
 
@@ -41,8 +41,8 @@ class Split:
         """Error at the entries held out, in root mean squares of the others, as those may be few; at all if none is."""
         if self.held is None:
             return self.fitted.error(x)
-        missed = np.sqrt(np.mean((self.held.numbers - _numbers(x, self.held)) ** 2))
-        return float(missed / (np.sqrt(np.mean(self.fitted.numbers**2)) or 1.0))
+        missed = np.sqrt(np.mean(square(self.held.numbers - _numbers(x, self.held))))
+        return float(missed / (np.sqrt(np.mean(square(self.fitted.numbers))) or 1.0))
 
     def minus(self, x: HTTensor) -> Split:
         """The same split of what a tensor leaves."""
@@ -53,7 +53,7 @@ class Split:
         if self.held is None or len(self.held.rows) < 8:
             return False
         known, seen = self.held.numbers, _numbers(x, self.held)
-        gains = known**2 - (known - seen) ** 2
+        gains = square(known) - square(known - seen)
         return bool(gains.mean() > _SIGNIFICANT * gains.std() / math.sqrt(len(gains)))
 
 
@@ -154,4 +154,4 @@ def held_out(observed: Observed, ranks: tuple[int, ...] | None, share: float, rn
 
 
 def _numbers(x: HTTensor, at: Observed) -> np.ndarray:
-    return np.asarray(at.B.to_numpy(constant(x.entries(at.rows))), dtype=np.float64)
+    return doubled(x.entries(at.rows))

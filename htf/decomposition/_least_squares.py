@@ -10,7 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from htf.linalg.backend import Array, Backend, asarray, constant, eye, zeros
+from htf.linalg.backend import (
+    Array,
+    Backend,
+    adjoint,
+    asarray,
+    conj,
+    eye,
+    is_complex,
+    real_part,
+    square,
+    to_numpy,
+    zeros,
+)
 from htf.linalg.dense import joint_values, mode_product, tall
 from htf.tensors.ht_tensor import HTTensor
 from htf.tree import DimensionTree
@@ -90,11 +102,17 @@ class Observed:
     @cached_property
     def numbers(self) -> np.ndarray:
         """The entries on the host, in double precision."""
-        return np.asarray(self.B.to_numpy(constant(self.values)), dtype=np.float64)
+        return doubled(self.values)
 
     def error(self, x: HTTensor) -> float:
         """Relative error of a tensor at these entries."""
         return norm(self.B, x.entries(self.rows) - self.values) / (norm(self.B, self.values) or 1.0)
+
+
+def doubled(values: Array) -> np.ndarray:
+    """An array on the host, in double precision."""
+    found = to_numpy(values)
+    return found.astype(np.complex128 if is_complex(found) else np.float64)
 
 
 def numbered(rows: np.ndarray) -> np.ndarray:
@@ -209,14 +227,14 @@ class Fit:
     def _leaf_change(self, node: int, residual: Array) -> Array:
         """Rows of a leaf's frame meet different entries, so each is a problem of its own."""
         B, above, factor = self.B, self.above[node], self.factors[node]
-        mean = float(B.sum(above**2)) / prod(tuple(factor.shape))
+        mean = float(B.sum(square(above))) / prod(tuple(factor.shape))
         penalty, shift = self._shift(mean, above)
         identity = eye(B, int(above.shape[1]), above) * shift
         changes, order = [], []
         for indices, chosen, weights in self.observed.slices[node]:
             # (indices, most entries of one, rank); what pads shorter slices has weight 0.
             part = above[chosen] * weights[:, :, None]
-            rows = B.transpose(part, (0, 2, 1))
+            rows = conj(B.transpose(part, (0, 2, 1)))
             right = B.matmul(rows, residual[chosen][:, :, None]) - penalty * factor[indices][:, :, None]
             changes.append(B.solve(B.matmul(rows, part) + identity, right)[:, :, 0])
             order.append(indices)
@@ -231,10 +249,10 @@ class Fit:
         direct = size <= _LARGEST_DIRECT
         gram = zeros(B, (size, size), residual) if direct else None
         for chunk, where in _design(B, parts):
-            right = right + B.matmul(chunk.T, residual[where])
-            trace += float(B.sum(chunk**2))
+            right = right + B.matmul(adjoint(chunk), residual[where])
+            trace += float(B.sum(square(chunk)))
             if direct:
-                gram = gram + B.matmul(chunk.T, chunk)
+                gram = gram + B.matmul(adjoint(chunk), chunk)
         penalty, shift = self._shift(trace / size, residual)
         right = right - penalty * B.reshape(self.factors[node], (-1,))
         if direct:
@@ -295,16 +313,16 @@ def _solved(B: Backend, matrix: Array, right: Array) -> Array:
 def _conjugate_gradients(B: Backend, parts: Sequence[Array], right: Array, damping: float) -> Array:
     """A few steps towards the solution of the damped normal equations, whose matrix is not formed."""
     solution, rest = right * 0, right
-    direction, square = rest, float(B.sum(rest**2))
-    first = square
+    direction, size = rest, float(B.sum(square(rest)))
+    first = size
     for _ in range(_CG_STEPS):
-        if square <= float(B.eps(right.dtype)) ** 2 * first or square == 0:
+        if size <= float(B.eps(right.dtype)) ** 2 * first or size == 0:
             break
         product = direction * damping
         for chunk, _ in _design(B, parts):
-            product = product + B.matmul(chunk.T, B.matmul(chunk, direction))
-        length = square / float(B.sum(direction * product))
+            product = product + B.matmul(adjoint(chunk), B.matmul(chunk, direction))
+        length = size / float(real_part(B.sum(conj(direction) * product)))
         solution, rest = solution + direction * length, rest - product * length
-        previous, square = square, float(B.sum(rest**2))
-        direction = rest + direction * (square / previous)
+        previous, size = size, float(B.sum(square(rest)))
+        direction = rest + direction * (size / previous)
     return solution

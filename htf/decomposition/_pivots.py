@@ -356,10 +356,11 @@ class Search:
     def read_all(self) -> None:
         """Decompose the tensor of all its entries."""
         step = 2**18
-        values = np.empty(self.box.entries)
-        for at in range(0, len(values), step):
-            numbers = np.arange(at, min(at + step, len(values)))
-            values[numbers] = self.box([np.stack(np.unravel_index(numbers, self.dims), 1)])[0]
+        parts = []
+        for at in range(0, self.box.entries, step):
+            numbers = np.arange(at, min(at + step, self.box.entries))
+            parts += self.box([np.stack(np.unravel_index(numbers, self.dims), 1)])
+        values = np.concatenate(parts)
         unit = self.box.unit
         if self._rescaled():
             values *= unit / self.box.unit

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from htf.decomposition._ascent import are_digits, carried
+from htf.linalg.backend import square
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.indexing import ht_entries
 
@@ -57,7 +58,7 @@ def weights_of_drawn(found: np.ndarray, drawn: int, mean: float) -> np.ndarray:
         Root mean square of all its entries.
     """
     share = drawn / len(found)
-    return np.maximum(np.hypot(math.sqrt(1 - share) * mean, math.sqrt(share) * found), _SMALLEST)
+    return np.maximum(np.hypot(math.sqrt(1 - share) * mean, math.sqrt(share) * np.abs(found)), _SMALLEST)
 
 
 def perturbed(rows: np.ndarray, dims: Sequence[int], rng: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -92,7 +93,7 @@ def rms(values: np.ndarray) -> float:
     """Root mean square."""
     # Squares of the largest or smallest doubles leave the range.
     largest = float(np.max(np.abs(values)))
-    return largest * math.sqrt(float(np.mean((values / largest) ** 2))) if largest > 0 else 0.0
+    return largest * math.sqrt(float(np.mean(square(values / largest)))) if largest > 0 else 0.0
 
 
 def ratio(error: float, scale: float) -> float:

@@ -13,6 +13,7 @@ from htf.decomposition._ascent import ascend
 from htf.decomposition._black_box import BlackBox, LimitReachedError
 from htf.decomposition._rows import unique
 from htf.decomposition._samples import rms
+from htf.linalg.backend import square
 
 # Random entries other than zero that are looked for to begin with, among how many, and new ones by which alone an
 # approximation can be judged.
@@ -72,7 +73,7 @@ class Scout:
         largest = float(np.max(np.abs(values)))
         self.rms = largest
         if largest > 0:
-            squares = (values / largest) ** 2
+            squares = square(values / largest)
             self.rms *= math.sqrt(float(squares.mean()))
             # As many equal entries beside zeros would have the same ratio of moments.
             effective = float(squares.sum() ** 2 / (squares**2).sum())

@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from htf.decomposition._least_squares import numbered
+from htf.linalg.backend import is_complex, square
 
 # Up to this dimension a Gramian is formed and decomposed whole; above it, only multiplied with vectors.
 _LARGEST_DENSE = 512
@@ -27,11 +28,11 @@ class Directions:
     """
 
     def __init__(self, rows: np.ndarray, values: np.ndarray, dims: tuple[int, ...], count: int, rng: Any) -> None:
-        size = np.sqrt(np.mean(values**2))
-        clipped = np.clip(values / (size or 1.0), -_CLIPPED, _CLIPPED)
+        size = np.sqrt(np.mean(square(values)))
+        clipped = _clipped(values / (size or 1.0))
         share = min(len(values) / float(np.prod([float(dim) for dim in dims])), 1.0)
         self.bases = [_leading(rows, clipped, mode, dims[mode], share, count, rng) for mode in range(len(dims))]
-        self.dims = dims
+        self.dims, self.complex = dims, is_complex(values)
 
     @property
     def known(self) -> bool:
@@ -45,13 +46,22 @@ class Directions:
     def draw(self, rng: Any) -> list[np.ndarray]:
         """One vector (dim,) per mode, at random in the span of the leading ones."""
         return [
-            self._gaussian(mode, rng) if b is None else b @ rng.standard_normal(b.shape[1]) / np.sqrt(b.shape[1])
+            self._gaussian(mode, rng) if b is None else b @ self._drawn(b.shape[1], rng) / np.sqrt(b.shape[1])
             for mode, b in enumerate(self.bases)
         ]
 
     def _gaussian(self, mode: int, rng: Any) -> np.ndarray:
-        vector: np.ndarray = rng.standard_normal(self.dims[mode]) / np.sqrt(self.dims[mode])
-        return vector
+        return self._drawn(self.dims[mode], rng) / np.sqrt(self.dims[mode])
+
+    def _drawn(self, count: int, rng: Any) -> np.ndarray:
+        real: np.ndarray = rng.standard_normal(count)
+        return (real + 1j * rng.standard_normal(count)) / np.sqrt(2) if self.complex else real
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    if not is_complex(values):
+        return np.clip(values, -_CLIPPED, _CLIPPED)
+    return values / np.maximum(np.abs(values) / _CLIPPED, 1)
 
 
 def _leading(
@@ -62,22 +72,23 @@ def _leading(
     if dim < 2 or int((meetings * (meetings - 1)).sum()) < dim:
         return None
     A = csr_matrix((values, (rows[:, mode], column)), shape=(dim, len(meetings)))
-    diagonal = np.asarray(A.multiply(A).sum(1)).ravel() * (1 - share)
+    diagonal = np.asarray(A.multiply(A.conj()).sum(1)).ravel().real * (1 - share)
     count = min(count, dim)
     if dim <= _LARGEST_DENSE:
-        gramian = (A @ A.T).toarray()
+        gramian = (A @ A.conj().T).toarray()
         gramian[np.arange(dim), np.arange(dim)] -= diagonal
         leading: np.ndarray = np.linalg.eigh(gramian)[1][:, ::-1][:, :count]
         return leading
 
     def times(vector: np.ndarray) -> np.ndarray:
         vector = vector.ravel()
-        product: np.ndarray = A @ (A.T @ vector) - diagonal * vector
+        product: np.ndarray = A @ (A.conj().T @ vector) - diagonal * vector
         return product
 
     try:
-        operator = LinearOperator((dim, dim), matvec=times, dtype=np.float64)
-        found, vectors = eigsh(operator, k=count, which="LA", v0=rng.standard_normal(dim), tol=1e-3)
+        operator = LinearOperator((dim, dim), matvec=times, dtype=A.dtype)
+        start = rng.standard_normal(dim).astype(A.dtype)
+        found, vectors = eigsh(operator, k=count, which="LA", v0=start, tol=1e-3)
     except ArpackNoConvergence as error:
         found, vectors = error.eigenvalues, error.eigenvectors
         if not len(found):

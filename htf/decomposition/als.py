@@ -8,7 +8,7 @@ from typing import Never
 
 from htf._checks import by_name, positive
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker, times_unit
-from htf.linalg.backend import Array, Backend, all_finite, check_alike, check_array, constant
+from htf.linalg.backend import Array, Backend, adjoint, all_finite, check_array, conj, constant, promoted, square
 from htf.linalg.dense import matricize, mode_product, orthonormal, tall
 from htf.linalg.scaling import frobenius, power_of_two
 from htf.tensors.ht_tensor import HTTensor, as_ht
@@ -89,7 +89,10 @@ def ht_als(
         if not all_finite(B, tensor):
             raise ValueError("tensor has NaN or infinite entries")
         x, _ = orthogonalized(as_ht(init))
-        check_alike([x.factors[0], tensor], "init and the tensor")
+        # A complex start has complex frames; the fit to a real tensor is then complex too.
+        first, tensor = promoted([x.factors[0], tensor], "init and the tensor")
+        if first.dtype != x.dtype:
+            x = x.to(first.dtype)
         if x.shape != tuple(tensor.shape):
             raise ValueError(f"init has shape {x.shape}; the tensor has {tuple(tensor.shape)}")
     sweep = _Sweep(B, B.reshape(tensor, (*x.dims, x.outputs)), x)
@@ -119,9 +122,9 @@ class _Sweep:
         self.factors[self.tree.root] = root
         if not self.norm:
             return 0.0
-        square = 1 - float(constant(self.B.sum(root * root))) / self.norm**2
-        if square > _CANCELLED * float(self.B.eps(root.dtype)):
-            return math.sqrt(square)
+        missing = 1 - float(constant(self.B.sum(square(root)))) / self.norm**2
+        if missing > _CANCELLED * float(self.B.eps(root.dtype)):
+            return math.sqrt(missing)
         # Of a difference of nearly equal squares nothing is left, so the residual is written out.
         rest = constant(self.tensor) - constant(self._frame(self.tree.root))
         return float(frobenius(self.B, rest)) / self.norm
@@ -148,7 +151,7 @@ class _Sweep:
         part = B.reshape(seen, (*(self._rows(child) for child in group), seen.shape[-1]))
         for axis, child in enumerate(group):
             if child != keep:
-                part = mode_product(B, part, self._frame(child).T, axis)
+                part = mode_product(B, part, adjoint(self._frame(child)), axis)
         return part
 
     def _update(self, node: int, seen: Array) -> None:
@@ -159,7 +162,7 @@ class _Sweep:
             rest = matricize(B, core, axis)  # (rank of the child, all others)
             outside, _ = orthonormal(B, rest.T)
             around = self._projected(node, seen, keep=child)
-            facing = B.matmul(matricize(B, around, axis), outside)  # (modes of the child, its rank)
+            facing = B.matmul(matricize(B, around, axis), conj(outside))  # (modes of the child, its rank)
             self._update(child, facing)
             # The child's factor is the best one now; its orthonormal part becomes its frame.
             best = self._projected(child, facing)

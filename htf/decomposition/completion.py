@@ -17,7 +17,7 @@ from htf._repr import brief
 from htf.decomposition._held_out import NOTHING_FOUND
 from htf.decomposition._least_squares import Observed, Options
 from htf.decomposition._rank_search import Completed, completed
-from htf.linalg.backend import Array, Backend, check_array, constant, host_array, host_indices, zeros
+from htf.linalg.backend import Array, Backend, check_array, constant, host_array, host_indices, to_numpy, zeros
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, check_tolerance, n_parameters, validate_ht_rank
 from htf.tree import DimensionTree
@@ -79,7 +79,7 @@ def ht_completion(
     ----------
     indices : array of integers, (n, order)
         Index tuples of the entries, one per row.  Repeated ones count as often as they come.
-    values : array of float32 or float64, (n,)
+    values : array of float32, float64, complex64 or complex128, (n,)
         The entries; its backend, dtype and device are those of the result.
     shape : sequence of int
         Dimension of each mode.
@@ -207,8 +207,8 @@ def ht_completion_masked(tensor: Array, mask: Array | None = None, *positional: 
     Parameters
     ----------
     tensor : array
-        Of float32 or float64.  Entries outside of the mask are not read; they may be NaN.  Those that a
-        ``numpy.ma.MaskedArray`` masks are taken for missing.
+        Of float32, float64, complex64 or complex128.  Entries outside of the mask are not read; they may be NaN.  Those
+        that a ``numpy.ma.MaskedArray`` masks are taken for missing.
     mask : array of the shape of `tensor`
         Booleans, or numbers of which 0 stands for an entry that is not known, as in TensorLy's decompositions.  It may
         be left out where `tensor` is a masked array; an entry that either of the two leaves out is missing.
@@ -235,14 +235,14 @@ def ht_completion_masked(tensor: Array, mask: Array | None = None, *positional: 
         tensor = np.ma.getdata(tensor)
     elif mask is None:
         raise ValueError("mask is None; expected an array that says which entries of the tensor are known")
-    B = check_array(tensor, "tensor")
+    check_array(tensor, "tensor")
     if mask is not None:
         known = known & _check_mask(mask, tuple(tensor.shape))
     where = np.nonzero(known)
     if not len(where[0]):
         raise ValueError("mask selects no entry; expected at least one")
     values = tensor[where]
-    found = B.to_numpy(constant(values))
+    found = to_numpy(values)
     if not np.isfinite(found).all():
         first = int(np.flatnonzero(~np.isfinite(found))[0])
         place = ", ".join(str(int(axis[first])) for axis in where)
@@ -387,7 +387,7 @@ def _check_values(values: Array, count: int) -> Backend:
     B = check_array(values, "values")
     if tuple(values.shape) != (count,):
         raise ValueError(f"values has shape {tuple(values.shape)}; expected ({count},), one per row of indices")
-    found = B.to_numpy(constant(values))
+    found = to_numpy(values)
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found))[0])
         raise ValueError(f"values[{row}] is {found[row]}; expected finite numbers")

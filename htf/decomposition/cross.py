@@ -16,7 +16,7 @@ from htf._checks import check_dims, positive
 from htf._repr import brief
 from htf.decomposition._black_box import BlackBox, IndexFunction, LimitReachedError
 from htf.decomposition._pivots import NAME_THEM, Search
-from htf.linalg.backend import Array, asarray, backend_of, check_alike
+from htf.linalg.backend import Array, asarray, backend_of, check_alike, is_complex
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import as_tree, check_tolerance
 from htf.tree import DimensionTree
@@ -77,8 +77,8 @@ def cross_approximation(
     Parameters
     ----------
     function : callable
-        Takes an integer NumPy array (batch, order), one index tuple per row, and returns the (batch,) real values
-        there, as an array of any backend.
+        Takes an integer NumPy array (batch, order), one index tuple per row, and returns the (batch,) real or complex
+        values there, as an array of any backend.
     shape : sequence of int
         Dimension of each mode.
     tree : DimensionTree, optional
@@ -101,8 +101,8 @@ def cross_approximation(
     random_state : int, RandomState or None
         For the initial columns, the starts of ascents and the test entries.
     like : array, optional
-        One whose backend, dtype and device the factors take; otherwise NumPy arrays of dtype float64.  Everything is
-        computed in the latter.
+        One whose backend, dtype and device the factors take; otherwise NumPy arrays of dtype float64, or complex128
+        where values are complex.  Everything is computed in the latter.
     progress : bool
         Show a line with sweeps, evaluations and error.
     return_info : bool
@@ -122,9 +122,9 @@ def cross_approximation(
     Raises
     ------
     TypeError, ValueError
-        For a function that is not callable or whose values are complex, not numbers, of the wrong shape, NaN or
-        infinite (the message names the index tuple), for a bad shape, tolerance or start, or if `max_evaluations` does
-        not allow a first sweep.
+        For a function that is not callable or whose values are not numbers, of the wrong shape, NaN or infinite (the
+        message names the index tuple), or complex where `like` is real, for a bad shape, tolerance or start, or if
+        `max_evaluations` does not allow a first sweep.
 
     Warns
     -----
@@ -189,7 +189,7 @@ def cross_approximation(
     limit = None if max_evaluations is None else positive("max_evaluations", max_evaluations)
     if like is not None:
         check_alike([like], "like")
-    box = BlackBox(function, dims, limit)
+    box = BlackBox(function, dims, limit, like is not None and not is_complex(like))
     search = Search(tree, dims, box, tol / 2, max_rank, n_test, random_state)
     search.begin(positive("initial_rank", initial_rank), _start_rows(start, dims))
     with tqdm(disable=not progress, total=max_sweeps, unit="sweep") as bar:

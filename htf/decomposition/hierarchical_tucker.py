@@ -11,9 +11,11 @@ import tensorly as tl
 from tensorly.decomposition._base_decomposition import DecompositionMixin
 
 from htf._checks import by_name
-from htf.linalg.backend import Array, Backend, all_finite, asarray, backend_of, check_array, constant
+from htf.decomposition._projection import to_front
+from htf.linalg.backend import Array, Backend, adjoint, all_finite, asarray, backend_of, check_floating, conj, constant
 from htf.linalg.dense import kept, left_singular, mode_product, orthonormal
 from htf.linalg.scaling import in_range, power_of_two
+from htf.linalg.stored import BLOCK, check_stored, is_stored, loaded, nbytes
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, check_tolerance, validate_ht_rank
 from htf.tensors.rounding import spectra_count
@@ -37,8 +39,10 @@ def hierarchical_tucker(
     Parameters
     ----------
     tensor : array
-        Of any backend of TensorLy, real floating.  With one axis more than the tree has modes, the last one is a batch:
-        its tensors share all frames, and the root has their number as its rank.
+        Of any backend of TensorLy, float32, float64, complex64 or complex128, or of integers, which are computed with
+        as float64.  Sparse ones of SciPy and PyTorch are read entry by entry, see below, and large ones in
+        memory-mapped files, zarr and dask arrays and HDF5 data sets block by block.  With one axis more than the tree
+        has modes, the last one is a batch: its tensors share all frames, and the root has their number as its rank.
     rank : int, float, "same", sequence or mapping of int, optional
         Largest ranks; see `htf.tensors.validate_ht_rank`.  A float is a share of the dense tensor's entries, not an
         error: 1e-3 asks for a thousandth of the parameters, which small tensors do not have at any rank but 1.
@@ -65,8 +69,8 @@ def hierarchical_tucker(
     Raises
     ------
     ValueError, TypeError
-        For an empty mode, NaN or infinite entries, arrays that are not supported (float32 and float64 are), a tree of
-        another order, options that do not exist or are given by position, and with neither `rank` nor `tol`.
+        For an empty mode, NaN or infinite entries, arrays that are not supported, a tree of another order,
+        options that do not exist or are given by position, and with neither `rank` nor `tol`.
 
     Notes
     -----
@@ -78,6 +82,13 @@ def hierarchical_tucker(
     Leaves to root: O(n^(N+1)) multiplications, nearly all of them at the first leaf, as each projection shrinks the
     tensor; less than two copies of the tensor are held, and one more where its entries are rescaled (squares would
     leave the range of the dtype) or its axes stand in another order than the tree's leaves.
+
+    Arrays on disk or in chunks are read once along the axis with most of them for `tol`, as by `HTStream`, and as often
+    as the tree has levels where `rank` is given; at most a few blocks of 32 MiB are in memory.  For another method or
+    svd, or with a batch, they are loaded.
+
+    Sparse arrays are never written out: frames come from random sketches (`oversampling`, `power_iterations`,
+    `random_state`), doubled until the error, which follows from the norms, is within `tol`.  O(N nnz k³) for k columns.
 
     References
     ----------
@@ -94,7 +105,15 @@ def hierarchical_tucker(
     ((8, 8, 8, 8), (6, 6, 6, 6, 7, 7, 1))
     """
     by_name("hierarchical_tucker", positional, "rank", "tol")
-    B = check_array(tensor, "tensor")
+    # Imported here, as they build on this module.
+    from htf.decomposition._sparse import decompose_sparse, is_sparse
+    from htf.decomposition._stored import decompose_stored
+
+    sparse, stored = is_sparse(tensor), is_stored(tensor)
+    if stored:
+        check_stored(tensor, "tensor")
+    elif not sparse:
+        _, tensor = check_floating(tensor, "tensor")
     if rank is None and tol is None:
         raise ValueError("rank and tol are None; expected rank=..., tol=..., or both (tol=0 loses nothing)")
     if not tensor.shape:
@@ -103,7 +122,13 @@ def hierarchical_tucker(
         tree = as_tree(tree, len(tensor.shape))
     dims, outputs = _split_shape(tuple(int(n) for n in tensor.shape), tree)
     tol = check_tolerance(tol)
-    if not all_finite(B, tensor):
+    plain = outputs == 1 and tree.order > 1 and (method, svd) == ("leaves-to-root", "truncated_svd")
+    if sparse and not plain:
+        raise ValueError("tensor is sparse; expected two modes or more, no batch, and the default method and svd")
+    if stored and (not plain or nbytes(tensor) <= BLOCK):
+        _, tensor = check_floating(loaded(tensor), "tensor")
+        stored = False
+    if not sparse and not stored and not all_finite(backend_of(tensor), tensor):
         raise ValueError("tensor has NaN or infinite entries")
     if svd not in ("truncated_svd", "randomized_svd"):
         raise ValueError(f"svd is {svd!r}; expected 'truncated_svd' or 'randomized_svd'")
@@ -114,6 +139,11 @@ def hierarchical_tucker(
     limit: Sequence[int | None] = [None] * tree.n_nodes
     if rank is not None:
         limit = validate_ht_rank(dims, rank, tree, outputs=outputs)
+    if sparse:
+        return decompose_sparse(tensor, tree, limit, tol, oversampling, power_iterations, random_state)
+    if stored:
+        return decompose_stored(tensor, tree, limit, tol)
+    B = backend_of(tensor)
     unit = power_of_two(B, tensor)
     if unit != 1:
         tensor = tensor / unit
@@ -163,11 +193,12 @@ class _Sketch:
     def __call__(self, B: Backend, matrix: Array, rank: int) -> tuple[Array, Array]:
         rows, columns = matrix.shape
         width = min(rank + self.oversampling, rows, columns)
+        # Real directions serve complex matrices as well.
         Q, _ = orthonormal(B, B.matmul(matrix, asarray(B, self.rng.standard_normal((columns, width)), matrix)))
         for _ in range(self.power_iterations):
-            back, _ = orthonormal(B, B.matmul(matrix.T, Q))
+            back, _ = orthonormal(B, B.matmul(adjoint(matrix), Q))
             Q, _ = orthonormal(B, B.matmul(matrix, back))
-        U, S = left_singular(B, B.matmul(Q.T, matrix))
+        U, S = left_singular(B, B.matmul(adjoint(Q), matrix))
         return B.matmul(Q, U), S
 
 
@@ -210,7 +241,7 @@ def _leaves_to_root(
             if node == tree.root:
                 break
             parts = tree.children(node) or (node,)
-            tensor, axes = _to_front(B, tensor, axes, parts)
+            tensor, axes = to_front(B, tensor, axes, parts)
             below = tuple(tensor.shape[: len(parts)])
             rest = tuple(tensor.shape[len(parts) :])
             matrix = B.reshape(tensor, (prod(below), -1))
@@ -218,22 +249,11 @@ def _leaves_to_root(
             again = node in pair and any(factors[child] is not None for child in pair)
             U = _leading(B, matrix, limit[node], noise if again else tail, sketch)
             factors[node] = B.reshape(U, (*below, U.shape[1]))
-            tensor = B.reshape(B.matmul(matrix.T, U), (*rest, U.shape[1]))
+            tensor = B.reshape(B.matmul(matrix.T, conj(U)), (*rest, U.shape[1]))
             axes = [*axes[len(parts) :], node]
-    tensor, axes = _to_front(B, tensor, axes, tree.children(tree.root) or (tree.root,))
+    tensor, axes = to_front(B, tensor, axes, tree.children(tree.root) or (tree.root,))
     factors[tree.root] = tensor
     return HTTensor._of(tree, factors)
-
-
-def _to_front(B: Backend, tensor: Array, axes: list[int], nodes: Sequence[int]) -> tuple[Array, list[int]]:
-    """Axes rotated, or where that is not enough permuted, so that `nodes` come first in their order."""
-    start = axes.index(nodes[0])
-    rotated = axes[start:] + axes[:start]
-    if rotated[: len(nodes)] != list(nodes):
-        rotated = [*nodes, *(axis for axis in axes if axis not in nodes)]
-    if rotated == axes:
-        return tensor, axes
-    return B.transpose(tensor, tuple(axes.index(axis) for axis in rotated)), rotated
 
 
 def _root_to_leaves(
@@ -253,7 +273,7 @@ def _root_to_leaves(
         if group:
             frame = B.reshape(frame, (*(frames[child].shape[0] for child in group), frame.shape[1]))
             for axis, child in enumerate(group):
-                frame = mode_product(B, frame, frames[child].T, axis)
+                frame = mode_product(B, frame, adjoint(frames[child]), axis)
         factors.append(frame)
     if tree.order == 1:
         return HTTensor._of(tree, factors)

@@ -7,7 +7,7 @@ its methods, which are the functions that ``tl.*`` would dispatch to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -38,8 +38,10 @@ def _named(name: str) -> Backend:
     return BackendManager._loaded_backends.get(name) or BackendManager.load_backend(name)
 
 
+_NAMES = ("float32", "float64", "complex64", "complex128")
 # Dtypes that all algorithms here compute with; LAPACK has nothing for halves, and nothing was tried with longer floats.
-_SUPPORTED = "a real floating type, float32 or float64"
+_REAL = "a real floating type, float32 or float64"
+_SUPPORTED = "float32, float64, complex64 or complex128"
 
 
 @cache
@@ -77,24 +79,29 @@ def backend_of(array: Array, name: str = "array") -> Backend:
     return backend
 
 
-def check_array(array: Array, name: str) -> Backend:
-    """The backend of a dense float32 or float64 array; a TypeError that says what came instead."""
+def check_array(array: Array, name: str, *, real: bool = False) -> Backend:
+    """The backend of a dense float32, float64, complex64 or complex128 array; a TypeError that says what came instead.
+
+    With `real`, complex ones are refused too.
+    """
     backend = backend_of(array, name)
     if isinstance(array, np.generic):
         raise TypeError(f"{name} is a number of type {type(array).__name__}; expected an array")
     _check_layout(array, name)
     _check_entries(array, name)
     _check_dtype(array, name)
+    if real and is_complex(array):
+        raise TypeError(f"{name} has dtype {array.dtype}; expected {_REAL}")
     return backend
 
 
-def check_real(array: Array, name: str) -> Backend:
-    """The backend of a dense array of integers or floats of any precision, which is going to be computed in double."""
+def check_numbers(array: Array, name: str) -> Backend:
+    """The backend of a dense array of numbers of any precision, which is going to be computed in double."""
     backend = backend_of(array, name)
     _check_layout(array, name)
     _check_entries(array, name)
-    if not _is_real(array):
-        raise TypeError(f"{name} has dtype {array.dtype}; expected real numbers")
+    if not _is_number(array):
+        raise TypeError(f"{name} has dtype {array.dtype}; expected numbers")
     return backend
 
 
@@ -136,15 +143,21 @@ def host_indices(array: Any, name: str) -> np.ndarray:
     return numbers.astype(np.int64, copy=False)
 
 
-def real_number(value: Any, like: Array) -> Any:
-    """A number to scale `like` with, without changing its dtype; None for anything else, truth values among them."""
+def scalar(value: Any, like: Array) -> Any:
+    """A number to scale `like` with, without changing its precision; None for anything else, truth values among them.
+
+    A complex number makes real arrays complex.
+    """
     if isinstance(value, bool):
         return None
-    if not isinstance(value, int | float) and (getattr(value, "shape", None) != () or not _is_real(value)):
+    if not isinstance(value, int | float | complex) and (getattr(value, "shape", None) != () or not _is_number(value)):
         return None
     # A float has no gradient, so tensors stay what they are; NumPy's numbers have none, but bring their dtype along.
-    own = not isinstance(value, int | float | np.generic | np.ndarray) and backend_of(value) is backend_of(like)
-    return value if own else float(value)
+    own = not isinstance(value, int | float | complex | np.generic | np.ndarray)
+    if own and backend_of(value) is backend_of(like):
+        return value
+    number = value if isinstance(value, int | float | complex) else value.item()
+    return complex(number) if isinstance(number, complex) else float(number)
 
 
 def context(array: Array) -> dict[str, Any]:
@@ -186,8 +199,13 @@ def _check_entries(array: Array, name: str) -> None:
 
 def _check_dtype(array: Array, name: str) -> None:
     # Names are equal on all backends but for a prefix; that of a byte order that is not the machine's is another.
-    if str(array.dtype).rpartition(".")[2] not in ("float32", "float64"):
+    if str(array.dtype).rpartition(".")[2] not in _NAMES:
         raise TypeError(f"{name} has dtype {array.dtype}; expected {_SUPPORTED}{_remedy(array.dtype)}")
+
+
+def _is_number(value: Array) -> bool:
+    """Whether the dtype is one of integers, floats or complex numbers."""
+    return _is_real(value) or (not isinstance(value, np.ma.MaskedArray) and is_complex(value))
 
 
 def _is_real(value: Array) -> bool:
@@ -199,7 +217,7 @@ def _is_real(value: Array) -> bool:
 
 def _remedy(dtype: Any) -> str:
     """Conversion from a dtype to another one, where that loses nothing."""
-    if isinstance(dtype, np.dtype) and dtype.kind == "f" and not dtype.isnative:
+    if isinstance(dtype, np.dtype) and dtype.kind in "fc" and not dtype.isnative:
         return f" in the machine's byte order: array.astype({dtype.newbyteorder('=').name!r})"
     return ""
 
@@ -215,6 +233,93 @@ def needs_gradient(array: Array) -> bool:
     return array.requires_grad or forward_ad.unpack_dual(array).tangent is not None
 
 
+def is_complex(array: Array) -> bool:
+    """Whether an array has a complex dtype."""
+    if type(array) is np.ndarray:
+        return array.dtype.kind == "c"
+    return array.is_complex() if isinstance(array, torch.Tensor) else "complex" in str(array.dtype)
+
+
+def conj(array: Array) -> Array:
+    """The complex conjugate; real arrays are returned as they are.  PyTorch's is lazy, see `to_numpy`."""
+    return array.conj() if is_complex(array) else array
+
+
+def adjoint(matrix: Array) -> Array:
+    """The conjugate transpose of a matrix."""
+    return matrix.T.conj() if is_complex(matrix) else matrix.T
+
+
+def conjugated(array: Array) -> Array:
+    """The complex conjugate, written out: what becomes a factor may be handed on to NumPy."""
+    array = conj(array)
+    return array.resolve_conj() if isinstance(array, torch.Tensor) else array
+
+
+def square(array: Array) -> Array:
+    """Squares of the sizes of entries, real and differentiable at zero."""
+    if not is_complex(array):
+        return array**2
+    return array.real**2 + array.imag**2
+
+
+def real_part(array: Array) -> Array:
+    """The real part, for what is real but for rounding."""
+    return array.real if is_complex(array) else array
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The entries on the host, without gradient history."""
+    if isinstance(array, torch.Tensor):
+        # Conjugates and imaginary parts of conjugates are flags on the memory of others until they are resolved.
+        array = array.detach().cpu().resolve_conj().resolve_neg()
+        return np.asarray(array.numpy())
+    return np.asarray(backend_of(array).to_numpy(array))
+
+
+def complex_dtype(array: Array) -> Any:
+    """The complex dtype of an array's precision."""
+    if is_complex(array):
+        return array.dtype
+    B = backend_of(array)
+    return B.complex64 if str(array.dtype).endswith("float32") else B.complex128
+
+
+def in_double(array: Array) -> Array:
+    """The array in double precision."""
+    B = backend_of(array)
+    return cast(array, B.complex128 if is_complex(array) else B.float64)
+
+
+def cast(array: Array, dtype: Any) -> Array:
+    """The array in another dtype, through which gradients flow."""
+    return array.to(dtype) if isinstance(array, torch.Tensor) else array.astype(dtype)
+
+
+def promoted(arrays: Sequence[Array], name: str) -> list[Array]:
+    """Arrays of one backend, dtype and device: real ones made complex where others are, by NumPy's rules.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `check_alike`, for what differs by more than that.
+    """
+    given = list(arrays)
+    for array in given:
+        backend_of(array, name)
+    if len({is_complex(array) for array in given}) == 2:
+        for array in given:
+            check_alike([array], name)
+        # The highest precision among them: complex64 beside float64 gives complex128.
+        double = any(str(array.dtype).endswith(("float64", "complex128")) for array in given)
+        B = backend_of(next(array for array in given if is_complex(array)))
+        dtype = B.complex128 if double else B.complex64
+        if all(backend_of(array) is B for array in given):
+            given = [array if array.dtype == dtype else cast(array, dtype) for array in given]
+    check_alike(given, name)
+    return given
+
+
 def constant(array: Array) -> Array:
     """The array without its gradient history."""
     return array.detach() if _is_torch(array) else array
@@ -222,6 +327,8 @@ def constant(array: Array) -> Array:
 
 def asarray(backend: Backend, values: Any, like: Array) -> Array:
     """NumPy values as an array beside `like`: its backend, dtype and device."""
+    if not is_complex(like) and np.iscomplexobj(values):
+        raise TypeError(f"values are complex, and in {like.dtype} their imaginary part would be lost")
     # TensorLy's constructor for PyTorch would go by way of the default device.
     return torch.tensor(values, **context(like)) if _is_torch(like) else backend.tensor(values, **context(like))
 
@@ -259,3 +366,17 @@ def current_backend(name: str, device: torch.device | None = None) -> Iterator[N
             local.pop("backend", None)
         else:
             local["backend"] = before
+
+
+def check_floating(array: Array, name: str) -> tuple[Backend, Array]:
+    """The backend of an array and the array, integers as float64, checked as by `check_array`."""
+    backend_of(array, name)
+    if isinstance(array, torch.Tensor):
+        whole = not (array.is_floating_point() or array.is_complex() or array.dtype == torch.bool)
+    else:
+        whole = not isinstance(array, np.generic) and getattr(array.dtype, "kind", "") in "iu"
+    if whole:
+        _check_layout(array, name)
+        _check_entries(array, name)
+        array = array.to(torch.float64) if isinstance(array, torch.Tensor) else array.astype(np.float64)
+    return check_array(array, name), array

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from htf.linalg.backend import Array, Backend, constant, eye, needs_gradient
+from htf.linalg.backend import Array, Backend, adjoint, constant, eye, needs_gradient
 from htf.linalg.underflow import ordinary
 
 T = TypeVar("T")
@@ -60,13 +60,16 @@ def tall(B: Backend, tensor: Array) -> Array:
 
 
 def gram(B: Backend, tensor: Array, axis: int) -> Array:
-    """Gramian of the matricization by `axis`: sums over all other axes."""
+    """Gramian of the matricization by `axis`: sums over all other axes.
+
+    Of complex tensors, Aᴴ A by the last axis and A Aᴴ by others.
+    """
     shape = tuple(tensor.shape)
     if axis == len(shape) - 1:
         matrix = tall(B, tensor)
-        return B.matmul(matrix.T, matrix)
+        return B.matmul(adjoint(matrix), matrix)
     matrix = matricize(B, tensor, axis)
-    return B.matmul(matrix, matrix.T)
+    return B.matmul(matrix, adjoint(matrix))
 
 
 def joint_values(B: Backend, transfer: Array, values: Sequence[Array]) -> Array:
@@ -116,7 +119,7 @@ def orthonormal_parts(B: Backend, matrix: Array) -> tuple[Array, Array | None, A
     if columns < 16 or rows < 4 * columns or needs_gradient(matrix) or B.backend_name != "numpy":
         Q, R = B.qr(matrix)
         return Q, None, R
-    values, vectors = B.eigh(B.matmul(matrix.T, matrix))
+    values, vectors = B.eigh(B.matmul(adjoint(matrix), matrix))
     epsilon = float(B.eps(matrix.dtype))
     largest = float(values[-1])
     condition = float(values[0]) / largest if largest > 0 else 0.0
@@ -126,11 +129,11 @@ def orthonormal_parts(B: Backend, matrix: Array) -> tuple[Array, Array | None, A
         return Q, None, R
     roots = B.sqrt(values)
     Q = B.matmul(matrix, vectors / roots)
-    R = (vectors * roots).T
+    R = adjoint(vectors * roots)
     if condition > 0.01:
         return Q, None, R
     identity = B.eye(columns, dtype=matrix.dtype)
-    error = B.matmul(Q.T, Q) - identity
+    error = B.matmul(adjoint(Q), Q) - identity
     square = B.matmul(error, error)
     return Q, identity - error / 2 + 0.375 * square, R + B.matmul(error / 2 - 0.125 * square, R)
 
@@ -155,7 +158,7 @@ def left_singular(B: Backend, matrix: Array, count: int | None = None) -> tuple[
     found = 0
     rest = matrix
     while True:
-        squares, own = B.eigh(B.matmul(rest, rest.T))
+        squares, own = B.eigh(B.matmul(rest, adjoint(rest)))
         squares, own = B.flip(squares, 0), B.flip(own, 1)
         largest = float(squares[0])
         total = own if basis is None else B.matmul(basis, own)
@@ -171,7 +174,7 @@ def left_singular(B: Backend, matrix: Array, count: int | None = None) -> tuple[
         if head == size:
             break
         basis = total[:, head:]
-        rest = B.matmul(own[:, head:].T, rest)
+        rest = B.matmul(adjoint(own[:, head:]), rest)
     if len(vectors) == 1:
         return vectors[0], values[0]
     return _sorted(B, B.concatenate(vectors, 1), B.concatenate(values, 0))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from htf.linalg.backend import Array, Backend, backend_of, constant
+from htf.linalg.backend import Array, Backend, backend_of, constant, square
 from htf.linalg.underflow import certificate, ordinary
 
 
@@ -85,7 +85,7 @@ def frobenius(B: Backend, array: Array) -> Array:
         if ordinary(float(constant(plain)), array.dtype):
             return plain
     scale = safe_scale(B, array)
-    return root(B, B.sum((array / scale) ** 2)) * scale
+    return root(B, B.sum(square(array / scale))) * scale
 
 
 def root(B: Backend, square: Array) -> Array:

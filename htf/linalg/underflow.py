@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from htf.linalg.backend import Array, Backend
+from htf.linalg.backend import Array, Backend, to_numpy
 
 _PLAIN_TENSORS = {torch.Tensor, torch.nn.Parameter}
 
@@ -49,7 +49,7 @@ class Certificate:
         """Factors of a product, each of them `copies` times."""
         vdot = np.vdot
         for view in arrays if type(arrays[0]) is np.ndarray else views(arrays):
-            self._squares += copies * float(vdot(view, view))
+            self._squares += copies * float(vdot(view, view).real)
         self._count += copies * len(arrays)
 
     def _growth(self) -> float:
@@ -103,13 +103,16 @@ def views(arrays: Sequence[Array]) -> Sequence[np.ndarray]:
     """The same memory as NumPy arrays, whose calls take a fraction of the time of PyTorch's."""
     if type(arrays[0]) is np.ndarray:
         return arrays
-    return [(f.detach() if f.requires_grad else f).numpy() for f in arrays]
+    # What is a flag on the memory of another tensor is written out.
+    return [
+        to_numpy(f) if f.is_complex() or f.is_neg() else (f.detach() if f.requires_grad else f).numpy() for f in arrays
+    ]
 
 
 def size_of(array: Array) -> float:
     """Frobenius norm on the host; as `Certificate.add`, of arrays that a certificate may be made for."""
     view = views([array])[0]
-    return math.sqrt(float(np.vdot(view, view)))
+    return math.sqrt(float(np.vdot(view, view).real))
 
 
 def ordinary(size: float, dtype: Any) -> bool:
@@ -122,4 +125,6 @@ def ordinary(size: float, dtype: Any) -> bool:
 def _limits(dtype: Any) -> tuple[float, float, float]:
     """Binary logarithms of the smallest normal number, of the inverse precision and of the largest number."""
     limits = torch.finfo(dtype) if isinstance(dtype, torch.dtype) else np.finfo(dtype)
-    return math.log2(float(limits.tiny)), 2 - math.log2(float(limits.eps)), math.log2(float(limits.max)) - 1
+    # A product of complex numbers takes four of real ones.
+    digits = (4 if "complex" in str(dtype) else 2) - math.log2(float(limits.eps))
+    return math.log2(float(limits.tiny)), digits, math.log2(float(limits.max)) - 1

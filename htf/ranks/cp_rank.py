@@ -10,7 +10,7 @@ import torch
 from tensorly.decomposition import parafac
 
 from htf._checks import positive
-from htf.linalg.backend import Array, Backend, all_finite, check_array, constant, current_backend
+from htf.linalg.backend import Array, Backend, all_finite, check_array, constant, current_backend, to_numpy
 from htf.linalg.dense import kept
 from htf.tensors.rank import check_tolerance
 
@@ -92,7 +92,7 @@ def cp_rank(
     rng = tl.check_random_state(random_state)
     errors: dict[int, float] = {}
     with current_backend(B.backend_name, torch.device("cpu")):
-        fixed = B.tensor(B.to_numpy(constant(tensor)), dtype=B.float64) / largest
+        fixed = B.tensor(to_numpy(tensor), dtype=B.float64) / largest
         fixed = fixed / B.sqrt(B.sum(fixed * fixed))
         lower = _lower_bound(B, fixed, relative)
         for rank in range(lower, highest + 1):
@@ -103,7 +103,7 @@ def cp_rank(
 
 
 def _checked_backend(tensor: Array) -> Backend:
-    B = check_array(tensor, "tensor")
+    B = check_array(tensor, "tensor", real=True)
     if len(tensor.shape) < 2 or 0 in tensor.shape:
         raise ValueError(f"tensor has shape {tuple(tensor.shape)}; expected two axes or more, none of them empty")
     if not all_finite(B, tensor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from htf.linalg.backend import Array, Backend, asarray, constant
+from htf.linalg.backend import Array, Backend, adjoint, asarray, conj, constant, real_part
 from htf.ranks.frames import Frames, Ranked, check_edges
 from htf.ranks.spectrum import shannon
 
@@ -115,32 +115,33 @@ def _balanced(B: Backend, below: Array, above: Array) -> tuple[Array, Array]:
 
 
 def _renyi2(B: Backend, below: Array, above: Array) -> Array:
-    product = B.matmul(below, above)
-    trace = product.trace()
+    # For X = U Aᵀ, X Xᴴ is U times the conjugate of Aᴴ A, times Uᴴ.
+    product = B.matmul(below, conj(above))
+    trace = real_part(product.trace())
     if not float(constant(trace)) > 0:
-        return asarray(B, 0.0, below)
+        return asarray(B, 0.0, real_part(below))
     product = product / trace
-    return -B.log(B.sum(product * product.T))
+    return -B.log(real_part(B.sum(product * product.T)))
 
 
 def _von_neumann(B: Backend, below: Array, above: Array) -> Array:
-    """From the overlaps U₀ᵀ U and A₀ᵀ A of a node's frame and of the rest with themselves held constant.
+    """From the overlaps U₀ᴴ U and A₀ᴴ A of a node's frame and of the rest with themselves held constant.
 
-    With orthonormal bases U₀ S and A₀ T, the matricization U Aᵀ is (Sᵀ U₀ᵀ U)(Aᵀ A₀ T) in coordinates.
+    With orthonormal bases U₀ S and A₀ T, the matricization U Aᵀ is (Sᴴ U₀ᴴ U)(Tᴴ A₀ᴴ A)ᵀ in coordinates.
     """
-    left = B.matmul(_whitening(B, constant(below)).T, below)
-    right = B.matmul(_whitening(B, constant(above)).T, above)
+    left = B.matmul(adjoint(_whitening(B, constant(below))), below)
+    right = B.matmul(adjoint(_whitening(B, constant(above))), above)
     matrix = B.matmul(left, right.T)
     if 0 in matrix.shape:
-        return asarray(B, 0.0, below)
+        return asarray(B, 0.0, real_part(below))
     small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    values = B.eigh(B.matmul(small, small.T))[0]
+    values = B.eigh(B.matmul(small, adjoint(small)))[0]
     total = B.sum(values)
-    return shannon(B, values / total) if float(constant(total)) > 0 else asarray(B, 0.0, below)
+    return shannon(B, values / total) if float(constant(total)) > 0 else asarray(B, 0.0, real_part(below))
 
 
 def _whitening(B: Backend, gramian: Array) -> Array:
-    """S with Sᵀ (U₀ᵀ U₀) S = 1, on the range of the Gramian."""
-    values, vectors = B.eigh((gramian + gramian.T) / 2)
+    """S with Sᴴ (U₀ᴴ U₀) S = 1, on the range of the Gramian."""
+    values, vectors = B.eigh((gramian + adjoint(gramian)) / 2)
     kept = values > float(B.eps(values.dtype)) * values.shape[0] * max(float(values[-1]), 0.0)
     return vectors[:, kept] / B.sqrt(values[kept])

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from tensorly.cp_tensor import CPTensor
 
-from htf.linalg.backend import Array, Backend, backend_of, check_real, constant, eye
+from htf.linalg.backend import Array, Backend, backend_of, check_numbers, constant, eye, in_double, promoted
 from htf.linalg.scaling import over_largest
 from htf.nn import Factorization
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
@@ -48,7 +48,7 @@ class Frames:
         tree, given, diagonal = _taken_apart(x, run)
         check_finite(given)
         # Constants are divided out: gradients of what ignores scale do not see them.
-        scaled = [over_largest(_double(factor)) for factor in given]
+        scaled = [over_largest(factor) for factor in promoted([in_double(factor) for factor in given], "x")]
         return cls(tree, tuple(f for f, _ in scaled), diagonal, sum(log for _, log in scaled))
 
     def normalized(self) -> Frames:
@@ -143,15 +143,10 @@ def _taken_apart(x: Any, run: int) -> tuple[DimensionTree, Sequence[Array], bool
         if len(factors) < 2:
             raise ValueError(f"x is a CPTensor of {len(factors)} mode; expected at least 2")
         for mode, factor in enumerate(factors):
-            check_real(factor, f"factor {mode} of x")
-        B = check_real(weights, "the weights of x")
+            check_numbers(factor, f"factor {mode} of x")
+        B = check_numbers(weights, "the weights of x")
         return DimensionTree.balanced(len(factors), len(factors)), [*factors, B.reshape(weights, (-1, 1))], True
     if not isinstance(x, HTTensor | tuple):
         raise TypeError(f"x is a {type(x).__name__}; expected an HTTensor, a CPTensor, an HTNetwork or a CPNetwork")
     x = as_ht(x)
     return x.tree, x.factors, False
-
-
-def _double(factor: Array) -> Array:
-    double = backend_of(factor).float64
-    return factor.to(double) if hasattr(factor, "to") and not hasattr(factor, "astype") else factor.astype(double)

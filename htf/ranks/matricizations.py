@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from htf.linalg.backend import Array, Backend, constant, eye
+from htf.linalg.backend import Array, Backend, adjoint, constant, eye
 from htf.linalg.dense import products_of_others
 from htf.ranks.frames import Frames, Ranked
 from htf.ranks.spectrum import numerical_rank
@@ -156,4 +156,4 @@ def _reduced(B: Backend, matrix: Array) -> Array:
     # Q is held constant.  A singular value moves by uᵀ dA v, and u lies in the span of Q, so to first order nothing is
     # lost, and no QR of a rank-deficient matrix, whose derivative does not exist, is differentiated.
     Q, _ = B.qr(constant(matrix))
-    return B.matmul(Q.T, matrix)
+    return B.matmul(adjoint(Q), matrix)

@@ -158,7 +158,7 @@ def shannon(B: Backend, probabilities: Array) -> Array:
 def _checked(singular_values: Array) -> tuple[Backend, Array | None]:
     """The backend and the values relative to the largest; None for a zero spectrum."""
     name = "singular_values"
-    B = check_array(singular_values, name)
+    B = check_array(singular_values, name, real=True)
     if len(singular_values.shape) != 1:
         raise ValueError(f"{name} has shape {tuple(singular_values.shape)}; expected one axis")
     if singular_values.shape[0] == 0:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from htf.nn.layers.drop_in import DropInLayer
+from htf.surgery._opened import CONTAINERS, reason_against_opening
 from htf.surgery._walk import Place, sealed
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -19,7 +20,7 @@ _STATE_HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class LeftAlone(NamedTuple):
@@ -68,6 +69,9 @@ def reason_against(
 ) -> str | None:
     """Why a module is left alone whatever the others are, or None where it can be changed."""
     kind = type(module)
+    if kind in CONTAINERS and kind in supported:
+        asked = reason_against_opening(module) or "its matrices are shared, or an attribute holds it"
+        return asked if kind in types else "its type was not asked for"
     if kind in types:
         return _reason_against_state(module)
     if is_parametrized(module):
@@ -80,7 +84,7 @@ def reason_against(
         return "it has no weights yet; call the model once first"
     if kind is nn.modules.linear.NonDynamicallyQuantizableLinear:
         return "MultiheadAttention reads its weight"
-    if isinstance(module, _TRANSPOSED):
+    if isinstance(module, TRANSPOSED):
         return "transposed convolutions are not supported"
     if isinstance(module, SUPPORTED):
         known = [each for each in SUPPORTED if isinstance(module, each)]

@@ -98,8 +98,9 @@ def copy_with(model: nn.Module, new: Mapping[int, nn.Module]) -> tuple[nn.Module
     """A deep copy in which modules, given by their ``id`` in the model, are replaced; and the copies that made room."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        # weight_norm and pruning keep weights that were computed, which torch does not copy.
-        memo |= {id(v): v.detach().clone() for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf}
+        # weight_norm and pruning keep weights that were computed, which torch does not copy; recurrent layers in lists.
+        held = [each for v in vars(module).values() for each in (v if isinstance(v, list) else [v])]
+        memo |= {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and not v.is_leaf}
     copied = copy.deepcopy(model, memo)
     old = {key: memo[key] for key in new}
     by_copy = {id(old[key]): module for key, module in new.items()}

@@ -10,6 +10,7 @@ from torch.nn.utils import skip_init
 
 from htf.nn.layers.drop_in import DropInLayer
 from htf.nn.layers.overparam.base import Overparam
+from htf.surgery._opened import closed, layers_within
 from htf.surgery._transfer import factors, share, take_over
 from htf.surgery._walk import Place, check_model, copy_with, places
 from htf.surgery.report import Example, Report, Snapshot, count_parameters
@@ -85,6 +86,7 @@ def collapse(
     changed, old = copy_with(model, new)
     for key, layer in new.items():
         take_over(old[key], layer)
+    changed = closed(changed)
     return (changed, before.report(changed, new, (), example, {})) if with_report else changed
 
 
@@ -112,6 +114,10 @@ def _plain(layer: DropInLayer, whole: bool) -> nn.Module:
 
 
 def read_by_parents(found: list[Place]) -> set[int]:
-    """Layers that have to be one, as torch's transformer layers read their weights in evaluation mode."""
+    """Layers that have to be one, as the modules that they are in read their weights.
+
+    Of torch's transformer layers in evaluation mode, and of attention and recurrent layers always.
+    """
     transformers = [p.module for p in found if isinstance(p.module, nn.TransformerEncoderLayer)]
-    return {id(layer) for module in transformers for layer in (module.linear1, module.linear2)}
+    read = {id(layer) for module in transformers for layer in (module.linear1, module.linear2)}
+    return read | set(layers_within(found))

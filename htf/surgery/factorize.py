@@ -8,7 +8,18 @@ from typing import Any, Literal, TypedDict, Unpack, cast, overload
 from torch import Generator, nn
 
 from htf.nn.layers.drop_in import DropInLayer
-from htf.nn.layers.factorized import FactorizedConv2d, FactorizedLinear
+from htf.nn.layers.factorized import (
+    FactorizedConv1d,
+    FactorizedConv2d,
+    FactorizedConv3d,
+    FactorizedConvTranspose1d,
+    FactorizedConvTranspose2d,
+    FactorizedConvTranspose3d,
+    FactorizedEmbedding,
+    FactorizedLinear,
+)
+from htf.nn.layers.factorized.embedding import check_rows
+from htf.nn.layers.factorized.kernels import plain_arguments
 from htf.surgery._budget import check_budget, fit_into
 from htf.surgery._convert import (
     Build,
@@ -22,12 +33,23 @@ from htf.surgery._convert import (
     select,
     size_of,
 )
-from htf.surgery._eligible import check_types
+from htf.surgery._eligible import check_types, held_outside
+from htf.surgery._opened import CONTAINERS, closed, layers_within, opened, reason_against_opening
 from htf.surgery._transfer import relative_error
-from htf.surgery._walk import Place
+from htf.surgery._walk import Place, check_model, places
 from htf.surgery.report import Example, Report, Snapshot, count_parameters
 
-_LAYERS: dict[type[nn.Module], Any] = {nn.Linear: FactorizedLinear, nn.Conv2d: FactorizedConv2d}
+_LAYERS: dict[type[nn.Module], Any] = {
+    nn.Linear: FactorizedLinear,
+    nn.Conv1d: FactorizedConv1d,
+    nn.Conv2d: FactorizedConv2d,
+    nn.Conv3d: FactorizedConv3d,
+    nn.ConvTranspose1d: FactorizedConvTranspose1d,
+    nn.ConvTranspose2d: FactorizedConvTranspose2d,
+    nn.ConvTranspose3d: FactorizedConvTranspose3d,
+    nn.Embedding: FactorizedEmbedding,
+}
+_SUPPORTED = (*_LAYERS, *CONTAINERS)
 _WHAT = "factorized"
 
 
@@ -64,14 +86,17 @@ def factorize(
     example: Example | None = None,
     with_report: bool = False,
 ) -> nn.Module | tuple[nn.Module, Report]:
-    """A copy of a model in which linear layers and 2-D convolutions have factorized weights.
+    """A copy of a model in which linear layers, convolutions and embeddings have factorized weights.
+
+    So have the matrices of ``nn.MultiheadAttention``, ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``: where one is factorized,
+    the module becomes one of a subclass that has each matrix in a layer of the matrix's name.
 
     Parameters
     ----------
     model : torch.nn.Module
         Not changed.
     format : {"ht", "tt", "tucker", "cp", "matrix"}
-        See `htf.nn.FactorizedLinear` and `htf.nn.FactorizedConv2d`.
+        See `htf.nn.FactorizedLinear`, `htf.nn.FactorizedConv2d` and `htf.nn.FactorizedEmbedding`.
     rank : int or float, optional
         Every rank at most, or the share of each plain layer's weights that is kept.
     energy : float, optional
@@ -81,7 +106,8 @@ def factorize(
         relative error, as small as possible; drawn anew, a common share.  Exactly one of `rank`, `energy` and `budget`
         is given.
     modules, types, seed, example, with_report
-        See `overparameterize`; of types there are ``nn.Linear`` and ``nn.Conv2d``.
+        See `overparameterize`; of types there are ``nn.Linear``, convolutions and transposed ones of one to three
+        dimensions, ``nn.Embedding``, ``nn.MultiheadAttention``, ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``.
     start : {"same", "random"}
         Whether the layers' weights are decomposed, or factors drawn anew.
 
@@ -103,6 +129,9 @@ def factorize(
 
     A budget takes about ten decompositions of every layer.
 
+    Matrices of attention and recurrent layers, and kernels other than those of 2-D convolutions of one group, are
+    written out from their factors at every call: there are fewer parameters, not fewer operations.
+
     Examples
     --------
     >>> small = factorize(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)), "matrix", rank=8)
@@ -116,7 +145,15 @@ def factorize(
     check_start(start)
     if start == "random" and energy is not None:
         raise ValueError("energy is of trained weights; with start='random' give rank or budget")
-    selection = select(model, modules, check_types(types, tuple(_LAYERS)), tuple(_LAYERS), _WHAT)
+    kinds = check_types(types, _SUPPORTED)
+    model = _with_matrices(model, kinds)
+    only_within = nn.Linear not in kinds and any(kind in CONTAINERS for kind in kinds)
+    selection = select(model, modules, (*kinds, nn.Linear) if only_within else kinds, _SUPPORTED, _WHAT)
+    if only_within:
+        within = layers_within(selection.found)
+        for group in [each for each in selection.groups if any(_is_other(place, within) for place in each)]:
+            selection.keep(group, "its type was not asked for")
+        selection.check_some(_WHAT)
     if start == "same":
         selection.check_values()
     make = _decompose(format) if start == "same" else _draw(format, make_generator(seed))
@@ -126,13 +163,27 @@ def factorize(
         key = "energy" if start == "same" else "rank"
         new = _fit(model, selection, make, key, check_budget(budget, count_parameters(model)))
     before = Snapshot.of(model, selection.places, example)
-    changed = exchange(model, new, fresh=start == "random")
+    changed = closed(exchange(model, new, fresh=start == "random"))
     if not with_report:
         return changed
     found = selection.places if start == "same" else []
     errors = {id(place.module): relative_error(new[id(place.module)], place.module.weight) for place in found}
     report = before.report(changed, new, selection.left_alone, example, errors)
     return changed, report
+
+
+def _with_matrices(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> nn.Module:
+    """The model, or a copy in which attention and recurrent layers have their matrices in layers."""
+    check_model(model)
+    found = places(model)
+    held = held_outside(found)
+    chosen = [place for place in found if type(place.module) in CONTAINERS and type(place.module) in kinds]
+    chosen = [p for p in chosen if id(p.module) not in held and reason_against_opening(p.module, found) is None]
+    return opened(model, chosen) if chosen else model
+
+
+def _is_other(place: Place, within: dict[int, type[nn.Module]]) -> bool:
+    return type(place.module) is nn.Linear and id(place.module) not in within
 
 
 def _decompose(format: str) -> Callable[..., Build]:
@@ -152,12 +203,14 @@ def _draw(format: str, generator: Generator | None) -> Callable[..., Build]:
 def _drawn(layer: Any, format: str, rank: int | float, generator: Generator | None) -> DropInLayer:
     options: dict[str, Any] = {"format": format, "rank": rank, "seed": generator}
     options |= {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    names = ["in_features", "out_features"]
-    if isinstance(layer, nn.Conv2d):
-        names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"]
-        options["padding_mode"] = layer.padding_mode
-    sizes = {name: getattr(layer, name) for name in names}
-    return cast(DropInLayer, _LAYERS[type(layer)](**sizes, bias=layer.bias is not None, **options))
+    if isinstance(layer, nn.Linear):
+        sizes = {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias is not None}
+    elif isinstance(layer, nn.Embedding):
+        check_rows(layer)
+        sizes = {name: getattr(layer, name) for name in ("num_embeddings", "embedding_dim", "padding_idx")}
+    else:
+        sizes = plain_arguments(layer)
+    return cast(DropInLayer, _LAYERS[type(layer)](**sizes, **options))
 
 
 def _smaller(build: Build) -> Build:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from htf._modes import evaluated
 from htf._repr import brief
 from htf.nn.layers.drop_in import DropInLayer
-from htf.surgery._eligible import CONVOLUTIONS, LeftAlone
+from htf.surgery._eligible import CONVOLUTIONS, TRANSPOSED, LeftAlone
 from htf.surgery._walk import Place
 
 Example = Tensor | tuple[Tensor, ...]
@@ -104,7 +104,9 @@ def describe(module: nn.Module) -> str:
         return f"{kind}({_inside(module)})"
     if isinstance(module, nn.Linear):
         return f"{kind}({module.in_features}, {module.out_features})"
-    if isinstance(module, CONVOLUTIONS):
+    if isinstance(module, nn.Embedding):
+        return f"{kind}({module.num_embeddings}, {module.embedding_dim})"
+    if isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
         size = "×".join(map(str, module.kernel_size))
         groups = f", groups {module.groups}" if module.groups > 1 else ""
         return f"{kind}({module.in_channels}, {module.out_channels}, {size}{groups})"

@@ -1,6 +1,8 @@
 """The hierarchical Tucker format in TensorLy's conventions, on any of its backends."""
 
 from htf.tensors.arithmetic import ht_add, ht_distance, ht_hadamard, ht_inner, ht_norm, ht_outer, ht_scale
+from htf.tensors.comparison import ht_relative_error
+from htf.tensors.complex_parts import ht_conj, ht_imag, ht_real
 from htf.tensors.contraction import ht_contract, ht_mode_dot, ht_multi_mode_dot, ht_sum, ht_tensordot
 from htf.tensors.conversion import cp_to_ht, ht_to_cp, ht_to_tt, ht_to_tucker, tt_to_ht, tucker_to_ht
 from htf.tensors.ht_tensor import HTTensor, ht_to_tensor, ht_to_unfolded, ht_to_vec
@@ -18,11 +20,13 @@ __all__ = [
     "cp_to_ht",
     "ht_add",
     "ht_change_tree",
+    "ht_conj",
     "ht_contract",
     "ht_distance",
     "ht_entries",
     "ht_getitem",
     "ht_hadamard",
+    "ht_imag",
     "ht_inner",
     "ht_mode_dot",
     "ht_move_root",
@@ -31,6 +35,8 @@ __all__ = [
     "ht_orthogonalize",
     "ht_outer",
     "ht_permute",
+    "ht_real",
+    "ht_relative_error",
     "ht_reshape",
     "ht_round",
     "ht_round_sum",

@@ -11,17 +11,19 @@ from htf.linalg.backend import (
     Backend,
     asarray,
     backend_of,
-    check_alike,
+    conj,
     constant,
     eye,
+    is_complex,
     needs_gradient,
-    real_number,
+    real_part,
+    scalar,
     zeros,
 )
 from htf.linalg.dense import mode_product
 from htf.linalg.scaling import all_divided, divided, exponents, frobenius, root, with_scale
 from htf.linalg.underflow import certificate, views
-from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
+from htf.tensors.ht_tensor import HTTensor, RawHT, alike, as_ht, pair
 from htf.tensors.orthogonal import orthogonal_sum
 from htf.tensors.overlaps import frame_overlap
 from htf.tree import DimensionTree
@@ -45,16 +47,16 @@ def ht_add(*ht_tensors: HTTensor | RawHT) -> HTTensor:
     Raises
     ------
     ValueError, TypeError
-        Without any tensor, or where trees, shapes, dtypes, devices or backends differ.
+        Without any tensor, or where trees, shapes, precisions, devices or backends differ.
     """
     if not ht_tensors:
         raise ValueError("there is nothing to add; expected at least one tensor")
-    first = as_ht(ht_tensors[0])
-    summands = [first, *(pair(first, other)[1] for other in ht_tensors[1:])]
+    summands = addable(ht_tensors)
+    first = summands[0]
     if len(summands) == 1:
         return first
     B, tree = backend_of(first.factors[0]), first.tree
-    full = _outgrown(tree, first.dims, [sum(ranks) for ranks in zip(*(x.rank for x in summands), strict=True)])
+    full = outgrown(tree, first.dims, [sum(ranks) for ranks in zip(*(x.rank for x in summands), strict=True)])
     factors = []
     for node in range(tree.n_nodes):
         parts = _absorbing(B, tree, node, [x.factors for x in summands], full)
@@ -71,7 +73,15 @@ def ht_add(*ht_tensors: HTTensor | RawHT) -> HTTensor:
     return HTTensor._of(tree, factors)
 
 
-def _outgrown(tree: DimensionTree, dims: Sequence[int], ranks: Sequence[int]) -> set[int]:
+def addable(ht_tensors: Sequence[HTTensor | RawHT]) -> list[HTTensor]:
+    """HT tensors of one tree and shape, checked; all complex if one is."""
+    tensors = [as_ht(x) for x in ht_tensors]
+    for other in tensors[1:]:
+        pair(tensors[0], other)
+    return alike(*tensors)
+
+
+def outgrown(tree: DimensionTree, dims: Sequence[int], ranks: Sequence[int]) -> set[int]:
     """Leaves whose ranks would exceed their dimensions: they get the identity, and their parents the frames."""
     return {leaf for leaf in tree.leaves if leaf != tree.root and ranks[leaf] > dims[leaf]}
 
@@ -117,7 +127,8 @@ def ht_scale(ht_tensor: HTTensor | RawHT, factor: float | Array) -> HTTensor:
     Parameters
     ----------
     ht_tensor : HTTensor or (tree, factors)
-    factor : float or 0-dimensional array
+    factor : float, complex or 0-dimensional array
+        A complex number makes a real tensor complex.
 
     Returns
     -------
@@ -126,14 +137,15 @@ def ht_scale(ht_tensor: HTTensor | RawHT, factor: float | Array) -> HTTensor:
     Raises
     ------
     TypeError, ValueError
-        For arrays with axes and complex numbers.
+        For arrays with axes and what is no number.
     """
     x = as_ht(ht_tensor)
     if getattr(factor, "shape", ()) != ():
         raise ValueError(f"factor has shape {tuple(getattr(factor, 'shape', ()))}; expected a number")
-    number = real_number(factor, x.factors[-1])
+    number = scalar(factor, x.factors[-1])
     if number is None:
-        raise TypeError(f"factor is {factor!r}; expected a real number")
+        raise TypeError(f"factor is {factor!r}; expected a number")
+    x = x.beside_number(number)
     return HTTensor._of(x.tree, [*x.factors[:-1], x.factors[-1] * number])
 
 
@@ -153,11 +165,11 @@ def ht_hadamard(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
     Raises
     ------
     ValueError, TypeError
-        Where trees, shapes, dtypes, devices or backends differ.
+        Where trees, shapes, precisions, devices or backends differ.
     """
     x, y = pair(first, second)
     B, tree = backend_of(x.factors[0]), x.tree
-    full = _outgrown(tree, x.dims, [a * b for a, b in zip(x.rank, y.rank, strict=True)])
+    full = outgrown(tree, x.dims, [a * b for a, b in zip(x.rank, y.rank, strict=True)])
     factors = []
     for node in range(tree.n_nodes):
         if node in full:
@@ -207,8 +219,7 @@ def ht_outer(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
     ValueError, TypeError
         If both have several outputs, or dtypes, devices or backends differ.
     """
-    x, y = as_ht(first), as_ht(second)
-    check_alike((x.factors[0], y.factors[0]), "the pair of tensors")
+    x, y = alike(as_ht(first), as_ht(second))
     if x.outputs > 1 and y.outputs > 1:
         raise ValueError(f"both tensors have several outputs ({x.outputs} and {y.outputs}); expected one at most")
     B = backend_of(x.factors[0])
@@ -242,7 +253,7 @@ def renumbered(order: int, children: Sequence[tuple[int, ...]], factors: Sequenc
 
 
 def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
-    """Inner product: the sum of the products of all entries.
+    """Inner product: the sum of the products of all entries, the first tensor's conjugated.
 
     Parameters
     ----------
@@ -252,12 +263,12 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     Returns
     -------
     0-dimensional array
-        Gradients flow to both.
+        Complex where one of the tensors is.  Gradients flow to both.
 
     Raises
     ------
     ValueError, TypeError
-        Where trees, shapes, dtypes, devices or backends differ.
+        Where trees, shapes, precisions, devices or backends differ.
 
     Notes
     -----
@@ -266,6 +277,10 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     and 0 below.
 
     A difference of two nearly equal tensors loses half of the digits here; `ht_distance` does not.
+
+    Conjugation is that of ``numpy.vdot`` and of TensorLy's norms and least squares, so that ``ht_inner(x, x)`` is the
+    square of the norm.  ``tensorly.tenalg.inner`` conjugates nothing: that is ``ht_inner(x.conj(), y)``, or
+    `ht_tensordot` over all modes.
     """
     x, y = pair(first, second)
     plain = _plain_inner(x, y)
@@ -307,10 +322,10 @@ def _plain_inner(x: HTTensor, y: HTTensor) -> Array | None:
         bound.add((a, b))
         for axis, child in enumerate(tree.children(tree.root)):
             b = mode_product(C, b, overlaps[child], axis)
-        value = C.sum(a * b)
+        value = C.sum(conj(a) * b)
     widest = max([f.ndim for f in first])
     multiplications = tree.n_nodes * (widest * float(rank) ** (widest + 1) + max(x.dims) * rank**2)
-    if not bound.holds(float(constant(value)), multiplications):
+    if not bound.holds(abs(complex(constant(value)) if is_complex(value) else float(constant(value))), multiplications):
         return None
     return asarray(B, value, x.factors[0]) if small else value
 
@@ -334,7 +349,7 @@ def _inner(x: HTTensor, y: HTTensor) -> tuple[Array, Array]:
     a, b = pairs[-1]
     for axis, child in enumerate(tree.children(tree.root)):
         b = mode_product(B, b, overlaps[child], axis)
-    return B.sum(a * b), exponent + (B.sum(exponents(B, B.stack(scales))) if scales else 0)
+    return B.sum(conj(a) * b), exponent + (B.sum(exponents(B, B.stack(scales))) if scales else 0)
 
 
 def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:
@@ -356,9 +371,11 @@ def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
     plain = _plain_inner(x, x)
+    plain = None if plain is None else real_part(plain)
     if plain is not None and plain > 0:
         return B.sqrt(plain)
     square, exponent = _inner(x, x)
+    square = real_part(square)
     half = exponent // 2
     return with_scale(B, root(B, square * B.where(exponent > 2 * half, half * 0 + 2, half * 0 + 1)), half)
 
@@ -378,15 +395,15 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     Raises
     ------
     ValueError, TypeError
-        Where trees, shapes, dtypes, devices or backends differ.
+        Where trees, shapes, precisions, devices or backends differ.
 
     Notes
     -----
     The difference is orthogonalized, so that its norm is that of the root: nothing is subtracted that is nearly equal
     but entries.  The norm by inner products would be off by the square root of the rounding error.
 
-    Derivatives are those of inner products, ⟨x - y, dx - dy⟩ over the distance: with an error of some ε ‖x‖ / ‖x - y‖,
-    and zero where the distance is.
+    Derivatives are those of inner products, Re ⟨x - y, dx - dy⟩ over the distance: with an error of some
+    ε ‖x‖ / ‖x - y‖, and zero where the distance is.
     """
     x, y = pair(first, second)
     B = backend_of(x.factors[0])
@@ -398,5 +415,5 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     # Derivatives of the decomposition would not exist where frames of the two together lack full column rank.
     unit = B.where(value > 0, value, B.zeros_like(value) + 1)
     x, y = x / unit, y / unit
-    square = ht_inner(x, x) - 2 * ht_inner(x, y) + ht_inner(y, y)
+    square = real_part(ht_inner(x, x)) - 2 * real_part(ht_inner(x, y)) + real_part(ht_inner(y, y))
     return value * B.sqrt(1 + square - constant(square))

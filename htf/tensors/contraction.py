@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from htf.linalg.backend import Array, backend_of, check_alike
+from htf.linalg.backend import Array, adjoint, backend_of, is_complex, promoted
 from htf.linalg.dense import mode_product
-from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, check_mode
+from htf.tensors.ht_tensor import HTTensor, RawHT, alike, as_ht, check_mode
 from htf.tensors.network import Network
 from htf.tensors.retree import gathered
 
@@ -53,7 +53,7 @@ def ht_multi_mode_dot(
     modes : sequence of int, optional
         All by default.
     transpose : bool
-        Apply the transposes of the matrices.
+        Apply the transposes of the matrices; conjugate ones of complex matrices, as TensorLy does.
 
     Returns
     -------
@@ -67,7 +67,8 @@ def ht_multi_mode_dot(
     IndexError
         For a mode that the tensor does not have.
     TypeError
-        If an operand is of another backend or dtype than the tensor, or a mode no integer.
+        If an operand is of another backend or precision than the tensor, or a mode no integer.  Real and complex ones
+        may be mixed.
     """
     x = as_ht(ht_tensor)
     modes = range(x.order) if modes is None else modes
@@ -81,18 +82,22 @@ def ht_multi_mode_dot(
     removed: dict[int, Array] = {}
     for operand, mode in zip(matrices_or_vectors, numbers, strict=True):
         backend_of(operand, f"the operand of mode {mode}")
-        check_alike((x.factors[mode], operand), f"the tensor and the operand of mode {mode}")
+        frame, operand = promoted((x.factors[mode], operand), f"the tensor and the operand of mode {mode}")
         if len(operand.shape) == 2 and transpose:
-            operand = operand.T
+            operand = adjoint(operand)
         if len(operand.shape) not in (1, 2) or operand.shape[-1] != x.dims[mode]:
             raise ValueError(
                 f"the operand of mode {mode} has shape {tuple(operand.shape)}; "
                 f"expected (m, {x.dims[mode]}) or ({x.dims[mode]},)"
             )
         if len(operand.shape) == 2:
-            factors[mode] = B.matmul(operand, x.factors[mode])
+            factors[mode] = B.matmul(operand, frame)
         else:
-            removed[mode] = B.matmul(operand, x.factors[mode])
+            removed[mode] = B.matmul(operand, frame)
+    if not is_complex(x.factors[0]) and any(map(is_complex, [*factors, *removed.values()])):
+        # One complex operand makes the whole tensor complex.
+        parts = promoted([*factors, *removed.values()], "the tensor and the operands")
+        factors, removed = parts[: len(factors)], dict(zip(removed, parts[len(factors) :], strict=True))
     return without_modes(HTTensor._of(x.tree, factors), removed)
 
 
@@ -197,15 +202,16 @@ def ht_tensordot(
     IndexError
         For a mode that its tensor does not have.
     TypeError
-        If dtypes or backends differ, or a mode is no integer.
+        If precisions or backends differ, or a mode is no integer.
 
     Notes
     -----
-    Modes that form a subtree of both trees, of the same shape, are contracted as they stand, and ranks stay as they
-    are. Otherwise they are brought together first, see `ht_change_tree`; ranks may grow.
+    As ``numpy.tensordot`` it conjugates nothing.  Modes that form a subtree of both trees, of the same shape, are
+    contracted as they stand, and ranks stay as they are.  Otherwise they are brought together first, see
+    `ht_change_tree`; ranks may grow.
     """
     x, y = as_ht(first), as_ht(second)
-    check_alike((x.factors[0], y.factors[0]), "the pair of tensors")
+    x, y = alike(x, y)
     if x.outputs > 1 and y.outputs > 1:
         raise ValueError(f"both tensors have several outputs ({x.outputs} and {y.outputs}); expected one at most")
     left = [check_mode(mode, x.order) for mode in modes[0]]

@@ -11,7 +11,7 @@ from tensorly.cp_tensor import CPTensor
 from tensorly.tt_tensor import TTTensor
 from tensorly.tucker_tensor import TuckerTensor
 
-from htf.linalg.backend import Array, Backend, asarray, backend_of, check_alike, constant, context, eye
+from htf.linalg.backend import Array, Backend, asarray, backend_of, context, eye, promoted, to_numpy
 from htf.linalg.dense import mode_product
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.rank import as_tree
@@ -47,7 +47,7 @@ def cp_to_ht(cp_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
     if not factors:
         raise ValueError("cp_tensor has no factors; expected one per mode")
     B = backend_of(factors[0], "factor of mode 0")
-    check_alike(factors, "factors")
+    factors = promoted(factors, "factors")
     tree = as_tree(tree, len(factors))
     rank = int(factors[0].shape[-1]) if factors[0].shape else 1
     for mode, factor in enumerate(factors):
@@ -55,7 +55,7 @@ def cp_to_ht(cp_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
             raise ValueError(f"factor of mode {mode} has shape {tuple(factor.shape)}; expected (dimension, {rank})")
     if weights is None:
         weights = B.ones(rank, **context(factors[0]))
-    check_alike([factors[0], weights], "the factors and weights")
+    *factors, weights = promoted([*factors, weights], "the factors and weights")
     if tuple(weights.shape) != (rank,):
         raise ValueError(f"weights have shape {tuple(weights.shape)}; expected ({rank},), one per component")
     if tree.order == 1:
@@ -113,7 +113,7 @@ def ht_to_cp(ht_tensor: HTTensor | RawHT) -> CPTensor:
         for axis, child in enumerate(group):
             factor = mode_product(B, factor, coordinates[child], axis)
         matrix = B.reshape(factor, (-1, factor.shape[-1]))
-        used = np.flatnonzero(_as_numpy(B, matrix).any(axis=1))
+        used = np.flatnonzero(to_numpy(matrix).any(axis=1))
         used = used if used.size else np.zeros(1, dtype=int)
         chosen = np.unravel_index(used, sizes)
         columns.append({m: c[k] for child, k in zip(group, chosen, strict=True) for m, c in columns[child].items()})
@@ -148,7 +148,7 @@ def tucker_to_ht(tucker_tensor: Any, tree: DimensionTree | None = None) -> HTTen
     B = backend_of(core, "core")
     if len(factors) != len(core.shape):
         raise ValueError(f"there are {len(factors)} factors for a core of {len(core.shape)} axes; expected one each")
-    check_alike([core, *factors], "the core and factors")
+    core, *factors = promoted([core, *factors], "the core and factors")
     order = len(core.shape)
     flat = DimensionTree.balanced(order, arity=max(order, 2))
     tree = as_tree(flat if tree is None else tree, order)
@@ -218,7 +218,7 @@ def tt_to_ht(tt_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
     if not cores:
         raise ValueError("tt_tensor has no cores; expected one per mode")
     B = backend_of(cores[0], "core 0")
-    check_alike(cores, "cores")
+    cores = promoted(cores, "cores")
     linear = DimensionTree.linear(len(cores))
     for k, core in enumerate(cores):
         before = 1 if k == 0 else int(cores[k - 1].shape[-1])
@@ -276,7 +276,3 @@ def _diagonal(B: Backend, size: int, axes: int, like: Array) -> Array:
     values = np.zeros((size,) * axes)
     values[(np.arange(size),) * axes] = 1
     return asarray(B, values, like)
-
-
-def _as_numpy(B: Backend, array: Array) -> np.ndarray:
-    return np.asarray(B.to_numpy(constant(array)))

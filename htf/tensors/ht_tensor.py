@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -11,7 +12,19 @@ import tensorly as tl
 import torch
 from tensorly._factorized_tensor import FactorizedTensor
 
-from htf.linalg.backend import Array, backend_of, check_alike, context, needs_gradient, real_number
+from htf.linalg.backend import (
+    Array,
+    backend_of,
+    cast,
+    check_alike,
+    complex_dtype,
+    context,
+    is_complex,
+    needs_gradient,
+    promoted,
+    scalar,
+    to_numpy,
+)
 from htf.linalg.dense import mode_product
 from htf.tree import DimensionTree
 
@@ -39,7 +52,8 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
     ht_tensor : (DimensionTree, sequence of arrays) or HTTensor
         The tree, and one array per node of it, in the order of its nodes: frames (dimension × rank) for the leaves,
         transfer tensors (ranks of the children in order × own rank) for the others.  Arrays of any backend of TensorLy,
-        all of one dtype and device. They are kept as they are, not copied.
+        float32, float64, complex64 or complex128, of one precision and device.  They are kept as they are, not copied,
+        but for real ones beside complex ones, which are made complex.
 
     Attributes
     ----------
@@ -63,7 +77,16 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
     slices by NumPy's rules, see `ht_getitem`.  With dimension n and ranks r on a binary tree there are O(N n r + N r³)
     parameters.
 
+    ``torch.save`` writes them, by themselves or in a state of one's own, and ``torch.load`` reads them with
+    ``weights_only=True`` once ``htf.tensors`` has been imported (``from htf import HTTensor``), for factors of PyTorch;
+    for those of other backends there are `htf.save` and `htf.load`, which execute nothing either.
+
     HT tensors are nodes of PyTorch's pytrees, so ``torch.func`` differentiates with respect to a whole tensor.
+
+    Real and complex tensors combine as NumPy's do: what comes of a pair is complex.  Inner products conjugate the first
+    tensor, norms and Gramians accordingly; products with matrices, vectors and other HT tensors (`ht_tensordot`)
+    conjugate nothing.  A conversion that would lose an imaginary part is refused.  Gradients are in PyTorch's
+    convention, the direction of steepest ascent of a real loss.
 
     References
     ----------
@@ -89,6 +112,8 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         self.shape, self.rank = _validate_ht_tensor(ht_tensor)
         tree, factors = ht_tensor
         self.tree, self.factors = tree, list(factors)
+        if len({is_complex(factor) for factor in self.factors}) == 2:
+            self.factors = promoted(self.factors, "factors")
 
     @classmethod
     def _of(cls, tree: DimensionTree, factors: Sequence[Array]) -> HTTensor:
@@ -195,11 +220,29 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         """Factors of another dtype or on another device.
 
         PyTorch factors take what ``torch.Tensor.to`` takes; for other backends the one argument is a dtype.
+
+        Raises
+        ------
+        TypeError
+            For a real dtype of a complex tensor, see `real`, and for a dtype that is not supported.
         """
         on_torch = context(self.factors[0]).get("device") is not None
+        # An entry tells what becomes of all; NumPy and PyTorch drop imaginary parts with no more than a warning.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            first = self.factors[0][:1, :1]
+            first = first.to(*args, **kwargs) if on_torch else first.astype(*args, **kwargs)
+        check_alike([first], "the tensor")
+        self._keep_imaginary(is_complex(first), f"in {first.dtype}")
         factors = [f.to(*args, **kwargs) if on_torch else f.astype(*args, **kwargs) for f in self.factors]
-        check_alike(factors[:1], "the tensor")
         return HTTensor._of(self.tree, factors)
+
+    def _keep_imaginary(self, kept: bool, where: str) -> None:
+        if is_complex(self.factors[0]) and not kept:
+            raise TypeError(
+                f"the tensor has dtype {self.dtype}, and {where} its imaginary part would be lost; take x.real, or the "
+                "squares of the sizes with abs(x) ** 2"
+            )
 
     def to_backend(self, name: str, **kwargs: Any) -> HTTensor:
         """A copy with the factors in another backend of TensorLy, without gradient history.
@@ -211,12 +254,19 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         kwargs
             Passed to that backend's ``tensor``, for example ``device``.
 
+        Raises
+        ------
+        TypeError
+            For a real dtype of a complex tensor.
+
         See Also
         --------
         to : another dtype or device of the same backend, through which gradients flow.
         """
-        source, target = backend_of(self.factors[0]), tl.backend.BackendManager.load_backend(name)
-        return HTTensor._of(self.tree, [target.tensor(source.to_numpy(f), **kwargs) for f in self.factors])
+        target = tl.backend.BackendManager.load_backend(name)
+        if "dtype" in kwargs:
+            self._keep_imaginary("complex" in str(kwargs["dtype"]), f"in {kwargs['dtype']}")
+        return HTTensor._of(self.tree, [target.tensor(to_numpy(f), **kwargs) for f in self.factors])
 
     def requires_grad_(self, requires_grad: bool = True) -> HTTensor:
         """Have autograd record operations on every factor (PyTorch), in place."""
@@ -234,6 +284,9 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         """A copy with factors of its own; gradients flow through it."""
         B = backend_of(self.factors[0])
         return HTTensor._of(self.tree, [B.copy(f) for f in self.factors])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HTTensor, ((self.tree, list(self.factors)),)
 
     def __copy__(self) -> HTTensor:
         return HTTensor._of(self.tree, self.factors)
@@ -282,18 +335,48 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
         if isinstance(other, HTTensor):
             return ht_hadamard(self, other)
-        number = real_number(other, self.factors[-1])
+        number = scalar(other, self.factors[-1])
         return NotImplemented if number is None else ht_scale(self, number)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: object) -> HTTensor:
-        root = self.factors[-1]
-        number = real_number(other, root)
-        if isinstance(number, float) and number == 0:
+        number = scalar(other, self.factors[-1])
+        if number is None:
+            return NotImplemented
+        if isinstance(number, float | complex) and number == 0:
             raise ZeroDivisionError("division of an HTTensor by zero")
+        x = self.beside_number(number)
         # Not times 1 / number, which PyTorch's integers and NumPy's singles give in single precision.
-        return NotImplemented if number is None else HTTensor._of(self.tree, [*self.factors[:-1], root / number])
+        return HTTensor._of(self.tree, [*x.factors[:-1], x.factors[-1] / number])
+
+    def beside_number(self, number: Any) -> HTTensor:
+        """The tensor in the dtype that it has beside a number: complex beside a complex one."""
+        makes_complex = isinstance(number, complex) or (hasattr(number, "dtype") and is_complex(number))
+        if not makes_complex or is_complex(self.factors[0]):
+            return self
+        dtype = complex_dtype(self.factors[0])
+        return HTTensor._of(self.tree, [cast(f, dtype) for f in self.factors])
+
+    def conj(self) -> HTTensor:
+        """Complex conjugate; see `ht_conj`."""
+        from htf.tensors.complex_parts import ht_conj
+
+        return ht_conj(self)
+
+    @property
+    def real(self) -> HTTensor:
+        """Real part; see `ht_real`."""
+        from htf.tensors.complex_parts import ht_real
+
+        return ht_real(self)
+
+    @property
+    def imag(self) -> HTTensor:
+        """Imaginary part; see `ht_imag`."""
+        from htf.tensors.complex_parts import ht_imag
+
+        return ht_imag(self)
 
     def inner(self, other: HTTensor | RawHT) -> Array:
         """Inner product; see `ht_inner`."""
@@ -338,6 +421,12 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         from htf.tensors.contraction import ht_tensordot
 
         return ht_tensordot(self, other, modes)
+
+    def relative_error(self, array: Array) -> float:
+        """Error relative to the norm of an array, in memory or read block by block; see `ht_relative_error`."""
+        from htf.tensors.comparison import ht_relative_error
+
+        return ht_relative_error(self, array)
 
     # -- shape and tree --------------------------------------------------------------------------------
 
@@ -398,6 +487,9 @@ def _unflatten(factors: Any, tree: DimensionTree) -> HTTensor:
     return self
 
 
+# Checked where they are made, and made of nothing but numbers and tensors, so files of them are safe to load.
+torch.serialization.add_safe_globals([HTTensor, DimensionTree])
+
 torch.utils._pytree.register_pytree_node(
     HTTensor, lambda x: (list(x.factors), x.tree), _unflatten, serialized_type_name="htf.HTTensor"
 )
@@ -442,7 +534,7 @@ def _validate_ht_tensor(ht_tensor: HTTensor | RawHT) -> tuple[tuple[int, ...], t
                     f"node {child} has rank {factors[child].shape[-1]}, but axis {axis} of the transfer tensor of its "
                     f"parent {node} has length {factors[node].shape[axis]}"
                 )
-    check_alike(factors, "factors")
+    promoted(factors, "factors")
     return _shape_and_rank(tree, factors)
 
 
@@ -451,8 +543,17 @@ def as_ht(ht_tensor: HTTensor | RawHT) -> HTTensor:
     return ht_tensor if isinstance(ht_tensor, HTTensor) else HTTensor(ht_tensor)
 
 
+def alike(*tensors: HTTensor) -> list[HTTensor]:
+    """HT tensors of one backend, dtype and device: real ones are made complex beside complex ones."""
+    firsts = promoted([x.factors[0] for x in tensors], "the pair of tensors")
+    return [
+        x if x.dtype == first.dtype else HTTensor._of(x.tree, [cast(f, first.dtype) for f in x.factors])
+        for x, first in zip(tensors, firsts, strict=True)
+    ]
+
+
 def pair(first: HTTensor | RawHT, second: HTTensor | RawHT) -> tuple[HTTensor, HTTensor]:
-    """Two HT tensors that can be combined: of one tree, shape, dtype and device."""
+    """Two HT tensors that can be combined: of one tree and shape, on one device and in one dtype, see `alike`."""
     x, y = as_ht(first), as_ht(second)
     if x.tree != y.tree:
         raise ValueError(
@@ -460,7 +561,7 @@ def pair(first: HTTensor | RawHT, second: HTTensor | RawHT) -> tuple[HTTensor, H
         )
     if x.shape != y.shape:
         raise ValueError(f"the tensors have shapes {_brief(x.shape)} and {_brief(y.shape)}; expected equal ones")
-    check_alike((x.factors[0], y.factors[0]), "the pair of tensors")
+    x, y = alike(x, y)
     return x, y
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from htf.linalg.backend import Array, backend_of, eye
+from htf.linalg.backend import Array, adjoint, backend_of, eye
 from htf.linalg.dense import orthonormal
 from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor
@@ -339,4 +339,4 @@ def factorized(matrix: Array, exact: bool) -> tuple[Array, Array]:
     U, S, _ = B.svd(matrix, full_matrices=False)
     cut = float(S[0]) * float(B.eps(matrix.dtype)) * max(matrix.shape)
     rank = max(sum(s > cut for s in S.tolist()), 1)
-    return U[:, :rank], B.matmul(U[:, :rank].T, matrix)
+    return U[:, :rank], B.matmul(adjoint(U[:, :rank]), matrix)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 import tensorly as tl
 
 from htf._checks import check_dims, positive
-from htf.linalg.backend import Array, asarray, backend_of, check_alike
+from htf.linalg.backend import Array, asarray, backend_of, check_alike, is_complex
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, validate_ht_rank, wanted_and_feasible
 from htf.tree import DimensionTree
@@ -56,6 +57,7 @@ def random_ht(
     -------
     HTTensor
         The variance of its entries is 1, at any order: factors have the standard deviation (ranks summed over)^(-1/2).
+        Factors of a complex dtype have independent real and imaginary parts of half the variance.
     """
     if like is not None:
         check_alike([like], "like")
@@ -69,14 +71,20 @@ def random_ht(
         wanted, feasible = wanted_and_feasible(tree, dims, rank, outputs)
         ranks = tuple(f if w is None else w for w, f in zip(wanted, feasible, strict=True))
     rng = tl.check_random_state(random_state)
+    complex_numbers = is_complex(like if like is not None else tl.tensor(np.zeros(1), **context))
+
+    def gaussian(*shape: int) -> np.ndarray:
+        real: np.ndarray = rng.standard_normal(shape)
+        return (real + 1j * rng.standard_normal(shape)) / math.sqrt(2) if complex_numbers else real
+
     factors = []
     for node in range(tree.n_nodes):
         group = tree.children(node)
         below = (dims[node],) if not group else tuple(ranks[c] for c in group)
-        values = rng.standard_normal((*below, ranks[node]))
+        values = gaussian(*below, ranks[node])
         if group and not full:
             width = min(below)
-            kept = rng.standard_normal((width, ranks[node])) / math.sqrt(width)
+            kept = gaussian(width, ranks[node]) / math.sqrt(width)
             values = values * 0
             for r in range(width):
                 values[(r,) * len(group)] = kept[r]

@@ -10,7 +10,7 @@ from htf.linalg.dense import mode_product
 from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.network import OUTPUTS, Leg, Network
-from htf.tensors.overlaps import frame_overlap
+from htf.tensors.overlaps import frame_product
 from htf.tensors.rank import as_tree, check_tolerance
 from htf.tree import DimensionTree
 
@@ -209,7 +209,7 @@ def _contracted(x: HTTensor, top_x: int, y: HTTensor, top_y: int) -> HTTensor | 
     overlaps: dict[int, Array] = {}
     for node in _descendants(x.tree, top_x):
         a, b = x.factors[node], y.factors[twin[node]]
-        overlaps[node] = frame_overlap(B, x.tree, node, a, b, overlaps)
+        overlaps[node] = frame_product(B, x.tree, node, a, b, overlaps)
     joint = overlaps[top_x]  # (rank of x's subtree, rank of y's)
     parts: list[Array] = []
     for z, top in ((x, top_x), (y, top_y)):

@@ -8,11 +8,11 @@ from typing import Any
 
 import tensorly as tl
 
-from htf.linalg.backend import Array, Backend, backend_of, constant
+from htf.linalg.backend import Array, Backend, adjoint, backend_of, conj, constant
 from htf.linalg.dense import kept, mode_product, orthonormal, tall
 from htf.linalg.scaling import frobenius, in_range, with_scale
-from htf.tensors.arithmetic import ht_scale
-from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
+from htf.tensors.arithmetic import addable, ht_scale
+from htf.tensors.ht_tensor import HTTensor, RawHT, alike
 from htf.tensors.orthogonal import check_finite, edge_decompositions, orthogonal_sum
 from htf.tensors.overlaps import frame_overlap, overlaps_from_above
 from htf.tensors.random import random_ht
@@ -90,7 +90,7 @@ def ht_round_sum(
     ----------
     ht_tensors : sequence of HTTensor or (tree, factors)
         Tensors of one tree and shape.
-    weights : sequence of float, optional
+    weights : sequence of float or complex, optional
         Weights of the summands; all 1 by default.
     rank, tol, method, oversampling, random_state
         As in `ht_round`; tolerances are relative to the norm of the sum.
@@ -136,13 +136,12 @@ def _weighted(ht_tensors: Sequence[HTTensor | RawHT], weights: Sequence[float] |
     ht_tensors = list(ht_tensors)
     if not ht_tensors:
         raise ValueError("ht_tensors is empty; expected at least one tensor")
-    first = as_ht(ht_tensors[0])
-    summands = [first, *(pair(first, other)[1] for other in ht_tensors[1:])]
+    summands = addable(ht_tensors)
     if weights is None:
         return summands
     if len(weights) != len(summands):
         raise ValueError(f"weights has {len(weights)} values; there are {len(summands)} tensors")
-    return [ht_scale(x, weight) for x, weight in zip(summands, weights, strict=True)]
+    return alike(*(ht_scale(x, weight) for x, weight in zip(summands, weights, strict=True)))
 
 
 def spectra_count(tree: DimensionTree, outputs: int) -> int:
@@ -171,7 +170,7 @@ def truncate(
         epsilon * max(max(f.shape) for f in factors) if tol is None else tol / math.sqrt(spectra_count(tree, outputs))
     )
     # `inside` is what the frame is multiplied by from its own side; from its parent's, whose rank has been transformed
-    # by the correction's inverse, it is the transpose of the plain singular vectors.
+    # by the correction's inverse, it is the adjoint of the plain singular vectors.
     inside: dict[int, Array] = {}
     outside: dict[int, Array] = {}
     # Leaves whose rank is within its bound already, where ranks are all that is asked for, keep their frames.
@@ -179,7 +178,7 @@ def truncate(
     counts = bound if tol is None else None
     for node, U, V, S in edge_decompositions(B, tree, factors, corrections, kept_whole, counts):
         count = kept(S, bound[node], share * norm)
-        outside[node], inside[node] = U[:, :count].T, V[:, :count].T
+        outside[node], inside[node] = adjoint(U[:, :count]), V[:, :count].T
     rounded = []
     for node, factor in enumerate(factors):
         if node >= tree.order:
@@ -233,9 +232,10 @@ def _sketched(summands: list[HTTensor], bound: Sequence[int | None], oversamplin
         if node == tree.root:
             factors.append(sum(parts[1:], parts[0]))
             break
-        sketch = sum(B.matmul(tall(B, p), above) for p, above in zip(parts, from_above[node], strict=True))
+        # Overlaps conjugate the sum, not the random tensor: these are products with the conjugate of the latter.
+        sketch = sum(B.matmul(tall(B, p), conj(above)) for p, above in zip(parts, from_above[node], strict=True))
         Q, _ = orthonormal(B, sketch)
-        coordinates.append([B.matmul(Q.T, tall(B, p)) for p in parts])
+        coordinates.append([B.matmul(adjoint(Q), tall(B, p)) for p in parts])
         factors.append(B.reshape(Q, (*parts[0].shape[:-1], Q.shape[1])))
     return HTTensor._of(tree, factors)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from htf._files import read_tensors, write_tensors
-from htf.linalg.backend import backend_of
+from htf.linalg.backend import backend_of, is_complex
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tree import DimensionTree
 
@@ -43,6 +43,10 @@ def save(ht_tensor: HTTensor | RawHT, path: str | Path) -> None:
         f"factor.{node}": f if isinstance(f, torch.Tensor) else _in_torch(B.to_numpy(f))
         for node, f in enumerate(x.factors)
     }
+    if is_complex(x.factors[0]):
+        # The format has no complex128: real and imaginary parts are a last axis.
+        about["complex"] = True
+        tensors = {name: torch.view_as_real(f.detach().resolve_conj()) for name, f in tensors.items()}
     write_tensors(Path(path), tensors, about, f"an {_WHAT}")
 
 
@@ -82,9 +86,11 @@ def load(path: str | Path, backend: str | None = None) -> HTTensor:
         raise ValueError(f"{path} holds no HTTensor")
     try:
         tree = _tree_of(about, len(tensors))
+        if about.get("complex"):
+            tensors = {name: torch.view_as_complex(f) for name, f in tensors.items()}
         x = HTTensor((tree, [tensors[f"factor.{node}"] for node in range(tree.n_nodes)]))
         saved = str(about["backend"])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     name = saved if backend is None else backend
     if name == "pytorch":

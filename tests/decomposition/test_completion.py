@@ -180,9 +180,9 @@ ROWS, VALUES = np.stack(np.unravel_index(np.arange(60), (3, 4, 5)), 1), np.arang
         (
             {"values": VALUES.astype(int)},
             TypeError,
-            "values has dtype int64; expected a real floating type, float32 or float64",
+            "values has dtype int64; expected float32, float64, complex64 or complex128",
         ),
-        ({"values": VALUES * 1j}, TypeError, "values has dtype complex128"),
+        ({"values": np.where(VALUES == 7, np.nan * 1j, VALUES)}, ValueError, r"values\[7\] is \S*nan"),
         ({"values": list(VALUES)}, TypeError, "values is a list"),
         ({"tol": -1.0}, ValueError, "tol is -1.0; expected a number of at least 0"),
         ({"ridge": -1.0}, ValueError, "ridge is -1.0; expected a number of at least 0"),

@@ -142,7 +142,6 @@ def test_the_estimator_mirrors_the_function():
     [
         ({"tensor": np.ones((3, 0, 2))}, ValueError, "mode 1 of the tensor is empty"),
         ({"tensor": np.full((3, 3), np.nan)}, ValueError, "tensor has NaN"),
-        ({"tensor": np.ones((3, 3), dtype=int)}, TypeError, "tensor has dtype int64"),
         ({"tensor": [[1.0]]}, TypeError, "tensor is a list"),
         ({"tree": Tree.balanced(5)}, ValueError, "tensor has 3 axes; the tree has 5 modes"),
         ({"method": "sideways"}, ValueError, "method is 'sideways'"),

@@ -56,8 +56,12 @@ def test_types():
     assert reasons(model, types=nn.Linear)["stem.0"] == "its type was not asked for"
     with pytest.raises(TypeError, match=r"types has 'Embedding'; expected some of Linear, Conv1d, Conv2d, Conv3d"):
         overparameterize(model, types=(nn.Embedding,))
-    with pytest.raises(TypeError, match=r"types has 'Conv1d'; expected some of Linear, Conv2d"):
-        factorize(model, rank=1, types=(nn.Conv1d,))
+    with pytest.raises(
+        TypeError, match=r"types has 'Bilinear'; expected some of Linear, Conv1d, .*, LSTM, GRU"
+    ):
+        factorize(model, rank=1, types=(nn.Bilinear,))
+    with pytest.raises(ValueError, match=r"stem.0 \(Conv2d\): its type was not asked for"):
+        factorize(model, rank=1, types=(nn.Conv1d, nn.LSTM))
     with pytest.raises(TypeError, match="types has 'Linear'; expected some of"):
         overparameterize(model, types="Linear")
     with pytest.raises(ValueError, match="types is empty"):
@@ -87,8 +91,8 @@ def test_names_that_fit_nothing(change):
 def test_models_without_weights(change):
     with pytest.raises(ValueError, match="model has no layer with weights that can be"):
         change(nn.Sequential(nn.ReLU(), nn.Flatten()))
-    with pytest.raises(ValueError, match=r"that can be .*: 0 \(Embedding\): not a linear layer"):
-        change(nn.Sequential(nn.Embedding(3, 2)))
+    with pytest.raises(ValueError, match=r"that can be .*: 0 \(EmbeddingBag\): not a linear layer"):
+        change(nn.Sequential(nn.EmbeddingBag(3, 2)))
     with pytest.raises(TypeError, match=r"model is a list; expected a torch\.nn\.Module"):
         change([nn.Linear(2, 2)])
 

@@ -97,8 +97,8 @@ def test_the_current_backend_neither_matters_nor_changes():
         (lambda t, f: (t, [f[0][:0], *f[1:]]), ValueError, "mode 0 is empty"),
         (lambda t, f: (t, [f[0].astype(np.float32), *f[1:]]), TypeError, "mixes dtypes float32 and float64"),
         (lambda t, f: (t, [torch.ones(3, 2, dtype=torch.float64), *f[1:]]), TypeError, "mixes"),
-        (lambda t, f: (t, [g.astype(int) for g in f]), TypeError, "expected a real floating type"),
-        (lambda t, f: (t, [g + 0j for g in f]), TypeError, "expected a real floating type"),
+        (lambda t, f: (t, [g.astype(int) for g in f]), TypeError, "expected float32, float64, complex64 or complex128"),
+        (lambda t, f: (t, [g.astype(bool) for g in f]), TypeError, "factors has dtype bool"),
         (lambda t, f: (t, [f[0].tolist(), *f[1:]]), TypeError, "factor of node 0 is a list"),
         (lambda t, f: 3, TypeError, r"ht_tensor is a int; expected \(tree, factors\)"),
     ],
@@ -334,12 +334,12 @@ def test_numbers_of_other_types_do_not_change_the_dtype():
         assert {f.dtype for f in y.factors} == {np.dtype("float32")}
     for y in (x * np.array(0.5), x / np.array(2), x.to_backend("pytorch") / np.array(2)):
         assert "float32" in str(y.factors[-1].dtype)
-    for factor, error in ((np.ones(3), ValueError), (1j, TypeError), (np.complex128(1j), TypeError)):
+    for factor, error in ((np.ones(3), ValueError), ("1", TypeError), (np.True_, TypeError)):
         with pytest.raises(error, match="factor"):
             tensors.ht_scale(x, factor)
     with pytest.raises(ZeroDivisionError):
         x / np.float32(0)
-    with pytest.raises(TypeError, match="expected a real floating type"):
+    with pytest.raises(TypeError, match="has dtype int64; expected float32, float64, complex64 or complex128"):
         x.to(int)
     with pytest.raises(TypeError, match="like has dtype int64"):
         random_ht((3, 3), 2, like=np.zeros(1, dtype=int))
@@ -358,7 +358,7 @@ def test_numbers_keep_their_gradients():
             torch.testing.assert_close(*torch.autograd.grad(y.norm(), scale), expected.float())
 
 
-@pytest.mark.parametrize("other", [True, np.True_, torch.tensor(True), 1j, np.complex128(1j), "2", np.str_("2"), None])
+@pytest.mark.parametrize("other", [True, np.True_, torch.tensor(True), "2", np.str_("2"), None])
 def test_truth_values_and_other_things_are_no_factors(other):
     for x in (random_ht((3, 4), 2, random_state=0), random_ht((3, 4), 2, random_state=0).to_backend("pytorch")):
         with pytest.raises(TypeError):

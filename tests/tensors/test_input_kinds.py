@@ -8,11 +8,13 @@ import scipy.sparse
 import torch
 
 import htf
+from htf.linalg.backend import to_numpy
 from htf.ranks import cp_rank, effective_rank, kernel_matrix, numerical_rank, spectra, stable_rank
 from htf.tensors import cp_to_ht, ht_contract, ht_mode_dot, tt_to_ht, tucker_to_ht
 
 BASE = np.abs(np.random.default_rng(0).standard_normal((4, 4))) + 0.1
-SUPPORTED = "expected a real floating type, float32 or float64"
+SUPPORTED = "expected float32, float64, complex64 or complex128"
+REAL = "expected a real floating type, float32 or float64"
 X = htf.random_ht((4, 4), 4, random_state=0)
 
 
@@ -35,7 +37,6 @@ REFUSED = {
     "meta": (lambda: torch_base().to("meta"), "meta"),
     "torch half": (lambda: torch_base().half(), "float16"),
     "bfloat16": (lambda: torch_base().bfloat16(), "bfloat16"),
-    "torch complex": (lambda: torch_base() + 0j, "complex128"),
     "torch integer": (lambda: torch_base().long(), "int64"),
     "torch bool": (lambda: torch_base() > 0, "bool"),
     "half": (lambda: BASE.astype(np.float16), "float16"),
@@ -46,7 +47,6 @@ REFUSED = {
     "datetime": (lambda: BASE.astype("i8").astype("M8[s]"), "datetime64"),
     "bool": (lambda: BASE > 0, "bool"),
     "integer": (lambda: BASE.astype(int), "int64"),
-    "complex": (lambda: BASE + 0j, "complex128"),
     "list": (lambda: BASE.tolist(), "list; expected an array of one of TensorLy's backends"),
     "text alone": (lambda: "text", "str; expected an array"),
     "number": (lambda: 3.0, "float; expected an array"),
@@ -60,6 +60,12 @@ WELCOME = {
     "torch": torch.from_numpy,
     "torch strided": lambda a: torch.from_numpy(np.asfortranarray(a)),
     "parameter": lambda a: torch.nn.Parameter(torch.from_numpy(a)),
+    "complex": lambda a: a + 0j,
+    "single complex": lambda a: (a + 0j).astype(np.complex64),
+    "torch complex": lambda a: torch.from_numpy(a + 0j),
+    # Flags on the memory of another tensor, which NumPy does not take.
+    "torch conjugate": lambda a: torch.from_numpy(a + 0j).conj(),
+    "torch negated": lambda a: torch.from_numpy(-1j * a).conj().imag,
 }
 
 
@@ -94,9 +100,13 @@ VECTOR_ENTRIES = {
     "stable_rank": stable_rank,
     "numerical_rank": lambda v: np.array(numerical_rank(v)),
 }
+# What has to do with singular values, which are real, or with TensorLy's CP decomposition.
+REAL_ONLY = ("cp_rank", "effective_rank", "stable_rank", "numerical_rank")
 BOTH = {**ENTRIES, **{name: lambda a, f=f: f(column(a)) for name, f in VECTOR_ENTRIES.items()}}
 
 
+# What the decomposition of whole arrays takes, and nothing else does.
+PROMOTED = ("integer", "torch integer", "csr", "coo", "torch sparse")
 # What reads no entries makes HT tensors without entries of such.
 ON_META = ("cp_to_ht", "tucker_to_ht, core", "random_ht")
 
@@ -112,6 +122,15 @@ def test_what_is_not_supported_is_named(entry, kind):
         "optimize_tree": lambda a: htf.optimize_tree(a, 0.1),
         "ht_completion": lambda a: htf.ht_completion([[0, 0], [0, 1], [1, 0], [1, 1]], column(a), (2, 2), rank=1),
     }
+    if kind in PROMOTED and entry in ("hierarchical_tucker", "HierarchicalTucker"):
+        given = REFUSED[kind][0]()
+        dense = (
+            given.toarray() if scipy.sparse.issparse(given) else given.to_dense() if kind == "torch sparse" else given
+        )
+        found = np.asarray(calls[entry](given))
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, np.asarray(dense), atol=1e-12)
+        return
     make, message = REFUSED[kind]
     given = make()
     # A column of a tensor on the meta device is on another device than the HT tensor that it is multiplied with.
@@ -128,10 +147,29 @@ def test_what_is_not_supported_is_named(entry, kind):
 @pytest.mark.parametrize("kind", WELCOME)
 @pytest.mark.parametrize("entry", BOTH)
 def test_any_layout_in_memory_gives_the_same(entry, kind):
+    given = WELCOME[kind](BASE.copy())
+    if "complex" in str(given.dtype):
+        if entry in REAL_ONLY:
+            with pytest.raises(TypeError, match=f"has dtype {given.dtype}; {REAL}"):
+                BOTH[entry](given)
+            return
+        if "entries" in entry or entry == "random_ht":
+            return
     expected = np.asarray(BOTH[entry](BASE))
-    found = BOTH[entry](WELCOME[kind](BASE.copy()))
-    found = found.detach().numpy() if isinstance(found, torch.Tensor) else np.asarray(found)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    found = BOTH[entry](given)
+    found = to_numpy(found) if isinstance(found, torch.Tensor) else np.asarray(found)
+    np.testing.assert_allclose(found, expected, atol=1e-5 if kind == "single complex" else 1e-12)
+
+
+def test_complex_arrays_are_completed_and_have_a_best_tree():
+    x = htf.random_ht((3, 3, 3), 1, like=np.zeros(1, dtype=complex), random_state=0)
+    rows = np.stack(np.unravel_index(np.arange(27), (3, 3, 3)), 1)
+    for backend in ("numpy", "pytorch"):
+        values = x.to_backend(backend).to_vec()
+        z = htf.ht_completion(rows, values, (3, 3, 3), rank=1, random_state=0)
+        assert z.dtype == values.dtype
+        np.testing.assert_allclose(to_numpy(z.to_vec()), x.to_vec(), atol=1e-6)
+        assert htf.optimize_tree(values.reshape(3, 3, 3), 0.1).order == 3
 
 
 def test_a_memory_map_is_an_array(tmp_path):
@@ -141,8 +179,9 @@ def test_a_memory_map_is_an_array(tmp_path):
 
 
 def test_the_way_out_is_named():
-    with pytest.raises(TypeError, match=r"float64 in the machine's byte order: array\.astype\('float32'\)"):
-        htf.hierarchical_tucker(BASE.astype(">f4"), tol=0)
+    for kind, name in (("f4", "float32"), ("c16", "complex128")):
+        with pytest.raises(TypeError, match=rf"complex128 in the machine's byte order: array\.astype\('{name}'\)"):
+            htf.hierarchical_tucker(BASE.astype(">" + kind), tol=0)
     with pytest.raises(TypeError, match="for missing entries ht_completion_masked"):
         htf.hierarchical_tucker(np.ma.masked_array(BASE, BASE > 1), tol=0)
     with pytest.raises(ValueError, match="tensor has no axes; expected one at least"):
@@ -207,7 +246,15 @@ def test_numbers_that_scale():
     for number in (2, 2.0, np.float16(2), np.longdouble(2), np.uint8(2), np.array(2.0), torch.tensor(2)):
         np.testing.assert_allclose((X * number).to_tensor(), 2 * dense, rtol=1e-12)
         assert (X * number).dtype == np.float64
-    for number in (True, 2j, "2", None, torch.tensor(True), torch.tensor(2j)):
+    for number in (2j, np.complex64(2j), np.array(2j), torch.tensor(2j)):
+        np.testing.assert_allclose((X * number).to_tensor(), 2j * dense, rtol=1e-12)
+        assert {f.dtype for f in (X * number).factors} == {np.dtype(np.complex128)}
+        single = X.to(np.float32) * number
+        assert {f.dtype for f in single.factors} == {np.dtype(np.complex64)}
+        on_torch = X.to_backend("pytorch").to(torch.float32) / number
+        assert {f.dtype for f in on_torch.factors} == {torch.complex64}
+        np.testing.assert_allclose(on_torch.to_tensor().numpy(), dense / 2j, rtol=1e-5)
+    for number in (True, "2", None, torch.tensor(True)):
         with pytest.raises(TypeError):
             X * number
     # NumPy's masked number has a value beneath its mask.
@@ -222,8 +269,10 @@ def test_ranks_of_cp_tensors_of_any_precision():
     for dtype in (">f8", np.longdouble):
         found = spectra(CPTensor((np.ones(4), [BASE.astype(dtype), BASE])))[0]
         np.testing.assert_allclose(found, expected, rtol=1e-12)
-    with pytest.raises(TypeError, match="factor 1 of x has dtype complex128; expected real numbers"):
-        spectra(CPTensor((np.ones(4), [BASE, BASE + 0j])))
+    found = spectra(CPTensor((np.ones(4), [BASE, BASE * 1j])))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    with pytest.raises(TypeError, match="factor 1 of x has dtype object; expected numbers"):
+        spectra(CPTensor((np.ones(4), [BASE, BASE.astype(object)])))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from htf.nn.networks._starts import parameter_dtype, per_run
 from htf.nn.networks.components import ComponentGroup, ComponentRates, alignments_from, gradient_of, node_group
 from htf.nn.networks.tree import Init, TreeNetwork, draw
 from htf.tensors.convac import convac_to_ht, ht_to_convac
-from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, pair
+from htf.tensors.ht_tensor import HTTensor, RawHT, alike, as_ht, pair
 from htf.tree import DimensionTree
 
 
@@ -198,6 +198,8 @@ class HTNetwork(TreeNetwork):
         first = runs[0]
         for x in runs[1:]:
             pair(first, x)
+        # Networks are real: a complex tensor among real ones is refused below.
+        first, *_ = runs = alike(*runs)
         matrices = [ht_to_convac(x) for x in runs]
         widths = [{node: len(each[node]) for node in first.tree.inner_nodes} for each in matrices]
         network = cls(first.tree, first.dims, widths, outputs=first.outputs, dtype=first.dtype, device=first.device)

@@ -32,7 +32,7 @@ def test_arguments_that_do_not_fit(options, kind, message):
     [
         ((0, 4, 3), {}, ValueError, "in_channels is 0"),
         ((4, 2.5, 3), {}, TypeError, "out_channels is 2.5"),
-        ((4, 4, 3), {"groups": 2}, ValueError, "groups is 2; expected 1"),
+        ((4, 4, 3), {"groups": 3}, ValueError, "in_channels is 4; expected a multiple of groups = 3"),
         ((4, 4, (3, 0)), {}, ValueError, r"kernel_size\[1\] is 0"),
         ((4, 4, 3, 0), {}, ValueError, "stride is 0"),
         ((4, 4, 3), {"dilation": (1, -1)}, ValueError, r"dilation\[1\] is -1"),
@@ -95,11 +95,6 @@ class Own(nn.Linear):
 def test_other_layers_are_refused(layer, kind):
     with pytest.raises(TypeError, match=rf"layer is a {type(layer).__name__}; expected nn\.(Linear|Conv2d) itself"):
         kind.from_plain(layer, rank=1)
-
-
-def test_groups_of_a_trained_convolution_are_refused():
-    with pytest.raises(ValueError, match="groups is 2; expected 1"):
-        FactorizedConv2d.from_plain(nn.Conv2d(4, 4, 3, groups=2), rank=1)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

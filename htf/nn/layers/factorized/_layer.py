@@ -36,13 +36,26 @@ class Factorized(DropInLayer):
         self.factors = nn.ParameterList(nn.Parameter(values) for values in empty)
         self.register_parameter("bias", None)
         if bias:
-            self.bias = nn.Parameter(torch.empty(self._plain_shape[0], device=device, dtype=dtype))
+            self.bias = nn.Parameter(torch.empty(self._bias_size, device=device, dtype=dtype))
         self.reset_parameters(seed)
 
     @property
     @abstractmethod
     def _plain_shape(self) -> tuple[int, ...]:
         """Shape of the plain layer's weight."""
+
+    @property
+    def _bias_size(self) -> int:
+        return self._plain_shape[0]
+
+    @property
+    def _fan_in(self) -> int:
+        return math.prod(self._plain_shape[1:])
+
+    @property
+    def _variance(self) -> float:
+        """Of the entries of the weight at the start."""
+        return 1 / (3 * self._fan_in)
 
     @abstractmethod
     def _another(self, rank: Rank) -> Self:
@@ -56,13 +69,12 @@ class Factorized(DropInLayer):
         uniform.  Draws are float32 on the CPU, the same on every device.
         """
         generator = seed if seed is None or isinstance(seed, Generator) else Generator().manual_seed(check_seed(seed))
-        fan_in = math.prod(self._plain_shape[1:])
-        drawn = self._layout.draw(self.rank, 1 / (3 * fan_in), generator)
+        drawn = self._layout.draw(self.rank, self._variance, generator)
         for factor, values in zip(self.factors, drawn, strict=True):
             factor.copy_(values)
         if self.bias is not None:
             values = rand(self.bias.shape, generator, torch.float32)
-            self.bias.copy_((2 * values - 1) / math.sqrt(fan_in))
+            self.bias.copy_((2 * values - 1) / math.sqrt(self._fan_in))
 
     def _computed_weight(self) -> Tensor:
         return self._layout.dense(list(self.factors)).reshape(self._plain_shape)
@@ -161,7 +173,7 @@ class Factorized(DropInLayer):
             found = layout.decompose(tensor, layout.validate(rank))
         assert found is not None
         new = self._another(layout.rank_of(found))
-        take(new, found, layer.bias, layer)  # type: ignore[arg-type]
+        take(new, found, getattr(layer, "bias", None), layer)
         return new
 
 

@@ -45,8 +45,8 @@ def matrix_format(name: str, shape: Shape) -> Format:
     return TTFormat(dims, sites if len(sites) > 1 else ((0,), (1,)))
 
 
-def kernel_format(name: str, dims: tuple[int, int, int, int]) -> Format:
-    """The format of a convolution's kernel over the modes (out, in, rows, columns)."""
+def kernel_format(name: str, dims: tuple[int, ...]) -> Format:
+    """The format of a convolution's kernel over the modes (out, in, and one per axis: rows and columns in 2-D)."""
     if name == "matrix":
         return MatrixFormat(dims)
     if name == "cp":
@@ -54,9 +54,12 @@ def kernel_format(name: str, dims: tuple[int, int, int, int]) -> Format:
     if name == "tucker":
         return TuckerFormat(dims)
     if name == "ht":
-        return HTFormat(dims, DimensionTree.from_nested(((0, 1), (2, 3))))
+        extent: Any = 2
+        for mode in range(3, len(dims)):
+            extent = (extent, mode)
+        return HTFormat(dims, DimensionTree.from_nested(((0, 1), extent)))
     # The channels at the ends, where their cores are convolutions of 1×1.
-    return TTFormat(dims, ((0,), (2,), (3,), (1,)))
+    return TTFormat(dims, ((0,), *((mode,) for mode in range(2, len(dims))), (1,)))
 
 
 def check_shape(name: str, shape: Any, out_features: int, in_features: int) -> Shape:

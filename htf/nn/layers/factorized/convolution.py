@@ -23,9 +23,8 @@ class FactorizedConv2d(Factorized):
 
     Parameters
     ----------
-    in_channels, out_channels, kernel_size, stride, padding, dilation, bias, padding_mode
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
         As in nn.Conv2d.
-    groups : 1
     format : {"ht", "tt", "tucker", "cp", "matrix"}
         Of the kernel with the modes (out, in, rows, columns).  "ht": hierarchical Tucker on the tree ((out, in), (rows,
         columns)); "tt": a train in the order (out, rows, columns, in); "tucker" [1]_, "cp" [2]_: over all modes;
@@ -44,14 +43,15 @@ class FactorizedConv2d(Factorized):
     Raises
     ------
     ValueError, TypeError
-        As `FactorizedLinear`; and for groups other than 1, or what nn.Conv2d refuses.
+        As `FactorizedLinear`; and for what nn.Conv2d refuses.
 
     Notes
     -----
     A forward pass either contracts the factors to the kernel and convolves once, or convolves factor by factor: 1×1
     convolutions for the channels around small ones over rows and columns (in every channel by itself for "cp").  The
     sequence with the fewest operations for the images at hand is taken; how fast each kind of convolution runs, and
-    memory, are not counted.  Under torch.compile and torch.export it is always the kernel.
+    memory, are not counted.  Under torch.compile and torch.export, and with several groups, whose kernel is one tensor
+    (out, in / groups, rows, columns), it is always the kernel.
 
     References
     ----------
@@ -89,16 +89,17 @@ class FactorizedConv2d(Factorized):
             positive("in_channels", in_channels),
             positive("out_channels", out_channels),
         )
-        if groups != 1:
-            raise ValueError(f"groups is {groups}; expected 1, as kernels of several groups are not factorized")
         self.kernel_size = _pair("kernel_size", kernel_size, positive)
         self.stride = _pair("stride", stride, positive)
         self.padding = padding if isinstance(padding, str) else _pair("padding", padding, natural)
         self.dilation = _pair("dilation", dilation, positive)
+        self.groups, self.padding_mode = positive("groups", groups), padding_mode
+        for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
+            if channels % self.groups:
+                raise ValueError(f"{name} is {channels}; expected a multiple of groups = {self.groups}")
         # torch checks the names, and what goes with them.
         nn.Conv2d(1, 1, 1, self.stride, self.padding, padding_mode=padding_mode, device="meta")  # type: ignore[arg-type]
-        self.groups, self.padding_mode = 1, padding_mode
-        self.shape = (self.out_channels, self.in_channels, *self.kernel_size)
+        self.shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self._geometry = Geometry(self.stride, self.padding, self.dilation, padding_mode)
         self._start(kernel_format(check_format(format), self.shape), rank, bias, seed, device, dtype)
 
@@ -117,14 +118,14 @@ class FactorizedConv2d(Factorized):
         Parameters
         ----------
         layer : nn.Conv2d
-            Of one group.  Its bias, device, dtype, mode and ``requires_grad`` are kept.
+            Its bias, device, dtype, mode and ``requires_grad`` are kept.
         format, rank, energy, size
             As in `FactorizedLinear.from_plain`.
 
         Raises
         ------
         TypeError, ValueError
-            As `FactorizedLinear.from_plain`; and for several groups.
+            As `FactorizedLinear.from_plain`.
         """
         check_type(layer, nn.Conv2d)
         blank = cls(**_arguments(layer), format=format, rank=1, seed=0, **context(layer.weight))
@@ -143,13 +144,14 @@ class FactorizedConv2d(Factorized):
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (n, {self.in_channels}, height, width)")
         batch = x.shape[0] if x.ndim == 4 else 1
         layout, geometry = self._layout, self._geometry
-        number = None
+        number, groups = None, self.groups
         # Where torch compiles or exports, sizes are symbols, whose costs cannot be compared.
-        if not torch.compiler.is_compiling() and all(isinstance(size, int) for size in (batch, *x.shape[-2:])):
+        known = not torch.compiler.is_compiling() and all(isinstance(size, int) for size in (batch, *x.shape[-2:]))
+        if known and groups == 1:
             number = conv_route(layout, self.rank, geometry, batch, (x.shape[-2], x.shape[-1]))
         if number is None:
             self.applies = RECONSTRUCTED
-            return geometry.convolve(x, self._computed_weight(), self.bias)
+            return geometry.convolve(x, self._computed_weight(), self.bias, groups)
         self.applies = BY_FACTORS
         factors, sizes, chain = list(self.factors), layout.sizes(self.rank), layout.chains[number]
         for stage in chain:
@@ -162,7 +164,7 @@ class FactorizedConv2d(Factorized):
     def plain(self) -> nn.Module:
         """One nn.Conv2d, or a sequence of them where that has fewer parameters."""
         factors = [factor.detach().to(torch.float64) for factor in self.factors]
-        number = smallest_chain(self._layout, self.rank)
+        number = smallest_chain(self._layout, self.rank) if self.groups == 1 else None
         bias = self.bias is not None
         if number is None:
             whole = skip_init(nn.Conv2d, **_arguments(self), **context(self.factors[0]))
@@ -194,7 +196,7 @@ class FactorizedConv2d(Factorized):
         """The arguments."""
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding!r}, dilation={self.dilation}, bias={self.bias is not None}, "
+            f"padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, "
             f"padding_mode={self.padding_mode}, format={self.format}, rank={self.rank}"
         )
 
