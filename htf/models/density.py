@@ -9,16 +9,14 @@ from typing import Any, Self
 
 import torch
 from sklearn.base import DensityMixin
-from sklearn.utils.validation import check_is_fitted
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from htf._checks import natural, positive
 from htf.models._born import ObservedGramians, draw_squared, samples_at_once
+from htf.models._estimator import sample_weights
 from htf.models._levels import Levels, read
-from htf.models._probabilistic import Probabilistic, check_weights, validation_part
+from htf.models._probabilistic import Probabilistic
 from htf.nn.networks.gramians import log_norm
-from htf.nn.networks.ht import HTNetwork
-from htf.tensors.ht_tensor import HTTensor
 from htf.tree import DimensionTree
 
 # Entries of the largest tensor over which an expectation is summed exactly.
@@ -193,42 +191,30 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         KeyboardInterrupt
             After which the estimator has the best parameters so far.
         """
-        self._check()
-        given, held = read(x), validation_part(validation)
-        weights = check_weights(sample_weight, len(given.values))
+        self._check_parameters()
+        given = read(x)
+        weights = sample_weights(sample_weight, len(given.values))
         self.levels_ = Levels.of(given.values, self.levels)
         kept: tuple[Tensor, Tensor | None] | None = None
-        if isinstance(held, float):
-            train, rest = self._split(len(given.values), held)
+        split = self._split(validation, len(given.values))
+        if split is not None:
+            train, rest = split
             kept = self.levels_.encode(given.values[rest]), None
             weights = None if weights is None else weights[train]
             given = type(given)(given.values[train], None, given.as_tensor, given.shape)
-        elif held is not None:
-            kept = self.levels_.encode(read(held, shape=given.shape).values), None
+        elif validation is not None:
+            kept = self.levels_.encode(read(validation, shape=given.shape).values), None
         self._fit(given, None, 1, weights, kept)
         return self
 
-    def _settle(self, network: HTNetwork) -> None:
-        super()._settle(network)
+    def _settle(self, model: nn.Module) -> None:
+        super()._settle(model)
         if self.squared:
             with torch.no_grad():
                 # Spread over all matrices, as the factor is beyond all floats.
-                share = (-log_norm(network).double() / (2 * network.tree.n_nodes)).exp()
-                for weight in network.weights:
+                share = (-log_norm(self.network_).double() / (2 * self.network_.tree.n_nodes)).exp()
+                for weight in self.network_.weights:
                     weight.mul_(share.to(weight))
-
-    @property
-    def network(self) -> HTNetwork:
-        """The fitted network; its outputs on indices are probabilities, or what is squared to them."""
-        self._check_fitted()
-        return self.network_
-
-    def to_tensor(self) -> HTTensor:
-        """The fitted tensor in HT format; see `HTNetwork.to_tensor`."""
-        return self.network.to_tensor()
-
-    def _check_fitted(self) -> None:
-        check_is_fitted(self, "network_")
 
     # -- likelihoods ----------------------------------------------------------------------------------
 

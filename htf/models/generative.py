@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.exceptions import DataConversionWarning
-from sklearn.utils.validation import check_is_fitted
 from torch import Generator, Tensor
 
 from htf._checks import natural
+from htf.models._estimator import sample_weights, samples_and_targets
 from htf.models._levels import Levels, read
-from htf.models._probabilistic import Probabilistic, check_weights, validation_part
-from htf.nn.networks.ht import HTNetwork
+from htf.models._probabilistic import Probabilistic
 from htf.tree import DimensionTree
 
 
@@ -128,10 +127,10 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         KeyboardInterrupt
             After which the estimator has the best parameters so far.
         """
-        self._check()
-        given, held = read(x), validation_part(validation)
+        self._check_parameters()
+        given = read(x)
         labels = _labels(y, len(given.values))
-        weights = check_weights(sample_weight, len(given.values))
+        weights = sample_weights(sample_weight, len(given.values))
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]!r}; a classifier needs at least 2 classes")
@@ -139,16 +138,16 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         self.levels_ = Levels.of(given.values, self.levels)
         self.priors_ = self._priors(numbers, weights)
         kept: tuple[Tensor, Tensor | None] | None = None
-        if isinstance(held, float):
-            train, rest = self._split(len(given.values), held)
+        split = self._split(validation, len(given.values))
+        if split is not None:
+            train, rest = split
             kept = self.levels_.encode(given.values[rest]), numbers[rest]
             numbers, weights = numbers[train], None if weights is None else weights[train]
             given = type(given)(given.values[train], None, given.as_tensor, given.shape)
-        elif held is not None:
-            if not isinstance(held, tuple | list) or len(held) != 2:
-                raise TypeError(f"validation is a {type(held).__name__}; expected a share, (x, y), or None")
-            others = read(held[0], shape=given.shape)
-            kept = self.levels_.encode(others.values), self._numbers(_labels(held[1], len(others.values)))
+        elif validation is not None:
+            other_x, other_y = samples_and_targets(validation)
+            others = read(other_x, shape=given.shape)
+            kept = self.levels_.encode(others.values), self._numbers(_labels(other_y, len(others.values)))
         self._fit(given, numbers, len(self.classes_), weights, kept)
         return self
 
@@ -168,12 +167,6 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         if not known.all():
             raise ValueError(f"y holds {labels[~known][0]!r}, which is none of the fitted classes")
         return torch.from_numpy(np.searchsorted(self.classes_, labels)).long()
-
-    @property
-    def network(self) -> HTNetwork:
-        """The fitted network; its outputs on indices are the probabilities of samples in each class."""
-        check_is_fitted(self, "network_")
-        return self.network_
 
     def log_joint(self, x: Any, missing: Any = None) -> Any:
         """Logarithms of the probabilities of samples and classes together, in nats.
@@ -279,7 +272,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         array or Tensor
             (n, height, width) or (n, features).
         """
-        check_is_fitted(self, "network_")
+        self._check_fitted()
         chosen = self._numbers(_labels(labels, np.size(labels)))
         generator = Generator().manual_seed(natural("seed", seed)) if isinstance(seed, int) else seed
         drawn = self.levels_.decode(self._draw(chosen, generator))
@@ -291,12 +284,12 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         classes = self.classes_.tolist()
         return tensors, about | {"classes": [classes, self.classes_.dtype.str], "priors": self.priors_.tolist()}
 
-    @classmethod
-    def from_state(cls, tensors: dict[str, Tensor], about: dict[str, Any], device: Any = None) -> Self:
-        made = super().from_state(tensors, about, device)
+    def _restore(
+        self, tensors: dict[str, Tensor], about: dict[str, Any], tree: DimensionTree, device: torch.device
+    ) -> None:
+        super()._restore(tensors, about, tree, device)
         labels, dtype = about["classes"]
-        made.classes_, made.priors_ = np.array(labels, dtype=np.dtype(dtype)), np.array(about["priors"])
-        return made
+        self.classes_, self.priors_ = np.array(labels, dtype=np.dtype(dtype)), np.array(about["priors"])
 
 
 def _labels(given: Any, samples: int) -> np.ndarray[Any, Any]:

@@ -17,6 +17,7 @@ from htf.training._digest import digest
 from htf.training._seeds import order_of_epoch
 from htf.training.graphs import is_replayable
 from htf.training.objectives.base import Found, Objective, Place
+from htf.training.sample_weights import factors
 
 # Bytes of gradients that replayed steps may hold on a GPU.
 REPLAYED = 2**31
@@ -171,15 +172,10 @@ def likelihood(
     if not isinstance(samples, Tensor) or samples.ndim != 2 or not len(samples):
         got = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
         raise ValueError(f"samples is {got}; expected a tensor (n, order) of at least one sample")
-    for name, values in (("labels", labels), ("weights", weights)):
-        if values is not None and tuple(values.shape) != (len(samples),):
-            raise ValueError(f"{name} has shape {tuple(values.shape)}; expected ({len(samples)},), one for each sample")
+    if labels is not None and tuple(labels.shape) != (len(samples),):
+        raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({len(samples)},), one for each sample")
     if weights is not None:
-        if not bool((weights >= 0).all() & weights.isfinite().all()):
-            raise ValueError("weights has values that are negative or not finite; expected at least 0")
-        if not bool(weights.sum() > 0):
-            raise ValueError("weights are all zero; expected some above")
-        weights = weights.double() / weights.double().mean()
+        weights = factors(weights.double(), len(samples), "weights")
     held: Part | None = None
     if validation is not None:
         parts = (validation,) if isinstance(validation, Tensor) else tuple(validation)
