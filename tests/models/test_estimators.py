@@ -80,7 +80,7 @@ def test_a_tree_of_ones_own_over_overlapping_patches(images):
 def test_the_class_told_is_that_of_the_multilinear_form(images, fitted):
     vectors = fitted.module_.encoder(images[2].unsqueeze(1), torch.float64)
     tensor = fitted.to_tensor()
-    outputs = htf.nn.HTNetwork.from_tensor(tensor).double()(vectors).squeeze(1)
+    outputs = htf.nn.HTNetwork.from_tensor(tensor).double()(vectors)
     np.testing.assert_array_equal(fitted.classes_[outputs.argmax(1).numpy()], fitted.predict(images[2]))
 
 
