@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from htf._checks import finite
 from htf._modes import evaluated
 from htf.models._encoders import Columns, Encoder, Patches, encoder_from
-from htf.models._estimator import TensorEstimator
+from htf.models._estimator import TensorEstimator, default_batch
 from htf.models._network import EncodedNetwork
 from htf.nn import HTNetwork
 from htf.nn.init import scale_preserving
@@ -23,8 +23,6 @@ from htf.tree import DimensionTree
 
 # Samples from which a start knows its inputs, and samples of a batch in which predictions are made.
 START_SAMPLES, BATCH = 1024, 1024
-# Steps that an epoch of a small table has at least, as long as batches have LEAST_BATCH samples.
-LEAST_STEPS, LEAST_BATCH = 16, 8
 
 
 class EncodedEstimator(TensorEstimator):
@@ -192,7 +190,7 @@ class EncodedEstimator(TensorEstimator):
         self.module_ = self._module(encoder, network)
 
     def _batch(self, samples: int) -> int:
-        return self.batch_size or max(LEAST_BATCH, min(128, samples // LEAST_STEPS))
+        return self.batch_size or default_batch(samples)
 
     def _fit(self, objective: Objective, epochs: int, schedule: str = "one_cycle", optimizer: Any = None) -> None:
         self._train(

@@ -28,6 +28,8 @@ from htf.training.state_dicts import load_weights
 from htf.tree import DimensionTree
 
 FORMATS = ("ht", "cp", "tt")
+# Batches by default: as many samples as leave an epoch of a small table this many steps, within bounds.
+LEAST_STEPS, LEAST_BATCH, LARGEST_BATCH = 16, 8, 128
 FILE_KIND = "a model"
 
 
@@ -249,6 +251,11 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
             If the file cannot be written; what was there is kept.
         """
         write_tensors(Path(path), *self.state(), kind=FILE_KIND)
+
+
+def default_batch(samples: int) -> int:
+    """Samples of a batch where none were asked for."""
+    return max(LEAST_BATCH, min(LARGEST_BATCH, samples // LEAST_STEPS))
 
 
 def sample_weights(given: Any, samples: int) -> Tensor | None:

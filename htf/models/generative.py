@@ -13,8 +13,8 @@ from sklearn.exceptions import DataConversionWarning
 from torch import Generator, Tensor
 
 from htf._checks import natural
-from htf.models._estimator import sample_weights, samples_and_targets
-from htf.models._levels import Levels, read
+from htf.models._estimator import default_batch, sample_weights, samples_and_targets
+from htf.models._levels import read
 from htf.models._probabilistic import Probabilistic
 from htf.tree import DimensionTree
 
@@ -67,20 +67,21 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         *,
         patch: int = 2,
         seed: int = 0,
-        leaf: str = "categorical",
+        leaf: str = "binomial",
         format: str = "ht",
         tree: DimensionTree | None = None,
         priors: Any = None,
         epochs: int = 20,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         lr: float | None = None,
         schedule: Any = "cosine",
-        smoothing: float = 0.05,
+        smoothing: float = 0.01,
         patience: int | None = None,
         dtype: torch.dtype | None = None,
         device: Any = "auto",
         out: Any = None,
         progress: bool = False,
+        components: int = 8,
     ) -> None:
         self.levels = levels
         self.width = width
@@ -100,6 +101,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         self.device = device
         self.out = out
         self.progress = progress
+        self.components = components
 
     def fit(self, x: Any, y: Any = None, *, validation: Any = None, sample_weight: Any = None) -> Self:
         """Fit to labelled samples, by expectation maximization of the likelihood of samples and classes together.
@@ -111,7 +113,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         y : array or Tensor
             (samples,) labels of at least two classes: integers, strings or booleans.
         validation : float, or (x, y), optional
-            A share of the samples, or others: the epoch at which they are most likely is kept.
+            A share of the samples, or others: the epoch at which most of them are told is kept.
         sample_weight : array or Tensor, optional
             (samples,) of at least 0.
 
@@ -135,8 +137,9 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]!r}; a classifier needs at least 2 classes")
         numbers = torch.from_numpy(codes.reshape(-1)).long()
-        self.levels_ = Levels.of(given.values, self.levels)
-        self.priors_ = self._priors(numbers, weights)
+        self.levels_ = self._codes_of(given.values)
+        self._seen = torch.bincount(numbers, weights, minlength=len(self.classes_)).double()
+        self.priors_ = self._priors(self._seen)
         kept: tuple[Tensor, Tensor | None] | None = None
         split = self._split(validation, len(given.values))
         if split is not None:
@@ -151,10 +154,52 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         self._fit(given, numbers, len(self.classes_), weights, kept)
         return self
 
-    def _priors(self, numbers: Tensor, weights: Tensor | None) -> np.ndarray[Any, Any]:
+    def partial_fit(self, x: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Train for one epoch at a constant rate, going on from where the last call, or `fit`, ended.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As for `fit`.  The first samples decide the levels of values, or their scale, and the start.
+        classes : array, optional
+            All classes that will come; needed at the first call.
+
+        Returns
+        -------
+        GenerativeClassifier
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`; for samples of another shape than before, and labels that are none of the classes.
+        """
+        self._check_parameters()
+        first = not hasattr(self, self._model)
+        if first and classes is None:
+            raise ValueError("classes is None at the first call of partial_fit; expected all that will come")
+        given = self._more(x)
+        labels = _labels(y, len(given.values))
+        weights = sample_weights(sample_weight, len(given.values))
+        if first:
+            self.classes_ = np.unique(classes)
+            self._seen = torch.zeros(len(self.classes_), dtype=torch.float64)
+        numbers = self._numbers(labels)
+        self._seen = self._seen + torch.bincount(numbers, weights, minlength=len(self.classes_))
+        self.priors_ = self._priors(self._seen)
+        self._learn_more(given, numbers, len(self.classes_), weights)
+        return self
+
+    def _class_priors(self) -> Tensor:
+        return torch.from_numpy(self.priors_)
+
+    def _batch(self, samples: int) -> int:
+        return self.batch_size or default_batch(samples)
+
+    def _priors(self, seen: Tensor) -> np.ndarray[Any, Any]:
+        """Probabilities of the classes, by default from how much was seen of each."""
         if self.priors is None:
-            shares = torch.bincount(numbers, weights, minlength=len(self.classes_)).double()
-            return (shares / shares.sum()).numpy()
+            return (seen / seen.sum()).numpy()
         found = np.asarray(self.priors, dtype=np.float64)
         if found.shape != (len(self.classes_),):
             raise ValueError(f"priors has shape {found.shape}; expected ({len(self.classes_)},), one for each class")

@@ -27,6 +27,8 @@ from htf.nn.networks import (
     HTNetwork,
     MatrixFactorization,
     MatrixPlan,
+    NormalLeaves,
+    NormalNetwork,
 )
 
 __all__ = [
@@ -41,6 +43,8 @@ __all__ = [
     "HTNetwork",
     "MatrixFactorization",
     "MatrixPlan",
+    "NormalLeaves",
+    "NormalNetwork",
     "OverparamConv1d",
     "OverparamConv2d",
     "OverparamConv3d",
