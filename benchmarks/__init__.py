@@ -5,6 +5,9 @@
 long_range     accuracy against distance, with and without regularizers (Razin et al. 2022); also long_range.link
 randomization  networks fit random labels (Zhang et al. 2017)
 simplicity     effective rank against depth (Huh et al. 2023)
+classifiers    accuracy of trees beside CNNs and tensor trains
+densities      bits per dimension of densities
+missing_data   accuracy where pixels are missing (Sharir et al. 2016)
 compression    accuracy against size of factorized and over-parameterized networks
 dynamics       incremental learning, its rates, and norms against rank
 speed          times beside peers: speed.probe, speed.dynamics, speed.ht, speed.long_range, speed.pathfinder,

@@ -3,7 +3,7 @@
 from htf.datasets.completion import completion_from_file, diverging_completion, tensor_completion, tensor_sensing
 from htf.datasets.corruption import corrupted_labels
 from htf.datasets.crossed_dots import crossed_dots
-from htf.datasets.encodings import affine, complementary, encoding_moments, one_hot, quantize, trigonometric
+from htf.datasets.encodings import affine, complementary, encoding_moments, fourier, one_hot, quantize, trigonometric
 from htf.datasets.far_parity import far_parity
 from htf.datasets.idx import read_idx
 from htf.datasets.images import NAMES, ImageData, load, one_vs_all
@@ -31,6 +31,7 @@ __all__ = [
     "diverging_completion",
     "encoding_moments",
     "far_parity",
+    "fourier",
     "is_same_class",
     "load",
     "one_hot",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot as unit_vectors
 
+from htf._checks import positive
 from htf._moments import Moments
 from htf.linalg.backend import check_tensor
 
@@ -131,6 +132,41 @@ def complementary(images: Tensor, maximum: int = 255) -> Tensor:
     return torch.stack([1 - x, x], dim=2)
 
 
+def fourier(images: Tensor, maximum: int = 255, terms: int = 3) -> Tensor:
+    r"""Encode a pixel x in [0, 1] by the first terms of a cosine series, (1, √2 cos πx, √2 cos 2πx, ...).
+
+    The entries are orthonormal over [0, 1]: moments of evenly spread pixels are the identity.
+
+    Parameters
+    ----------
+    images : Tensor
+        (n, height, width), from 0 to `maximum`, by which they are divided.
+    maximum : int
+    terms : int
+        Length of a vector, at least 1; ``functools.partial(fourier, terms=5)`` is an encoder of others.
+
+    Returns
+    -------
+    Tensor
+        (n, height * width, terms) of torch's default dtype, pixels row by row.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For pixels below 0 or above `maximum`, and `terms` that is no integer of at least 1.
+
+    Examples
+    --------
+    >>> import htf
+    >>> images = htf.datasets.load("digits").test_images
+    >>> htf.datasets.fourier(images, 16).shape
+    torch.Size([364, 64, 3])
+    """
+    x = _unit(images, maximum)
+    angles = x.unsqueeze(2) * (math.pi * torch.arange(1, positive("terms", terms), device=x.device, dtype=x.dtype))
+    return torch.cat([torch.ones_like(x).unsqueeze(2), math.sqrt(2) * angles.cos()], 2)
+
+
 def one_hot(indices: Tensor, levels: int) -> Tensor:
     """Encode indices as unit vectors.
 
@@ -170,7 +206,7 @@ def encoding_moments(
     Parameters
     ----------
     encoder : callable
-        `affine`, `trigonometric`, `complementary`, `one_hot`, or one of your own of the same form.
+        `affine`, `trigonometric`, `complementary`, `fourier`, `one_hot`, or one of your own of the same form.
     images : Tensor, optional
         (n, height, width), as the encoder takes them: moments pixel by pixel.  Without them, pixels are spread evenly
         over [0, 1], or over all `levels`.

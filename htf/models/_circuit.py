@@ -32,6 +32,11 @@ class Observed:
         (samples, order) booleans; values there are not read.
     most : bool
         The largest probability of one choice of components and missing values, in place of the sum over all of them.
+    logs : Tensor, optional
+        (samples, order, dim): the logarithm of what each level contributes, such as the density of a value under one of
+        several normal distributions, in place of `values`.
+    peaks : Tensor, optional
+        (order, dim): with `most` and `logs`, the largest contributions of the levels.
 
     Attributes
     ----------
@@ -39,7 +44,15 @@ class Observed:
         From each inner node to (samples, width), each sample's largest 0.
     """
 
-    def __init__(self, network: HTNetwork, values: Tensor, missing: Tensor, most: bool = False) -> None:
+    def __init__(
+        self,
+        network: HTNetwork,
+        values: Tensor,
+        missing: Tensor,
+        most: bool = False,
+        logs: Tensor | None = None,
+        peaks: Tensor | None = None,
+    ) -> None:
         layout = network._layout
         self.joint: dict[int, Tensor] = {}
         below: dict[int, Tensor] = {}
@@ -47,10 +60,15 @@ class Observed:
             weights = parameter.detach()[0].expand(len(block.nodes), -1, -1)
             if block.level == 0:
                 modes = torch.tensor(block.nodes, device=values.device)
-                at = torch.arange(len(block.nodes), device=values.device)[:, None]
-                found = weights[at, values[:, modes].T].double().log()  # (nodes, samples, columns)
-                unseen = weights.amax(1).double().log() if most else weights.new_zeros(()).double()
-                unseen = unseen[:, None] if most else unseen
+                if logs is None:
+                    at = torch.arange(len(block.nodes), device=values.device)[:, None]
+                    found = weights[at, values[:, modes].T].double().log()  # (nodes, samples, columns)
+                else:
+                    found = (_largest if most else _summed_logs)(logs[:, modes].double().movedim(1, 0), weights)
+                unseen = weights.new_zeros(()).double()
+                if most:
+                    top = weights.double().log()
+                    unseen = (top if peaks is None else top + peaks[modes, :, None].double()).amax(1)[:, None]
                 found = torch.where(missing[:, modes].T[..., None], unseen, found)
             else:
                 joints = torch.stack([self._joint(layout.tree.children(node), below) for node in block.nodes])
@@ -69,6 +87,11 @@ class Observed:
 
 def _summed(joints: Tensor, weights: Tensor) -> Tensor:
     return (joints.exp() @ weights.double()).log()
+
+
+def _summed_logs(logs: Tensor, weights: Tensor) -> Tensor:
+    largest = logs.amax(-1, keepdim=True)
+    return _summed(logs - largest, weights) + largest
 
 
 def _largest(joints: Tensor, weights: Tensor) -> Tensor:
@@ -144,10 +167,12 @@ def _inverted(sums: Tensor, node: Tensor, column: Tensor, uniform: Tensor) -> Te
     return found.clamp(max=rows - 1)
 
 
-def most_probable(network: HTNetwork, outputs: Tensor, observed: tuple[Observed, Tensor, Tensor]) -> Tensor:
+def most_probable(
+    network: HTNetwork, outputs: Tensor, observed: tuple[Observed, Tensor, Tensor], peaks: Tensor | None = None
+) -> Tensor:
     """The values of the most probable choice of components and missing values; arguments as those of `draw`.
 
-    `observed` must have been made with ``most=True``.
+    `observed` must have been made with ``most=True`` and the same `peaks`.
     """
 
     def choose(log: Tensor) -> Tensor:
@@ -157,7 +182,7 @@ def most_probable(network: HTNetwork, outputs: Tensor, observed: tuple[Observed,
     def choose_values(weights: Tensor, node: Tensor, column: Tensor) -> Tensor:
         return weights.argmax(-1)[node, column]
 
-    return _downward(network, outputs, choose, choose_values, observed)
+    return _downward(network, outputs, choose, choose_values, observed, peaks)
 
 
 def _check_possible(total: Tensor) -> None:
@@ -171,6 +196,7 @@ def _downward(
     choose: Callable[[Tensor], Tensor],
     choose_values: Callable[[Tensor, Tensor, Tensor], Tensor],
     observed: tuple[Observed, Tensor, Tensor] | None,
+    peaks: Tensor | None = None,
 ) -> Tensor:
     layout = network._layout
     tree = layout.tree
@@ -184,6 +210,9 @@ def _downward(
         if block.level == 0:
             modes = torch.tensor(block.nodes, device=outputs.device)
             node, sample = missing[:, modes].T.nonzero(as_tuple=True)
+            if peaks is not None:
+                # What counts is how large they are beside each other.
+                weights = weights * (peaks[modes] - peaks[modes].amax(1, keepdim=True)).exp()[:, None]
             found[sample, modes[node]] = choose_values(weights, node, columns[node, sample])
             continue
         for k in range(len(block.nodes)):

@@ -68,11 +68,10 @@ class Patches:
         """Length of a vector."""
         return self.channels * self.patch**2 + 1
 
-    def tree(self, format: str) -> DimensionTree:
-        """The tree of a format: joining squares of windows ("ht"), all at once ("cp"), or row by row ("tt")."""
-        return (
-            DimensionTree.grid(*self.grid) if format == "ht" and min(self.grid) > 1 else plain_tree(self.order, format)
-        )
+    @property
+    def arrangement(self) -> DimensionTree | None:
+        """The tree that joins squares of windows, where they are more than a row."""
+        return DimensionTree.grid(*self.grid) if min(self.grid) > 1 else None
 
     def __call__(self, images: Tensor, dtype: torch.dtype) -> Tensor:
         """Vectors (n, order, dim) of images (n, channels, height, width)."""
@@ -122,9 +121,10 @@ class Columns:
         """Length of a vector."""
         return 2
 
-    def tree(self, format: str) -> DimensionTree:
-        """The tree of a format: balanced ("ht"), all at once ("cp"), or one after another ("tt")."""
-        return plain_tree(self.order, format)
+    @property
+    def arrangement(self) -> None:
+        """None: features are in no order."""
+        return None
 
     def __call__(self, table: Tensor, dtype: torch.dtype) -> Tensor:
         """Vectors (n, order, 2) of a table (n, features)."""
@@ -139,13 +139,6 @@ class Columns:
 
 
 Encoder = Patches | Columns
-
-
-def plain_tree(order: int, format: str) -> DimensionTree:
-    """The tree of a format over modes without an arrangement."""
-    if format == "ht":
-        return DimensionTree.balanced(order)
-    return DimensionTree.balanced(order, max(order, 2)) if format == "cp" else DimensionTree.linear(order)
 
 
 def encoder_from(about: dict[str, Any]) -> Encoder:

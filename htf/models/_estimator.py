@@ -1,93 +1,84 @@
-"""Base of estimators of tables and images: inputs, trees, training, and files."""
+"""Base of all estimators: settings in common, trees, splits, training, and files."""
 
 from __future__ import annotations
 
 import numbers
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor
+from sklearn.utils.validation import check_is_fitted
+from torch import Generator, Tensor, nn
 
-from htf._checks import check_seed, finite, positive
+from htf._checks import check_seed, positive
 from htf._files import write_tensors
 from htf._machine import usable_device
-from htf._modes import evaluated
-from htf.models._encoders import Columns, Encoder, Patches, encoder_from
-from htf.models._network import EncodedNetwork
+from htf.models._levels import numbers as as_numbers
 from htf.nn import HTNetwork
-from htf.nn.init import scale_preserving
 from htf.tensors import HTTensor
 from htf.training import History, Training, early_stopping
-from htf.training.epochs import Epochs
 from htf.training.objectives import Objective
+from htf.training.sample_weights import check_weights
+from htf.training.state_dicts import load_weights
 from htf.tree import DimensionTree
 
 FORMATS = ("ht", "cp", "tt")
+# Batches by default: as many samples as leave an epoch of a small table this many steps, within bounds.
+LEAST_STEPS, LEAST_BATCH, LARGEST_BATCH = 16, 8, 128
 FILE_KIND = "a model"
-# Samples from which a start knows its inputs, and samples of a batch in which predictions are made.
-START_SAMPLES, BATCH = 1024, 1024
-# Steps that an epoch of a small table has at least, as long as batches have LEAST_BATCH samples.
-LEAST_STEPS, LEAST_BATCH = 16, 8
 
 
 class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no annotations
-    """An estimator whose model is a network on a tree; use one of its subclasses.
+    """An estimator whose model has a network on a tree; use one of its subclasses.
 
     Attributes
     ----------
-    module_ : EncodedNetwork
-        Encoder and network, as they are trained.
     history_ : History
         Losses, and what was measured after each epoch.
     n_features_in_ : int
         Features of a table, or pixels of an image.
     """
 
-    _normalized = False
-    _in_bytes = False  # whether images were fitted as bytes
-    module_: EncodedNetwork
-    history_: History
+    # The fitted attribute that holds the network, or a module with one.
+    _model: ClassVar[str]
+    # Settings that count something, or may be None.
+    _counts: ClassVar[tuple[str, ...]] = ("width", "epochs")
+    _optional_counts: ClassVar[tuple[str, ...]] = ("patience",)
 
     # Arguments of all of them; scikit-learn reads those of the constructor of each class.
     format: str
-    patch: int | None
-    stride: int | None
     width: int
     tree: DimensionTree | None
-    dropout: float
-    shifts: int
-    flips: bool
     epochs: int
-    batch_size: int | None
-    lr: float
-    weight_decay: float
-    noise: float
     patience: int | None
     seed: int
-    device: str
+    device: Any
     out: str | os.PathLike[str] | None
     progress: bool
+
+    history_: History
+    n_features_in_: int
 
     # -- what it has learned ------------------------------------------------------------------------------
 
     @property
     def network(self) -> HTNetwork:
-        """The network on encoded samples.
+        """The fitted network.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         """
-        check_is_fitted(self, "module_")
-        return self.module_.network
+        self._check_fitted()
+        model = getattr(self, self._model)
+        network: HTNetwork = model if isinstance(model, HTNetwork) else model.network
+        return network
 
     def to_tensor(self) -> HTTensor:
         """The multilinear form of the network in HT format: its entries are outputs on unit vectors.
@@ -99,261 +90,205 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         """
         return self.network.to_tensor()
 
+    def _check_fitted(self) -> None:
+        check_is_fitted(self, self._model)
+
+    # -- settings -----------------------------------------------------------------------------------------
+
+    def _check_parameters(self) -> None:
+        """Refuse settings that do not fit, before any data are looked at."""
+        for name in self._counts:
+            positive(name, getattr(self, name))
+        for name in self._optional_counts:
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+        check_seed(self.seed)
+        if self.format not in FORMATS:
+            raise ValueError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
+        if self.tree is not None and not isinstance(self.tree, DimensionTree):
+            raise TypeError(f"tree is a {type(self.tree).__name__}; expected a DimensionTree")
+
+    def _tree_of(self, order: int, default: DimensionTree | None = None) -> DimensionTree:
+        """The tree that was given, or the one of the format: for "ht" a default, or the balanced one."""
+        if self.tree is not None:
+            if self.tree.order != order:
+                raise ValueError(f"tree has {self.tree.order} modes; the samples have {order}")
+            return self.tree
+        return default if self.format == "ht" and default is not None else plain_tree(order, self.format)
+
+    def _place(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return usable_device("cpu" if self.device is None else self.device)
+
+    def _split(self, validation: Any, samples: int) -> tuple[Tensor, Tensor] | None:
+        """Numbers of the samples to train with and of those set aside; None unless a share of them is to be.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For True, a share beyond 0 and 1, and one that leaves no samples.
+        """
+        if isinstance(validation, bool | np.bool_):
+            raise TypeError(f"validation is {validation}; expected a share, samples or None")
+        if not isinstance(validation, int | float | np.integer | np.floating):
+            return None
+        share = float(validation)
+        if not 0 < share < 1:
+            raise ValueError(f"validation is {share}; expected a share between 0 and 1, samples, or None")
+        aside = max(1, round(share * samples))
+        if aside >= samples:
+            raise ValueError(f"validation is {share} of {samples} samples; none would be left to train on")
+        order = torch.randperm(samples, generator=Generator().manual_seed(self.seed), device="cpu")
+        return order[aside:].sort().values, order[:aside].sort().values
+
+    # -- training -----------------------------------------------------------------------------------------
+
+    def _train(
+        self, model: nn.Module, objective: Objective, *, optimizer: Any, lr: float, schedule: Any, epochs: int
+    ) -> None:
+        """Train a model, and leave it as it was after the best epoch, also where it is interrupted."""
+        training = Training(
+            model,
+            objective,
+            optimizer=optimizer,
+            lr=lr,
+            schedule=schedule,
+            rules=() if self.patience is None else early_stopping(self.patience),
+            out=self.out,
+            device=self._place(),
+            seed=self.seed,
+        )
+        try:
+            training.run(epochs=epochs, progress=self.progress)
+        except KeyboardInterrupt:
+            self._keep(model, training)
+            raise
+        self._keep(model, training)
+
+    def _keep(self, model: nn.Module, training: Training) -> None:
+        record: Any = training.recording
+        if record.epochs:
+            self.history_ = record.history()
+        if training.objective.judge and record.best_epoch:
+            load_weights(model, record.best)
+        self._settle(model)
+
+    @abstractmethod
+    def _settle(self, model: nn.Module) -> None:
+        """Take a trained model as what was fitted."""
+
+    # -- files --------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors, and what JSON can hold, from which `from_state` makes the same fitted estimator.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        """
+        tree = self.network.tree
+        settings = {name: value for name, value in self.get_params(deep=False).items() if name != "tree"}
+        settings["out"] = None
+        settings["device"] = None if self.device is None else str(self.device)
+        about = {
+            "model": type(self).__name__,
+            "settings": settings,
+            "own_tree": self.tree is not None,
+            "tree": [tree.order, [list(tree.children(node)) for node in tree.inner_nodes]],
+        }
+        return {}, about
+
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], about: dict[str, Any], device: Any = None) -> Self:
+        """The estimator whose `state` is given.
+
+        Parameters
+        ----------
+        tensors, about : dict
+        device : str or torch.device, optional
+            Where its network is to be; by default as the setting `device` says, or the CPU where that cannot be.
+
+        Raises
+        ------
+        ValueError
+            If it is that of another kind of model.
+        """
+        if about.get("model") != cls.__name__:
+            raise ValueError(f"the file holds a {about.get('model')}; expected a {cls.__name__}")
+        if "parameters" in about:
+            about = _of_nested_trees(about)
+        tree = DimensionTree(*about["tree"])
+        made = cls(**cls._settings(about["settings"]), tree=tree if about["own_tree"] else None)
+        if device is None:
+            usable = made.device == "auto" or torch.device(made.device or "cpu").type == "cpu"
+            place = made._place() if usable or torch.cuda.is_available() else torch.device("cpu")
+        else:
+            place = usable_device(device)
+        made._restore(tensors, about, tree, place)
+        return made
+
+    @classmethod
+    def _settings(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of the constructor from the settings of a file."""
+        return dict(saved)
+
+    @abstractmethod
+    def _restore(
+        self, tensors: dict[str, Tensor], about: dict[str, Any], tree: DimensionTree, device: torch.device
+    ) -> None:
+        """Take what was fitted from a file."""
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator to a safetensors file, from which `htf.models.load` makes it again.
+        """Write the fitted model to a safetensors file; `htf.models.load` reads it.
 
         Raises
         ------
         NotFittedError
             Before `fit`.
         OSError
-            If the file cannot be written.
+            If the file cannot be written; what was there is kept.
         """
-        check_is_fitted(self, "module_")
-        parameters = self.get_params(deep=False) | {"out": None, "device": "auto"}
-        if isinstance(self.tree, DimensionTree):
-            parameters["tree"] = nested(self.tree)
-        about = {
-            "model": type(self).__name__,
-            "parameters": parameters,
-            "encoder": self.module_.encoder.describe(),
-            "tree": nested(self.network.tree),
-            "width": self.width,
-            "fitted": self._fitted(),
-        }
-        write_tensors(Path(path), self.module_.state_dict(), about, FILE_KIND)
-
-    def _fitted(self) -> dict[str, Any]:
-        """Other fitted values, as JSON can hold them."""
-        return {"n_features_in_": self.n_features_in_, "shape": list(self._shape), "in_bytes": self._in_bytes}
-
-    @classmethod
-    def from_state(cls, tensors: dict[str, Tensor], about: dict[str, Any]) -> Self:
-        """The estimator of which `save` wrote this, on the CPU."""
-        parameters = dict(about["parameters"])
-        if parameters.get("tree") is not None:
-            parameters["tree"] = DimensionTree.from_nested(as_tuples(parameters["tree"]))
-        return cls(**parameters)._restore(tensors, about)
-
-    def _restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> Self:
-        fitted = about["fitted"]
-        self.n_features_in_, self._shape = fitted["n_features_in_"], tuple(fitted["shape"])
-        self._in_bytes = fitted["in_bytes"]
-        encoder = encoder_from(about["encoder"])
-        tree = DimensionTree.from_nested(as_tuples(about["tree"]))
-        network = HTNetwork(tree, encoder.dim, about["width"], outputs=self._outputs(), seed=0)
-        self.module_ = self._module(encoder, network)
-        self.module_.load_state_dict(tensors)
-        return self
-
-    # -- inputs -------------------------------------------------------------------------------------------
-
-    def _checked(self, X: Any, y: Any = None, *, reset: bool, supervised: bool = False) -> Any:
-        """Samples as a tensor, (n, features) or (n, channels, height, width), and targets as scikit-learn checks them.
-
-        Pixels of bytes stay bytes; floats become float32.
-        """
-        if supervised and y is None:
-            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        ndim = getattr(X, "ndim", 2)
-        if ndim in (3, 4):
-            return self._checked_images(X, y, reset=reset)
-        if isinstance(X, Tensor):
-            X = X.detach().cpu().numpy()
-        if y is None:
-            X = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
-        else:
-            X, y = validate_data(
-                self, X, y, reset=reset, dtype=[np.float64, np.float32], multi_output=True, y_numeric=False
-            )
-        table = torch.from_numpy(np.ascontiguousarray(X))
-        self._check_shape((table.shape[1],), reset)
-        return table if y is None else (table, y)
-
-    def _checked_images(self, X: Any, y: Any, *, reset: bool) -> Any:
-        if isinstance(X, Tensor):
-            images = X.detach().cpu()
-        else:
-            array = np.asarray(X)
-            if array.dtype.kind not in "uif":
-                raise TypeError(f"X has dtype {array.dtype}; expected real numbers")
-            images = torch.from_numpy(np.ascontiguousarray(array))
-        if images.is_complex():
-            raise TypeError(f"X has dtype {images.dtype}; expected real numbers")
-        in_bytes = images.dtype == torch.uint8
-        if reset:
-            self._in_bytes = in_bytes
-        elif in_bytes != self._in_bytes:
-            # Pixels of bytes are read over 255, others as they are.
-            kind = "bytes" if self._in_bytes else "other numbers"
-            raise TypeError(
-                f"X has dtype {images.dtype}; the estimator was fitted to {kind}, whose pixels have another scale"
-            )
-        images = images if in_bytes else images.float()
-        images = images.unsqueeze(1) if images.ndim == 3 else images
-        if not images.numel():
-            raise ValueError(f"X has shape {tuple(np.shape(X))}; expected at least one image of at least one pixel")
-        if not bool(images.isfinite().all()):
-            raise ValueError("X has pixels that are NaN or infinite")
-        self._check_shape(tuple(images.shape[1:]), reset)
-        if reset:
-            self.n_features_in_ = int(np.prod(images.shape[1:]))
-        if y is None:
-            return images
-        labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
-        if len(labels) != len(images):
-            raise ValueError(f"X has {len(images)} images and y {len(labels)} entries; expected equally many")
-        return images, labels
-
-    def _check_shape(self, shape: tuple[int, ...], reset: bool) -> None:
-        if reset:
-            self._shape = shape
-        elif shape != self._shape:
-            raise ValueError(f"X has samples of shape {shape}; the estimator was fitted to {self._shape}")
-
-    def _check_parameters(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
-        positive("width", self.width)
-        positive("epochs", self.epochs)
-        for name in ("patch", "stride", "batch_size", "patience"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
-        check_seed(self.seed)
-        for name in ("dropout",):
-            if not 0 <= finite(name, getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected from 0 to below 1")
-        for name in ("shifts", "weight_decay", "noise"):
-            if not finite(name, getattr(self, name)) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
-
-    def _weights(self, sample_weight: Any, samples: int) -> Tensor | None:
-        if sample_weight is None:
-            return None
-        if isinstance(sample_weight, numbers.Real):
-            return torch.full((samples,), float(sample_weight))
-        weights = torch.as_tensor(np.asarray(sample_weight, dtype=np.float64))
-        if weights.shape != (samples,):
-            raise ValueError(f"sample_weight has shape {tuple(weights.shape)}; expected ({samples},)")
-        if bool((weights < 0).any()) or not bool(weights.isfinite().all()):
-            raise ValueError("sample_weight has entries that are negative, NaN or infinite; expected none")
-        return weights
-
-    # -- fitting ------------------------------------------------------------------------------------------
-
-    def _outputs(self) -> int:
-        """Outputs of the network."""
-        raise NotImplementedError
-
-    def _encoder(self, samples: Tensor) -> Encoder:
-        if samples.ndim == 2:
-            if self.patch is not None:
-                raise ValueError(f"patch is {self.patch} and X is a table; patches are those of images")
-            return Columns.fitted(samples)
-        patch = self.patch or (4 if min(samples.shape[2:]) >= 16 else min(2, *samples.shape[2:]))
-        return Patches.fitted(samples, patch, self.stride or patch)
-
-    def _module(self, encoder: Encoder, network: HTNetwork) -> EncodedNetwork:
-        images = isinstance(encoder, Patches)
-        return EncodedNetwork(
-            encoder,
-            network,
-            self._normalized,
-            self.dropout,
-            self.shifts if images else 0,
-            self.flips if images else False,
-        )
-
-    def _begin(self, samples: Tensor) -> None:
-        """Encoder and network at their start."""
-        self._check_parameters()
-        encoder = self._encoder(samples)
-        tree = encoder.tree(self.format) if self.tree is None else self.tree
-        if not isinstance(tree, DimensionTree):
-            raise TypeError(f"tree is a {type(tree).__name__}; expected a DimensionTree")
-        if tree.order != encoder.order:
-            raise ValueError(f"tree has {tree.order} modes; the samples have {encoder.order}")
-        step = max(1, len(samples) // START_SAMPLES)
-        vectors = encoder(samples[::step][:START_SAMPLES], torch.float32)
-        network = HTNetwork(
-            tree,
-            encoder.dim,
-            self.width,
-            outputs=self._outputs(),
-            init=scale_preserving(noise=self.noise, inputs=vectors),
-            seed=self.seed,
-            dtype=torch.float32,
-        )
-        self.module_ = self._module(encoder, network)
-
-    def _batch(self, samples: int) -> int:
-        return self.batch_size or max(LEAST_BATCH, min(128, samples // LEAST_STEPS))
-
-    def _train(self, objective: Objective, epochs: int, schedule: str = "one_cycle", optimizer: Any = None) -> None:
-        device = _device(self.device)
-        rules = () if self.patience is None else (early_stopping(patience=self.patience),)
-        training = Training(
-            self.module_,
-            objective,
-            optimizer=optimizer or partial(torch.optim.AdamW, weight_decay=self.weight_decay),
-            lr=self.lr,
-            schedule=schedule,
-            rules=rules,
-            out=self.out,
-            device=device,
-            seed=self.seed,
-        )
-        try:
-            training.run(epochs=epochs, progress=self.progress)
-        finally:
-            # Interrupted as well: what was best is kept, and can be used.
-            self._keep(training)
-
-    def _keep(self, training: Training) -> None:
-        record = training.recording
-        assert isinstance(record, Epochs)
-        if record.epochs:
-            self.history_ = record.history()
-        if training.objective.judge and record.best_epoch:
-            self.module_.load_state_dict(record.best)
-        self.module_.eval()
-
-    @torch.no_grad()
-    def _predicted(self, X: Any) -> Tensor:
-        """Outputs of the network on samples, (n, outputs), on the CPU."""
-        check_is_fitted(self, "module_")
-        samples, device = self._checked(X, reset=False), self.network.device
-        with evaluated(self.module_):
-            parts = [self.module_(part.to(device)).cpu() for part in samples.split(BATCH)]
-        return torch.cat(parts)
+        write_tensors(Path(path), *self.state(), kind=FILE_KIND)
 
 
-def split_off(share: float, samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Numbers of the samples for training, and of those of a share that are set aside, drawn by a seed."""
-    if not 0 < share < 1:
-        raise ValueError(f"validation is {share}; expected a share between 0 and 1, or a pair (X, y)")
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
-    aside = max(1, round(share * samples))
-    if aside >= samples:
-        raise ValueError(f"validation is {share} of {samples} samples; none would be left to train with")
-    return order[aside:].sort()[0], order[:aside].sort()[0]
+def default_batch(samples: int) -> int:
+    """Samples of a batch where none were asked for."""
+    return max(LEAST_BATCH, min(LARGEST_BATCH, samples // LEAST_STEPS))
 
 
-def nested(tree: DimensionTree) -> Any:
-    """A tree as nested lists of modes."""
-    built: list[Any] = []
-    for node in range(tree.n_nodes):
-        children = tree.children(node)
-        built.append([built[child] for child in children] if children else node)
-    return built[-1]
+def sample_weights(given: Any, samples: int) -> Tensor | None:
+    """Weights (samples,) float64 of the samples of a user, one number standing for all; None for none."""
+    if given is None:
+        return None
+    if isinstance(given, numbers.Real):
+        given = np.full(samples, float(given))
+    return check_weights(as_numbers("sample_weight", given).double(), samples)
 
 
-def as_tuples(value: Any) -> Any:
-    """Nested lists as nested tuples."""
-    return tuple(as_tuples(each) for each in value) if isinstance(value, Sequence) else value
+def plain_tree(order: int, format: str) -> DimensionTree:
+    """The tree of a format over modes without an arrangement."""
+    if format == "ht":
+        return DimensionTree.balanced(order)
+    return DimensionTree.balanced(order, max(order, 2)) if format == "cp" else DimensionTree.linear(order)
 
 
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return usable_device(device)
+def samples_and_targets(validation: Any) -> tuple[Any, Any]:
+    """The pair that `validation` is where it is no share, or a TypeError."""
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise TypeError(f"validation is a {type(validation).__name__}; expected a share, a pair (X, y), or None")
+    return validation[0], validation[1]
+
+
+def _of_nested_trees(about: dict[str, Any]) -> dict[str, Any]:
+    """As files have it now, from those of 0.2, which nested the trees of classifiers and regressors."""
+    settings = {name: value for name, value in about["parameters"].items() if name != "tree"}
+    tree = DimensionTree.from_nested(_as_tuples(about["tree"]))
+    children = [list(tree.children(node)) for node in tree.inner_nodes]
+    own = about["parameters"].get("tree") is not None
+    return {**about, "settings": settings, "own_tree": own, "tree": [tree.order, children]}
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(each) for each in value) if isinstance(value, Sequence) else value

@@ -22,10 +22,11 @@ class Levels:
     ----------
     levels : int
     kind : str
-        "whole" for integers that are levels as they are, "bytes" for those of 8 bits, which may be put into fewer
-        levels, "real" for real numbers.
+        "whole" for integers that are levels as they are, "bytes" for those of 8 bits or less, which may be put into
+        fewer levels, "real" for real numbers.
     lowest, highest : float
-        Of real numbers; levels between are equally wide, and values beyond belong to the outermost.
+        Of bytes, as many bits as the largest needs, and of real numbers; levels between are equally wide, and values
+        beyond belong to the outermost.
     """
 
     levels: int
@@ -38,7 +39,9 @@ class Levels:
         """Find out from the values to be fitted."""
         low, high = float(values.min()), float(values.max())
         if values.dtype == torch.uint8 and (levels == BYTES or high >= levels):
-            return cls(levels, "bytes", 0.0, BYTES - 1.0)
+            # Images of few bits, such as those of 17 grey levels, fill the levels too.
+            bits = BYTES if levels == BYTES else 1 << int(high).bit_length()
+            return cls(levels, "bytes", 0.0, bits - 1.0)
         if not values.is_floating_point() or (high > 1 and low >= 0 and high < levels and _whole(values)):
             found = cls(levels, "whole")
             found._check_whole(values)
@@ -54,7 +57,8 @@ class Levels:
         elif self.kind == "bytes":
             if not _whole(values) or float(values.min()) < 0 or float(values.max()) >= BYTES:
                 raise ValueError("x holds values that are not integers from 0 to 255, of which this model was fitted")
-            found = (values.to(torch.int32) * self.levels).div(BYTES, rounding_mode="floor")
+            found = (values.to(torch.int32) * self.levels).div(int(self.highest) + 1, rounding_mode="floor")
+            found = found.clamp(max=self.levels - 1)
         else:
             share = (values.double() - self.lowest) / (self.highest - self.lowest)
             found = (share * self.levels).floor().clamp(0, self.levels - 1)
@@ -84,6 +88,40 @@ class Levels:
                 f"x holds real numbers, such as {float(values[values != values.round()][0]):g}; this model was "
                 f"fitted on integers from 0 to {self.levels - 1}"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Reals:
+    """Real numbers as they are, but for the mean and scale of each feature.
+
+    Attributes
+    ----------
+    mean, scale : Tensor
+        (features,) float64 on the CPU, of the samples that were fitted.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> Reals:
+        """Find out from the values to be fitted; the scale of a feature that never changes is 1."""
+        values = values.double()
+        scale = values.std(0, correction=0)
+        return cls(values.mean(0), torch.where(scale > 1e-12 * values.abs().amax(0), scale, 1.0))
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Standardized values, float64."""
+        return (values.double() - self.mean) / self.scale
+
+    def decode(self, values: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        return values.double() * self.scale + self.mean
+
+    def log_volume(self, missing: Tensor | None) -> Tensor:
+        """Logarithms of the factors between densities of values and of standardized ones, (samples,) or ()."""
+        logs = self.scale.log()
+        return logs.sum() if missing is None else (logs * ~missing).sum(1)
 
 
 def _whole(values: Tensor) -> bool:

@@ -3,83 +3,67 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
+from dataclasses import astuple
 from functools import partial
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from htf._checks import above_zero, check_dtype, finite, natural, positive
-from htf._files import write_tensors
-from htf._machine import usable_device
+from htf._checks import above_zero, check_dtype, finite, positive
+from htf._random import beside, randn
 from htf.engine import Plan
 from htf.engine.layout import Layout
 from htf.models._circuit import Observed, draw, most_probable
-from htf.models._levels import Given, Levels, numbers, read
+from htf.models._estimator import TensorEstimator
+from htf.models._levels import Given, Levels, Reals, read
 from htf.nn.init import distributions
 from htf.nn.networks.ht import HTNetwork
+from htf.nn.networks.normal_leaves import NormalLeaves, NormalNetwork, normal_start
 from htf.nn.networks.outputs import sign_and_logarithm
-from htf.training import ExpectationMaximization, History, Training, early_stopping, objectives
-from htf.training.state_dicts import load_weights
+from htf.training import ExpectationMaximization, objectives
+from htf.training.state_dicts import load_weights, part_of
 from htf.tree import DimensionTree
 
-FORMATS = ("ht", "cp", "tt")
-LEAVES = ("categorical", "binomial")
+LEAVES = ("categorical", "binomial", "gaussian")
 # Samples that the start looks at.
 LOOKED_AT = 10_000
 # Entries of the rows of all leaves for the samples that are evaluated at once.
 ENTRIES = 2**25
 
 
-class Probabilistic(BaseEstimator):  # type: ignore[misc]
+class Probabilistic(TensorEstimator):
     """Base of `TensorDensity` and `GenerativeClassifier`."""
 
+    _model = "network_"
+    _counts: ClassVar[tuple[str, ...]] = ("width", "patch", "epochs", "components")
+    _optional_counts: ClassVar[tuple[str, ...]] = ("patience", "batch_size")
+
     levels: Any
-    width: Any
     patch: Any
-    seed: Any
     leaf: Any
-    format: Any
-    tree: Any
-    epochs: Any
+    components: Any
     batch_size: Any
     lr: Any
     schedule: Any
     smoothing: Any
-    patience: Any
     dtype: Any
-    device: Any
-    out: Any
-    progress: Any
     squared: Any = False
 
     network_: HTNetwork
-    levels_: Levels
+    leaves_: NormalLeaves | None = None
+    levels_: Levels | Reals
     shape_: tuple[int, ...]
-    n_features_in_: int
-    history_: History
 
     # -- fitting --------------------------------------------------------------------------------------
 
-    def _check(self) -> None:
-        """Refuse settings that do not fit, before any data are looked at."""
-        for name in ("width", "patch", "epochs", "batch_size"):
-            positive(name, getattr(self, name))
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
         if positive("levels", self.levels) < 2:
             raise ValueError("levels is 1; expected at least 2")
-        natural("seed", self.seed)
-        if self.format not in FORMATS:
-            raise ValueError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
         if self.leaf not in LEAVES:
             raise ValueError(f"leaf is {self.leaf!r}; expected one of {', '.join(LEAVES)}")
-        if self.tree is not None and not isinstance(self.tree, DimensionTree):
-            raise TypeError(f"tree is a {type(self.tree).__name__}; expected a DimensionTree")
         if self.lr is not None:
             above_zero("lr", self.lr)
         if finite("smoothing", self.smoothing) < 0:
@@ -88,111 +72,130 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"leaf is {self.leaf!r} and squared is True; a squared network has categorical leaves")
         check_dtype(self.dtype)
 
+    def _begin(self, given: Given, indices: Tensor, outputs: int) -> HTNetwork | NormalNetwork:
+        """Leaves and network at their start."""
+        tree = self._make_tree(given.shape)
+        self.shape_, self.n_features_in_ = given.shape, tree.order
+        self._tensors = given.as_tensor
+        device = self._place()
+        dtype = torch.float32 if self.dtype is None else self.dtype
+        start = indices[:LOOKED_AT] if len(indices) <= LOOKED_AT else indices[:: -(-len(indices) // LOOKED_AT)]
+        leaves = NormalLeaves.of(start, self.components, dtype) if self.leaf == "gaussian" else None
+        if leaves is None:
+            init, dim = distributions(start, leaf=self.leaf, squared=self.squared), self.levels
+        else:
+            init, dim = normal_start(leaves, start), self.components
+        network = HTNetwork(
+            tree, dim, self.width, outputs=outputs, init=init, seed=self.seed, dtype=dtype, device=device
+        )
+        return network if leaves is None else NormalNetwork(leaves, network).to(device)
+
     def _fit(
         self, given: Given, labels: Tensor | None, outputs: int, weights: Any, held: tuple[Tensor, Tensor | None] | None
     ) -> None:
         """Train a network on samples that are already split; `held` are levels and labels for validation."""
-        tree = self._make_tree(given.shape)
-        self.shape_, self.n_features_in_ = given.shape, tree.order
-        self._tensors = given.as_tensor
+        self.__dict__.pop("_optimizer", None)
         indices = self.levels_.encode(given.values)
-        device = self._device()
-        start = indices[:LOOKED_AT] if len(indices) <= LOOKED_AT else indices[:: -(-len(indices) // LOOKED_AT)]
-        network = HTNetwork(
-            tree,
-            self.levels,
-            self.width,
-            outputs=outputs,
-            init=distributions(start, leaf=self.leaf, squared=self.squared),
-            seed=self.seed,
-            dtype=torch.float32 if self.dtype is None else self.dtype,
-            device=device,
-        )
-        validation: Any = None if held is None else held if labels is not None else held[0]
+        self._samples_seen = len(indices)
+        self._learn(self._begin(given, indices, outputs), indices, labels, weights, held, self.schedule, self.epochs)
+
+    def _learn(
+        self,
+        model: HTNetwork | NormalNetwork,
+        indices: Tensor,
+        labels: Tensor | None,
+        weights: Any,
+        held: tuple[Tensor, Tensor | None] | None,
+        schedule: Any,
+        epochs: int,
+        optimizer: Any = None,
+    ) -> None:
         objective = objectives.likelihood(
             indices,
             labels,
             weights=weights,
-            validation=validation,
-            batch_size=self.batch_size,
+            validation=None if held is None else held if labels is not None else held[0],  # type: ignore[arg-type]
+            batch_size=self._batch(len(indices)),
             squared=self.squared,
             seed=self.seed,
+            priors=self._class_priors(),
         )
-        training = Training(
-            network,
-            objective,
-            optimizer="adam" if self.squared else self._maximization(len(indices)),
-            lr=self._rate(),
-            schedule=self.schedule,
-            rules=() if self.patience is None else early_stopping(self.patience),
-            out=self.out,
-            seed=self.seed,
-        )
-        try:
-            self.history_ = training.run(epochs=self.epochs, progress=self.progress)
-        except KeyboardInterrupt:
-            self._keep(network, training)
-            raise
-        self._keep(network, training)
+        if optimizer is None:
+            optimizer = "adam" if self.squared else self._maximization(self._samples_seen)
+        self._train(model, objective, optimizer=optimizer, lr=self._rate(), schedule=schedule, epochs=epochs)
 
-    def _keep(self, network: HTNetwork, training: Training) -> None:
-        """Take the best network of a training, or its last one without validation."""
-        recording: Any = training.recording
-        if training.objective.judge and recording.best_epoch:
-            load_weights(network, recording.best)
-        self._settle(network)
+    def _more(self, x: Any) -> Given:
+        """Samples for `partial_fit`; the first ones decide what values become."""
+        if hasattr(self, self._model):
+            return read(x, None, self.shape_, type(self).__name__)
+        given = read(x)
+        self.levels_ = self._codes_of(given.values)
+        return given
 
-    def _settle(self, network: HTNetwork) -> None:
-        network.requires_grad_(False)
-        self.network_ = network
+    def _learn_more(self, given: Given, labels: Tensor | None, outputs: int, weights: Any) -> None:
+        """One epoch at a constant rate, from where the last one ended."""
+        indices = self.levels_.encode(given.values)
+        if hasattr(self, self._model):
+            model = self.network_ if self.leaves_ is None else NormalNetwork(self.leaves_, self.network_)
+            model.requires_grad_(True)
+        else:
+            self._samples_seen = 0
+            model = self._begin(given, indices, outputs)
+        self._samples_seen += len(indices)
+        goes_on: Any = None
+        if self.squared:
+            # Adam goes on with the moments of its last steps.
+            if not hasattr(self, "_optimizer"):
+                self._optimizer = torch.optim.Adam(model.parameters(), lr=self._rate())
+            kept = self._optimizer
+            goes_on = lambda parameters, lr: kept  # noqa: E731
+        self._learn(model, indices, labels, weights, None, "constant", 1, goes_on)
+
+    def _settle(self, model: nn.Module) -> None:
+        model.requires_grad_(False)
+        network = model.network if isinstance(model, NormalNetwork) else model
+        assert isinstance(network, HTNetwork)
+        self.network_, self.leaves_ = network, model.leaves if isinstance(model, NormalNetwork) else None
+
+    def _codes_of(self, values: Tensor) -> Levels | Reals:
+        return Reals.of(values) if self.leaf == "gaussian" else Levels.of(values, self.levels)
+
+    def _batch(self, samples: int) -> int:
+        return int(self.batch_size or 256)
+
+    def _class_priors(self) -> Tensor | None:
+        """Probabilities of the classes, by which validation samples are told; None for densities."""
+        return None
 
     def _rate(self) -> float:
         return float(self.lr) if self.lr is not None else (0.01 if self.squared else 0.3)
 
     def _maximization(self, samples: int) -> Any:
-        return partial(ExpectationMaximization, smoothing=self.smoothing / samples, leaf=self.leaf)
-
-    def _device(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return usable_device("cpu" if self.device is None else self.device)
+        leaf = "categorical" if self.leaf == "gaussian" else self.leaf
+        return partial(ExpectationMaximization, smoothing=self.smoothing / samples, leaf=leaf)
 
     def _make_tree(self, shape: tuple[int, ...]) -> DimensionTree:
         order = math.prod(shape)
         if order < 2:
             raise ValueError(f"x has {order} feature(s) a sample; expected at least 2, as a tree joins them")
-        if self.tree is not None:
-            if self.tree.order != order:
-                raise ValueError(f"tree has order {self.tree.order}; samples have {order} values")
-            return self.tree
-        if self.format == "cp":
-            return DimensionTree.balanced(order, arity=order)
-        if self.format == "tt":
-            return DimensionTree.linear(order)
+        grid = None
         if len(shape) == 2 and min(shape) > 1:
-            return DimensionTree.grid(*shape, window=[self.patch, 2] if self.patch > 1 else 2)
-        return DimensionTree.balanced(order)
-
-    def _split(self, samples: int, share: float) -> tuple[Tensor, Tensor]:
-        """Numbers of samples to train on and to validate on, by seed."""
-        if not 0 < share < 1:
-            raise ValueError(f"validation is {share}; expected a share between 0 and 1, samples, or None")
-        count = max(1, round(share * samples))
-        if count >= samples:
-            raise ValueError(f"validation is {share} of {samples} samples; none would be left to train on")
-        order = torch.randperm(samples, generator=Generator().manual_seed(self.seed), device="cpu")
-        return order[count:].sort().values, order[:count].sort().values
+            grid = DimensionTree.grid(shape[0], shape[1], window=[self.patch, 2] if self.patch > 1 else 2)
+        return self._tree_of(order, grid)
 
     # -- reading samples ------------------------------------------------------------------------------
 
     def _read(self, x: Any, missing: Any = None) -> tuple[Given, Tensor, Tensor | None]:
         """Samples, their levels and what is missing of them, on the CPU."""
-        check_is_fitted(self, "network_")
+        self._check_fitted()
         given = read(x, missing, self.shape_, type(self).__name__)
         values = given.values
         if given.missing is not None:
             # Whatever is there instead must not be judged.
-            values = torch.where(given.missing, self.levels_.decode(values.new_zeros(())).to(values.dtype), values)
+            if isinstance(self.levels_, Levels):
+                values = torch.where(given.missing, self.levels_.decode(values.new_zeros(())).to(values.dtype), values)
+            else:
+                values = values.masked_fill(given.missing, 0)
         return given, self.levels_.encode(values), given.missing
 
     def _portions(self, samples: int, entries: int = ENTRIES) -> Iterator[slice]:
@@ -202,6 +205,8 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
     @torch.no_grad()
     def _log_outputs(self, indices: Tensor, missing: Tensor | None) -> Tensor:
         """Logarithms of the sizes of all outputs, (samples, outputs) float64 on the CPU, missing values summed over."""
+        if self.leaves_ is not None:
+            return self._log_densities(indices, missing)
         network, found = self.network_, []
         layout = network._layout
         leaves, inner = network._leaf_matrices(), network._inner_matrices()
@@ -219,26 +224,113 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
             found.append(log.reshape(len(x), -1).double().cpu())
         return torch.cat(found)
 
+    def _log_densities(self, values: Tensor, missing: Tensor | None) -> Tensor:
+        """As `_log_outputs`, for normal leaves."""
+        assert self.leaves_ is not None
+        assert isinstance(self.levels_, Reals)
+        model, found = NormalNetwork(self.leaves_, self.network_), []
+        if missing is not None:
+            values = values.masked_fill(missing, math.nan)
+        for part in self._portions(len(values), ENTRIES // self.components):
+            log = model.log_abs(values[part].to(self.network_.device))[1]
+            found.append(log.reshape(log.shape[0], -1).double().cpu())
+        volume = self.levels_.log_volume(missing)
+        return torch.cat(found) - (volume if volume.ndim == 0 else volume[:, None])
+
+    def _observed(self, x: Tensor, missing: Tensor, most: bool = False) -> tuple[Observed, Tensor, Tensor]:
+        """What is known of samples at the nodes, their levels and what is missing, where the network is."""
+        x, missing = x.to(self.network_.device), missing.to(self.network_.device)
+        if self.leaves_ is None:
+            return Observed(self.network_, x.long(), missing, most), x, missing
+        logs = self.leaves_.log_densities(x).detach()
+        levels = torch.zeros_like(x, dtype=torch.long)
+        return Observed(self.network_, levels, missing, most, logs, self._peaks() if most else None), levels, missing
+
+    def _peaks(self) -> Tensor | None:
+        """Largest densities of the components of normal leaves, (order, components) logarithms up to a constant."""
+        return None if self.leaves_ is None else -self.leaves_.log_std.detach().double() - 0.5 * math.log(2 * math.pi)
+
     def _draw(
         self, outputs: Tensor, generator: Generator | None, indices: Tensor | None = None, missing: Tensor | None = None
     ) -> Tensor:
-        """Levels drawn from outputs, (samples, order) on the CPU, given what is not missing."""
+        """Levels or values drawn from outputs, (samples, order) on the CPU, given what is not missing."""
         network, found = self.network_, []
         # In double precision, and with all that was observed.
         for part in self._portions(len(outputs), ENTRIES // 8):
             chosen, observed = outputs[part].to(network.device), None
             if indices is not None and missing is not None:
-                x, gone = (t[part].to(network.device) for t in (indices, missing))
-                observed = Observed(network, x.long(), gone), x, gone
-            found.append(draw(network, chosen, generator, observed).cpu())
+                observed = self._observed(indices[part], missing[part])
+            levels = draw(network, chosen, generator, observed)
+            if self.leaves_ is not None:
+                mean, log_std = (
+                    each.detach().double().expand(len(levels), -1, -1).gather(2, levels.unsqueeze(2)).squeeze(2)
+                    for each in (self.leaves_.mean, self.leaves_.log_std)
+                )
+                levels = mean + log_std.exp() * beside(randn(tuple(mean.shape), generator), mean)
+            found.append(levels.cpu())
         return torch.cat(found)
 
     def _most_probable(self, outputs: Tensor, indices: Tensor, missing: Tensor) -> Tensor:
-        network, found = self.network_, []
+        network, found, peaks = self.network_, [], self._peaks()
         for k in range(0, len(indices), 64):
-            x, gone, chosen = (t[k : k + 64].to(network.device) for t in (indices, missing, outputs))
-            found.append(most_probable(network, chosen, (Observed(network, x.long(), gone, most=True), x, gone)).cpu())
+            observed = self._observed(indices[k : k + 64], missing[k : k + 64], most=True)
+            levels = most_probable(network, outputs[k : k + 64].to(network.device), observed, peaks)
+            if self.leaves_ is not None:
+                means = self.leaves_.mean.detach().double().expand(len(levels), -1, -1)
+                levels = means.gather(2, levels.unsqueeze(2)).squeeze(2)
+            found.append(levels.cpu())
         return torch.cat(found)
+
+    def component_means(self, node: int) -> Tensor:
+        """Expected values below a node, given each of the components that its parent mixes.
+
+        Parameters
+        ----------
+        node : int
+            Of ``network.tree``; its root has a component for each output.
+
+        Returns
+        -------
+        Tensor
+            (components, height, width) or (components, features) float64, NaN for what is not below the node.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        IndexError
+            For no node of the tree.
+        ValueError
+            With `squared`, where components are no mixtures.
+        """
+        network, tree = self.network, self.network.tree
+        if self.squared:
+            raise ValueError("squared is True; a square has no mixtures whose means could be told")
+        if not 0 <= node <= tree.root:
+            raise IndexError(f"node is {node}; the tree has nodes 0 to {tree.root}")
+        below = set(tree.modes(node))
+        values = self._level_values()
+        found: dict[int, Tensor] = {}
+        # Children come before their parents.
+        for each in (n for n in range(node + 1) if below.issuperset(tree.modes(n))):
+            weights = network.matrix(each).detach().double().cpu()
+            children = tree.children(each)
+            if children:
+                found[each] = weights.T @ torch.stack([found.pop(child) for child in children]).sum(0)
+            else:
+                found[each] = torch.zeros(weights.shape[1], tree.order, dtype=torch.float64)
+                found[each][:, each] = weights.T @ values[each]
+        means = found[node]
+        means[:, [mode for mode in range(tree.order) if mode not in below]] = math.nan
+        return means.view(-1, *self.shape_)
+
+    def _level_values(self) -> Tensor:
+        """Values that the levels, or the components of normal leaves, stand for, (order, levels)."""
+        if isinstance(self.levels_, Reals):
+            assert self.leaves_ is not None
+            return self.levels_.decode(self.leaves_.mean.detach().double().cpu().T).T
+        levels = torch.arange(self.levels_.levels, device="cpu")
+        return self.levels_.decode(levels).double().expand(self.network_.order, -1)
 
     def _completed(self, given: Given, levels: Tensor, missing: Tensor) -> Tensor:
         """Values of levels where they were missing, and what was given elsewhere; (samples, order)."""
@@ -253,111 +345,53 @@ class Probabilistic(BaseEstimator):  # type: ignore[misc]
     # -- files ----------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors, and what JSON can hold, from which `from_state` makes the same fitted estimator.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        """
-        check_is_fitted(self, "network_")
-        tree = self.network_.tree
-        settings = {name: value for name, value in self.get_params(deep=False).items() if name != "tree"}
-        settings["dtype"] = None if self.dtype is None else str(self.dtype).removeprefix("torch.")
-        settings["device"] = None if self.device is None else str(self.device)
-        settings["out"] = None if self.out is None else os.fspath(self.out)
-        settings["schedule"] = self.schedule if isinstance(self.schedule, str) else "constant"
-        about = {
-            "model": type(self).__name__,
-            "settings": settings,
-            "own_tree": self.tree is not None,
-            "tree": [tree.order, [list(tree.children(node)) for node in tree.inner_nodes]],
+        _, about = super().state()
+        about["settings"] |= {
+            "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
+            "schedule": self.schedule if isinstance(self.schedule, str) else "constant",
+        }
+        about |= {
             "outputs": self.network_.outputs,
             "shape": list(self.shape_),
-            "levels": [self.levels_.levels, self.levels_.kind, self.levels_.lowest, self.levels_.highest],
+            "levels": astuple(self.levels_) if isinstance(self.levels_, Levels) else None,
             "as_tensors": self._tensors,
         }
-        return {f"network/{name}": tensor for name, tensor in self.network_.state_dict().items()}, about
+        tensors = {f"network/{name}": tensor for name, tensor in self.network_.state_dict().items()}
+        if self.leaves_ is not None and isinstance(self.levels_, Reals):
+            tensors |= {f"leaves/{name}": tensor for name, tensor in self.leaves_.state_dict().items()}
+            tensors |= {"values/mean": self.levels_.mean, "values/scale": self.levels_.scale}
+        return tensors, about
 
     @classmethod
-    def from_state(cls, tensors: dict[str, Tensor], about: dict[str, Any], device: Any = None) -> Self:
-        """The estimator whose `state` is given.
+    def _settings(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        return {**saved, "dtype": None if saved["dtype"] is None else getattr(torch, saved["dtype"])}
 
-        Parameters
-        ----------
-        tensors, about : dict
-        device : str or torch.device, optional
-            Where its network is to be; by default as the setting `device` says, or the CPU where that cannot be.
-
-        Raises
-        ------
-        ValueError
-            If it is that of another kind of model.
-        """
-        if about.get("model") != cls.__name__:
-            raise ValueError(f"the file holds a {about.get('model')}; expected a {cls.__name__}")
-        settings = dict(about["settings"])
-        settings["dtype"] = None if settings["dtype"] is None else getattr(torch, settings["dtype"])
-        order, children = about["tree"]
-        tree = DimensionTree(order, children)
-        made = cls(**settings, tree=tree if about["own_tree"] else None)
-        made.shape_, made.n_features_in_ = tuple(about["shape"]), order
-        levels, kind, lowest, highest = about["levels"]
-        made.levels_, made._tensors = Levels(levels, kind, lowest, highest), about["as_tensors"]
-        weights = {name.removeprefix("network/"): t for name, t in tensors.items() if name.startswith("network/")}
-        if device is None:
-            usable = (
-                made.device == "auto" or torch.device(made.device or "cpu").type == "cpu" or torch.cuda.is_available()
-            )
-            where = made._device() if usable else torch.device("cpu")
-        else:
-            where = usable_device(device)
+    def _restore(
+        self, tensors: dict[str, Tensor], about: dict[str, Any], tree: DimensionTree, device: torch.device
+    ) -> None:
+        self.shape_, self.n_features_in_ = tuple(about["shape"]), tree.order
+        self._tensors = about["as_tensors"]
+        own, values = part_of("leaves/", tensors), part_of("values/", tensors)
+        self.levels_ = Reals(values["mean"], values["scale"]) if own else Levels(*about["levels"])
+        weights = part_of("network/", tensors)
         dtype = next(iter(weights.values())).dtype
         network = HTNetwork(
-            tree, levels, made.width, outputs=about["outputs"], init=_nothing, dtype=dtype, device=where
+            tree,
+            self.components if own else about["levels"][0],
+            self.width,
+            outputs=about["outputs"],
+            init=_nothing,
+            dtype=dtype,
+            device=device,
         )
         load_weights(network, weights)
-        made.network_ = network.requires_grad_(False)
-        return made
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted model to a safetensors file; `htf.models.load` reads it.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        OSError
-            If the file cannot be written; what was there is kept.
-        """
-        write_tensors(Path(path), *self.state(), kind="a model")
+        if own:
+            leaves = NormalLeaves(own["mean"], own["log_std"].exp(), own["smallest"])
+            load_weights(leaves, own)
+            self._settle(NormalNetwork(leaves, network).to(device))
+        else:
+            self._settle(network)
 
 
 def _nothing(layout: Any, block: Any, generator: Any) -> Tensor:
     return torch.zeros(len(block.nodes), block.rows, block.columns, device="cpu")
-
-
-def validation_part(given: Any, name: str = "validation") -> float | Any:
-    """A share as a float, or samples as they are."""
-    if given is None or isinstance(given, bool):
-        if given:
-            raise TypeError(f"{name} is True; expected a share, samples or None")
-        return None
-    if isinstance(given, int | float | np.floating):
-        return float(given)
-    return given
-
-
-def check_weights(weights: Any, samples: int) -> Tensor | None:
-    """Sample weights as a tensor (samples,); those that are negative or all zero are refused."""
-    if weights is None:
-        return None
-    found = numbers("sample_weight", weights)
-    if tuple(found.shape) != (samples,):
-        raise ValueError(f"sample_weight has shape {tuple(found.shape)}; expected ({samples},), one for each sample")
-    found = found.double()
-    if not bool(found.isfinite().all()) or bool((found < 0).any()):
-        raise ValueError("sample_weight has values that are negative or not finite; expected at least 0")
-    if not bool((found > 0).any()):
-        raise ValueError("sample_weight is zero for all samples; expected some above")
-    return found

@@ -10,15 +10,16 @@ import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from htf.models._estimator import TensorEstimator, split_off
+from htf.models._encoded import EncodedEstimator
+from htf.models._estimator import sample_weights, samples_and_targets
 from htf.training.objectives import classification
 from htf.tree import DimensionTree
 
 
-class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
+class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
     r"""Classify images or tables by a tensor network: logits that are multilinear in the vectors of a tree's leaves.
 
     A leaf reads a patch of the image, or a feature of the table, beside a constant; an inner node multiplies its
@@ -153,7 +154,7 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class, {self.classes_.tolist()[0]!r}; expected at least 2")
-        weights = self._weights(sample_weight, len(samples))
+        weights = sample_weights(sample_weight, len(samples))
         if self.class_weight is not None:
             balance = torch.as_tensor(compute_sample_weight(self.class_weight, labels))
             weights = balance if weights is None else weights * balance
@@ -166,7 +167,7 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
             sample_weight=weights,
             label_smoothing=self.label_smoothing,
         )
-        self._train(objective, self.epochs)
+        self._fit(objective, self.epochs)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -198,7 +199,7 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
         if len(unknown):
             raise ValueError(f"y has the label {unknown.tolist()[0]!r}; expected one of {self.classes_.tolist()}")
         codes = torch.from_numpy(np.searchsorted(self.classes_, labels)).long()
-        weights = self._weights(sample_weight, len(samples))
+        weights = sample_weights(sample_weight, len(samples))
         objective = classification(
             (samples, codes),
             batch_size=self._batch(len(samples)),
@@ -206,7 +207,7 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
             label_smoothing=self.label_smoothing,
         )
         optimizer = self._optimizer
-        self._train(objective, 1, "constant", lambda parameters, lr: optimizer)
+        self._fit(objective, 1, "constant", lambda parameters, lr: optimizer)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -227,7 +228,7 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
         NotFittedError, TypeError, ValueError
             Before `fit`, or for samples of another shape.
         """
-        check_is_fitted(self, "module_")
+        self._check_fitted()
         return self.classes_[self._predicted(X).argmax(1).numpy()]
 
     def _parts(
@@ -236,13 +237,12 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
         """Data to train with, data set aside, and the weights of the former."""
         if validation is None:
             return (samples, codes), None, weights
-        if isinstance(validation, float | int):
-            kept, aside = split_off(float(validation), len(samples), self.seed)
+        split = self._split(validation, len(samples))
+        if split is not None:
+            kept, aside = split
             weights = None if weights is None else weights[kept]
             return (samples[kept], codes[kept]), (samples[aside], codes[aside]), weights
-        if not isinstance(validation, tuple | list) or len(validation) != 2:
-            raise TypeError(f"validation is a {type(validation).__name__}; expected a share, or a pair (X, y)")
-        others, labels = self._checked(*validation, reset=False, supervised=True)
+        others, labels = self._checked(*samples_and_targets(validation), reset=False, supervised=True)
         labels = _labels(labels)
         unknown = np.setdiff1d(labels, self.classes_)
         if len(unknown):
@@ -255,9 +255,11 @@ class TensorClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
     def _fitted(self) -> dict[str, Any]:
         return {**super()._fitted(), "classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str}
 
-    def _restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> Self:
+    def _restore(
+        self, tensors: dict[str, Tensor], about: dict[str, Any], tree: DimensionTree, device: torch.device
+    ) -> None:
         self.classes_ = np.array(about["fitted"]["classes"], dtype=about["fitted"]["dtype"])
-        return super()._restore(tensors, about)
+        super()._restore(tensors, about, tree, device)
 
 
 def _labels(y: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A density of discrete data that can be asked for likelihoods, samples and missing values."""
+"""A density that can be asked for likelihoods, samples and missing values."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from typing import Any, Self
 
 import torch
 from sklearn.base import DensityMixin
-from sklearn.utils.validation import check_is_fitted
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from htf._checks import natural, positive
 from htf.models._born import ObservedGramians, draw_squared, samples_at_once
+from htf.models._estimator import sample_weights
 from htf.models._levels import Levels, read
-from htf.models._probabilistic import Probabilistic, check_weights, validation_part
+from htf.models._probabilistic import Probabilistic
 from htf.nn.networks.gramians import log_norm
-from htf.nn.networks.ht import HTNetwork
-from htf.tensors.ht_tensor import HTTensor
 from htf.tree import DimensionTree
 
 # Entries of the largest tensor over which an expectation is summed exactly.
@@ -50,7 +48,7 @@ class Estimate(float):
 
 
 class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
-    r"""A probability tensor in hierarchical format, fitted to images or tables of discrete values.
+    r"""A probability tensor in hierarchical format, fitted to images or tables of discrete values, or of real numbers.
 
     Leaves of the tree are distributions over the values of a pixel or feature, inner nodes mix products of their
     children's distributions, and the entry of the tensor is the probability: nothing is to be normalized, and any set
@@ -68,8 +66,8 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     seed : int
         Of the start, of the order of samples, and of a share for validation.
     leaf : str
-        "categorical", or "binomial": of one parameter per component in place of `levels`, for values that are counts or
-        intensities.
+        "categorical"; "binomial", of one parameter per component in place of `levels`, for values that are counts or
+        intensities; or "gaussian" for real numbers, of which leaves mix `components` normal distributions.
     format : str
         "ht"; "cp", a mixture of products; or "tt", the linear tree.
     tree : DimensionTree, optional
@@ -93,20 +91,28 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         Folder of the training, which goes on from there after an interrupt.
     progress : bool
         Show a bar with the time left.
+    components : int
+        Normal distributions of each feature, for Gaussian leaves.
 
     Attributes
     ----------
     network_ : HTNetwork
         Also as `network`.  Columns of its matrices have sums of 1; with `squared`, the squares of its outputs have.
+        For Gaussian leaves its entries are the probabilities of choices of their components.
+    leaves_ : NormalLeaves or None
+        Means and deviations of Gaussian leaves, of standardized values.
     history_ : History
-        Losses of epochs, in nats, and what was measured of the validation samples.
+        Losses of epochs, in nats, and what was measured of the validation samples; of standardized values for Gaussian
+        leaves.
     n_features_in_ : int
         Pixels or features.
 
     Notes
     -----
     Answers are tensors where tensors are asked for, else NumPy arrays.  Real numbers beyond those that were fitted
-    belong to the outermost levels; integers from `levels` on are refused.
+    belong to the outermost levels; integers from `levels` on are refused.  For Gaussian leaves, likelihoods, entropies
+    and bits are those of densities, which may exceed 1, and no standard deviation falls below a fiftieth of its
+    feature's.
 
     References
     ----------
@@ -148,6 +154,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         device: Any = "auto",
         out: Any = None,
         progress: bool = False,
+        components: int = 8,
     ) -> None:
         self.levels = levels
         self.width = width
@@ -167,6 +174,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         self.device = device
         self.out = out
         self.progress = progress
+        self.components = components
 
     def fit(self, x: Any, y: Any = None, *, validation: Any = None, sample_weight: Any = None) -> Self:
         """Fit to samples.
@@ -193,42 +201,53 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         KeyboardInterrupt
             After which the estimator has the best parameters so far.
         """
-        self._check()
-        given, held = read(x), validation_part(validation)
-        weights = check_weights(sample_weight, len(given.values))
-        self.levels_ = Levels.of(given.values, self.levels)
+        self._check_parameters()
+        given = read(x)
+        weights = sample_weights(sample_weight, len(given.values))
+        self.levels_ = self._codes_of(given.values)
         kept: tuple[Tensor, Tensor | None] | None = None
-        if isinstance(held, float):
-            train, rest = self._split(len(given.values), held)
+        split = self._split(validation, len(given.values))
+        if split is not None:
+            train, rest = split
             kept = self.levels_.encode(given.values[rest]), None
             weights = None if weights is None else weights[train]
             given = type(given)(given.values[train], None, given.as_tensor, given.shape)
-        elif held is not None:
-            kept = self.levels_.encode(read(held, shape=given.shape).values), None
+        elif validation is not None:
+            kept = self.levels_.encode(read(validation, shape=given.shape).values), None
         self._fit(given, None, 1, weights, kept)
         return self
 
-    def _settle(self, network: HTNetwork) -> None:
-        super()._settle(network)
+    def partial_fit(self, x: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Train for one epoch at a constant rate, going on from where the last call, or `fit`, ended.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As for `fit`.  The first samples decide the levels of values, or their scale, and the start.
+
+        Returns
+        -------
+        TensorDensity
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`; for samples of another shape than before.
+        """
+        self._check_parameters()
+        given = self._more(x)
+        self._learn_more(given, None, 1, sample_weights(sample_weight, len(given.values)))
+        return self
+
+    def _settle(self, model: nn.Module) -> None:
+        super()._settle(model)
         if self.squared:
             with torch.no_grad():
                 # Spread over all matrices, as the factor is beyond all floats.
-                share = (-log_norm(network).double() / (2 * network.tree.n_nodes)).exp()
-                for weight in network.weights:
+                share = (-log_norm(self.network_).double() / (2 * self.network_.tree.n_nodes)).exp()
+                for weight in self.network_.weights:
                     weight.mul_(share.to(weight))
-
-    @property
-    def network(self) -> HTNetwork:
-        """The fitted network; its outputs on indices are probabilities, or what is squared to them."""
-        self._check_fitted()
-        return self.network_
-
-    def to_tensor(self) -> HTTensor:
-        """The fitted tensor in HT format; see `HTNetwork.to_tensor`."""
-        return self.network.to_tensor()
-
-    def _check_fitted(self) -> None:
-        check_is_fitted(self, "network_")
 
     # -- likelihoods ----------------------------------------------------------------------------------
 
@@ -444,7 +463,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     def _expectation(self, of: Callable[[Tensor], Tensor], samples: int, seed: Any) -> Estimate:
         self._check_fitted()
         order = self.n_features_in_
-        if order * math.log(self.levels) <= math.log(SUMMED) + 1e-9:
+        if isinstance(self.levels_, Levels) and order * math.log(self.levels) <= math.log(SUMMED) + 1e-9:
             axes = [torch.arange(self.levels, dtype=torch.int16, device="cpu")] * order
             x = torch.cartesian_prod(*axes)
             log = self._log_prob(x, None)
@@ -455,7 +474,8 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
             raise ValueError(f"samples is {samples}; expected at least 2, for a standard error")
         generator = seed if isinstance(seed, Generator) or seed is None else _seeded(seed)
         blank = torch.zeros(samples, order, dtype=torch.int16, device="cpu")
-        x = self._sampled(blank, torch.ones_like(blank, dtype=torch.bool), generator, free=True).to(torch.int16)
+        x = self._sampled(blank, torch.ones_like(blank, dtype=torch.bool), generator, free=True)
+        x = x.to(torch.int16) if isinstance(self.levels_, Levels) else x
         values = of(x)
         return Estimate(float(values.mean()), float(values.std() / math.sqrt(samples)))
 

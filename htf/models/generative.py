@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.exceptions import DataConversionWarning
-from sklearn.utils.validation import check_is_fitted
 from torch import Generator, Tensor
 
 from htf._checks import natural
-from htf.models._levels import Levels, read
-from htf.models._probabilistic import Probabilistic, check_weights, validation_part
-from htf.nn.networks.ht import HTNetwork
+from htf.models._estimator import default_batch, sample_weights, samples_and_targets
+from htf.models._levels import read
+from htf.models._probabilistic import Probabilistic
 from htf.tree import DimensionTree
 
 
@@ -68,20 +67,21 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         *,
         patch: int = 2,
         seed: int = 0,
-        leaf: str = "categorical",
+        leaf: str = "binomial",
         format: str = "ht",
         tree: DimensionTree | None = None,
         priors: Any = None,
         epochs: int = 20,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         lr: float | None = None,
         schedule: Any = "cosine",
-        smoothing: float = 0.05,
+        smoothing: float = 0.01,
         patience: int | None = None,
         dtype: torch.dtype | None = None,
         device: Any = "auto",
         out: Any = None,
         progress: bool = False,
+        components: int = 8,
     ) -> None:
         self.levels = levels
         self.width = width
@@ -101,6 +101,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         self.device = device
         self.out = out
         self.progress = progress
+        self.components = components
 
     def fit(self, x: Any, y: Any = None, *, validation: Any = None, sample_weight: Any = None) -> Self:
         """Fit to labelled samples, by expectation maximization of the likelihood of samples and classes together.
@@ -112,7 +113,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         y : array or Tensor
             (samples,) labels of at least two classes: integers, strings or booleans.
         validation : float, or (x, y), optional
-            A share of the samples, or others: the epoch at which they are most likely is kept.
+            A share of the samples, or others: the epoch at which most of them are told is kept.
         sample_weight : array or Tensor, optional
             (samples,) of at least 0.
 
@@ -128,34 +129,77 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         KeyboardInterrupt
             After which the estimator has the best parameters so far.
         """
-        self._check()
-        given, held = read(x), validation_part(validation)
+        self._check_parameters()
+        given = read(x)
         labels = _labels(y, len(given.values))
-        weights = check_weights(sample_weight, len(given.values))
+        weights = sample_weights(sample_weight, len(given.values))
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]!r}; a classifier needs at least 2 classes")
         numbers = torch.from_numpy(codes.reshape(-1)).long()
-        self.levels_ = Levels.of(given.values, self.levels)
-        self.priors_ = self._priors(numbers, weights)
+        self.levels_ = self._codes_of(given.values)
+        self._seen = torch.bincount(numbers, weights, minlength=len(self.classes_)).double()
+        self.priors_ = self._priors(self._seen)
         kept: tuple[Tensor, Tensor | None] | None = None
-        if isinstance(held, float):
-            train, rest = self._split(len(given.values), held)
+        split = self._split(validation, len(given.values))
+        if split is not None:
+            train, rest = split
             kept = self.levels_.encode(given.values[rest]), numbers[rest]
             numbers, weights = numbers[train], None if weights is None else weights[train]
             given = type(given)(given.values[train], None, given.as_tensor, given.shape)
-        elif held is not None:
-            if not isinstance(held, tuple | list) or len(held) != 2:
-                raise TypeError(f"validation is a {type(held).__name__}; expected a share, (x, y), or None")
-            others = read(held[0], shape=given.shape)
-            kept = self.levels_.encode(others.values), self._numbers(_labels(held[1], len(others.values)))
+        elif validation is not None:
+            other_x, other_y = samples_and_targets(validation)
+            others = read(other_x, shape=given.shape)
+            kept = self.levels_.encode(others.values), self._numbers(_labels(other_y, len(others.values)))
         self._fit(given, numbers, len(self.classes_), weights, kept)
         return self
 
-    def _priors(self, numbers: Tensor, weights: Tensor | None) -> np.ndarray[Any, Any]:
+    def partial_fit(self, x: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Train for one epoch at a constant rate, going on from where the last call, or `fit`, ended.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As for `fit`.  The first samples decide the levels of values, or their scale, and the start.
+        classes : array, optional
+            All classes that will come; needed at the first call.
+
+        Returns
+        -------
+        GenerativeClassifier
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`; for samples of another shape than before, and labels that are none of the classes.
+        """
+        self._check_parameters()
+        first = not hasattr(self, self._model)
+        if first and classes is None:
+            raise ValueError("classes is None at the first call of partial_fit; expected all that will come")
+        given = self._more(x)
+        labels = _labels(y, len(given.values))
+        weights = sample_weights(sample_weight, len(given.values))
+        if first:
+            self.classes_ = np.unique(classes)
+            self._seen = torch.zeros(len(self.classes_), dtype=torch.float64)
+        numbers = self._numbers(labels)
+        self._seen = self._seen + torch.bincount(numbers, weights, minlength=len(self.classes_))
+        self.priors_ = self._priors(self._seen)
+        self._learn_more(given, numbers, len(self.classes_), weights)
+        return self
+
+    def _class_priors(self) -> Tensor:
+        return torch.from_numpy(self.priors_)
+
+    def _batch(self, samples: int) -> int:
+        return self.batch_size or default_batch(samples)
+
+    def _priors(self, seen: Tensor) -> np.ndarray[Any, Any]:
+        """Probabilities of the classes, by default from how much was seen of each."""
         if self.priors is None:
-            shares = torch.bincount(numbers, weights, minlength=len(self.classes_)).double()
-            return (shares / shares.sum()).numpy()
+            return (seen / seen.sum()).numpy()
         found = np.asarray(self.priors, dtype=np.float64)
         if found.shape != (len(self.classes_),):
             raise ValueError(f"priors has shape {found.shape}; expected ({len(self.classes_)},), one for each class")
@@ -168,12 +212,6 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         if not known.all():
             raise ValueError(f"y holds {labels[~known][0]!r}, which is none of the fitted classes")
         return torch.from_numpy(np.searchsorted(self.classes_, labels)).long()
-
-    @property
-    def network(self) -> HTNetwork:
-        """The fitted network; its outputs on indices are the probabilities of samples in each class."""
-        check_is_fitted(self, "network_")
-        return self.network_
 
     def log_joint(self, x: Any, missing: Any = None) -> Any:
         """Logarithms of the probabilities of samples and classes together, in nats.
@@ -279,7 +317,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         array or Tensor
             (n, height, width) or (n, features).
         """
-        check_is_fitted(self, "network_")
+        self._check_fitted()
         chosen = self._numbers(_labels(labels, np.size(labels)))
         generator = Generator().manual_seed(natural("seed", seed)) if isinstance(seed, int) else seed
         drawn = self.levels_.decode(self._draw(chosen, generator))
@@ -291,12 +329,12 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         classes = self.classes_.tolist()
         return tensors, about | {"classes": [classes, self.classes_.dtype.str], "priors": self.priors_.tolist()}
 
-    @classmethod
-    def from_state(cls, tensors: dict[str, Tensor], about: dict[str, Any], device: Any = None) -> Self:
-        made = super().from_state(tensors, about, device)
+    def _restore(
+        self, tensors: dict[str, Tensor], about: dict[str, Any], tree: DimensionTree, device: torch.device
+    ) -> None:
+        super()._restore(tensors, about, tree, device)
         labels, dtype = about["classes"]
-        made.classes_, made.priors_ = np.array(labels, dtype=np.dtype(dtype)), np.array(about["priors"])
-        return made
+        self.classes_, self.priors_ = np.array(labels, dtype=np.dtype(dtype)), np.array(about["priors"])
 
 
 def _labels(given: Any, samples: int) -> np.ndarray[Any, Any]:

@@ -11,12 +11,13 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from htf.models._estimator import TensorEstimator, split_off
+from htf.models._encoded import EncodedEstimator
+from htf.models._estimator import sample_weights, samples_and_targets
 from htf.training.objectives import regression
 from htf.tree import DimensionTree
 
 
-class TensorRegressor(RegressorMixin, TensorEstimator):  # type: ignore[misc]
+class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
     """Predict numbers by a tensor network: a function that is multilinear in the vectors (1, feature), or of patches.
 
     Of a table, that is a polynomial of degree 1 in each feature, with all interactions, whose coefficients make up a
@@ -104,24 +105,23 @@ class TensorRegressor(RegressorMixin, TensorEstimator):  # type: ignore[misc]
         """
         samples, targets = self._checked(X, y, reset=True, supervised=True)
         targets = self._numbers(targets, reset=True)
-        weights = self._weights(sample_weight, len(samples))
+        weights = sample_weights(sample_weight, len(samples))
         self._begin(samples)
         scaled = (targets - self._mean) / self._scale
         aside = None
-        if isinstance(validation, float | int):
-            kept, others = split_off(float(validation), len(samples), self.seed)
+        split = self._split(validation, len(samples))
+        if split is not None:
+            kept, others = split
             aside = (samples[others], scaled[others].float())
             samples, scaled = samples[kept], scaled[kept]
             weights = None if weights is None else weights[kept]
         elif validation is not None:
-            if not isinstance(validation, tuple | list) or len(validation) != 2:
-                raise TypeError(f"validation is a {type(validation).__name__}; expected a share, or a pair (X, y)")
-            found, numbers = self._checked(*validation, reset=False, supervised=True)
+            found, numbers = self._checked(*samples_and_targets(validation), reset=False, supervised=True)
             aside = (found, ((self._numbers(numbers, reset=False) - self._mean) / self._scale).float())
         objective = regression(
             (samples, scaled.float()), aside, batch_size=self._batch(len(samples)), sample_weight=weights
         )
-        self._train(objective, self.epochs)
+        self._fit(objective, self.epochs)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -161,8 +161,10 @@ class TensorRegressor(RegressorMixin, TensorEstimator):  # type: ignore[misc]
         own = {"mean": self._mean.tolist(), "scale": self._scale.tolist(), "single": self._single}
         return {**super()._fitted(), **own}
 
-    def _restore(self, tensors: dict[str, Tensor], about: dict[str, Any]) -> Self:
+    def _restore(
+        self, tensors: dict[str, Tensor], about: dict[str, Any], tree: DimensionTree, device: torch.device
+    ) -> None:
         fitted = about["fitted"]
         self._mean, self._scale = (torch.tensor(fitted[k], dtype=torch.float64) for k in ("mean", "scale"))
         self._single = fitted["single"]
-        return super()._restore(tensors, about)
+        super()._restore(tensors, about, tree, device)

@@ -33,6 +33,8 @@ from htf.nn.networks import (
     HTNetwork,
     MatrixFactorization,
     MatrixPlan,
+    NormalLeaves,
+    NormalNetwork,
 )
 
 __all__ = [
@@ -53,6 +55,8 @@ __all__ = [
     "HTNetwork",
     "MatrixFactorization",
     "MatrixPlan",
+    "NormalLeaves",
+    "NormalNetwork",
     "OverparamConv1d",
     "OverparamConv2d",
     "OverparamConv3d",

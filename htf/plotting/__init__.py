@@ -13,6 +13,7 @@ from htf.plotting.dynamics import (
     plot_rates,
     plot_study,
 )
+from htf.plotting.models import plot_completions, plot_confusion, plot_images, plot_learned, plot_missing_data
 from htf.plotting.rank_fit import plot_rank_fit
 from htf.plotting.samples import plot_samples
 from htf.plotting.separation import plot_separation_profile
@@ -20,9 +21,14 @@ from htf.plotting.trees import draw_tree
 
 __all__ = [
     "draw_tree",
+    "plot_completions",
     "plot_components",
+    "plot_confusion",
     "plot_error_against_init",
     "plot_history",
+    "plot_images",
+    "plot_learned",
+    "plot_missing_data",
     "plot_norms_and_rank",
     "plot_rank_fit",
     "plot_rates",

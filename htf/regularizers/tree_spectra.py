@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from htf._checks import above_zero, finite, positive
 from htf.nn import Factorization
+from htf.nn.networks.gramians import overlaps
 from htf.patches.sampling import Patch, check_patches
 from htf.ranks.frames import Frames, Ranked, check_edges
 from htf.regularizers._base import check_learning
-from htf.regularizers._gramians import overlaps
 from htf.tree import DimensionTree
 
 

@@ -39,9 +39,11 @@ def center_outputs(network: Factorization, inputs: Tensor | Plan, targets: Tenso
     """
     outputs = network(inputs)
     _check_targets(targets, outputs, network)
-    means = outputs.mean(0)
+    means = outputs.mean(0).view(network.runs, network.outputs)
     targets = targets if targets.dtype.is_floating_point else targets.to(means.dtype)
-    ratio = targets.mean(0).to(means) / means
+    # Of a single output, targets have the runs last; of several, the outputs.
+    wanted = targets.mean(0).to(means)
+    ratio = (wanted.view(-1, 1) if network.outputs == 1 else wanted) / means
     lost = ~means.isfinite()
     if bool(lost.any()):
         runs = lost.view(network.runs, -1).any(1).nonzero().flatten().tolist()
@@ -51,7 +53,8 @@ def center_outputs(network: Factorization, inputs: Tensor | Plan, targets: Tenso
             RuntimeWarning,
             stacklevel=3,
         )
-    network.rescale_(torch.where((ratio > 0) & ratio.isfinite(), ratio, torch.ones_like(ratio)))
+    factors = torch.where((ratio > 0) & ratio.isfinite(), ratio, torch.ones_like(ratio))
+    network.rescale_(factors.squeeze(1) if network.outputs == 1 else factors)
 
 
 def _check_targets(targets: Tensor, outputs: Tensor, network: Factorization) -> None:

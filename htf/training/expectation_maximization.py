@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from htf._checks import finite
-from htf.nn.networks.distributions import LEAVES, binomial, binomial_means
+from htf.nn.networks.distributions import LEAVES, binomial, binomial_means, without_outliers
 from htf.nn.networks.ht import HTNetwork
+from htf.nn.networks.normal_leaves import NormalLeaves, NormalNetwork
 
 
 class ExpectationMaximization(torch.optim.Optimizer):
@@ -27,15 +28,17 @@ class ExpectationMaximization(torch.optim.Optimizer):
 
     Parameters
     ----------
-    network : HTNetwork
-        Non-negative, every column of every matrix with a sum of 1.
+    network : HTNetwork or NormalNetwork
+        Non-negative, every column of every matrix with a sum of 1.  Means and variances of normal leaves are those of
+        the values that their components explain, in the same shares.
     lr : float
         The share :math:`\eta` of a batch, above 0 and at most 1.
     smoothing : float
         Observations, per sample, that are added to every entry: a symmetric Dirichlet prior.  Without, a value that no
         sample shows gets the probability 0.
     leaf : str
-        "categorical", or "binomial": columns of leaf matrices are the binomial distributions of the same means.
+        "categorical", or "binomial": columns of leaf matrices are the binomial distributions of the same means, but for
+        a thousandth that is spread over all values.
 
     Raises
     ------
@@ -67,7 +70,16 @@ class ExpectationMaximization(torch.optim.Optimizer):
     (True, 3.0)
     """
 
-    def __init__(self, network: HTNetwork, lr: float = 1.0, smoothing: float = 0.0, leaf: str = "categorical") -> None:
+    def __init__(
+        self,
+        network: HTNetwork | NormalNetwork,
+        lr: float = 1.0,
+        smoothing: float = 0.0,
+        leaf: str = "categorical",
+    ) -> None:
+        whole = network
+        if isinstance(network, NormalNetwork):
+            network = network.network
         if not isinstance(network, HTNetwork):
             raise TypeError(f"network is a {type(network).__name__}; expected an HTNetwork")
         if not 0 < finite("lr", lr) <= 1:
@@ -77,8 +89,9 @@ class ExpectationMaximization(torch.optim.Optimizer):
         if leaf not in LEAVES:
             raise ValueError(f"leaf is {leaf!r}; expected one of {', '.join(LEAVES)}")
         check_columns(network)
-        super().__init__(list(network.parameters()), {"lr": lr, "smoothing": smoothing, "leaf": leaf})
+        super().__init__(list(whole.parameters()), {"lr": lr, "smoothing": smoothing, "leaf": leaf})
         self._network = network
+        self._leaves = whole.leaves if isinstance(whole, NormalNetwork) else None
         self._parents = _parents(network)
 
     @torch.no_grad()
@@ -91,6 +104,8 @@ class ExpectationMaximization(torch.optim.Optimizer):
         (group,) = self.param_groups
         lr, smoothing = float(group["lr"]), float(group["smoothing"])
         reached = self._reached() if lr < 1 else [None] * len(self._network.weights)
+        if self._leaves is not None:
+            self._step_leaves(self._leaves, lr, reached)
         blocks, zero = self._network._layout.blocks, self._network.weights[0].new_zeros(())
         for block, weight, prior in zip(blocks, self._network.weights, reached, strict=True):
             if weight.grad is None:
@@ -104,7 +119,7 @@ class ExpectationMaximization(torch.optim.Optimizer):
             else:
                 counts.mul_(weight)
             if block.level == 0 and group["leaf"] == "binomial":
-                means = binomial_means(counts)
+                means = binomial_means(without_outliers(counts, weight))
                 known = means.isfinite()
                 new = binomial(means.nan_to_num(nan=0.5), block.rows)
             else:
@@ -114,6 +129,31 @@ class ExpectationMaximization(torch.optim.Optimizer):
             torch.where(known, new, weight, out=weight)
             weight.grad = None
         return loss
+
+    def _step_leaves(self, leaves: NormalLeaves, lr: float, reached: list[Any]) -> None:
+        """Means and variances from the gradients, before the matrices change."""
+        counts, past = torch.zeros_like(leaves.mean), torch.zeros_like(leaves.mean)
+        for block, weight, prior in zip(self._network._layout.blocks, self._network.weights, reached, strict=True):
+            if block.level == 0 and weight.grad is not None:
+                nodes = torch.tensor(block.nodes, device=counts.device)
+                # How often each component is chosen, in the batch and by the network itself.
+                counts[nodes] = -(weight * weight.grad)[0].sum(-1).expand(len(nodes), -1)
+                if prior is not None:
+                    past[nodes] = (weight * prior)[0].sum(-1).expand(len(nodes), -1)
+        if leaves.mean.grad is None or leaves.log_std.grad is None:
+            return
+        variance = (2 * leaves.log_std).exp()
+        total = (1 - lr) * past + lr * counts
+        known = total > torch.finfo(total.dtype).tiny
+        total = torch.where(known, total, 1.0)
+        # Moments about the former means, of what the components explain.
+        shift = -lr * variance * leaves.mean.grad / total
+        second = variance * ((1 - lr) * past + lr * (counts - leaves.log_std.grad)) / total
+        bound = leaves.smallest.square().clamp(min=torch.finfo(total.dtype).tiny).unsqueeze(1)
+        new = (second - shift.square()).maximum(bound)
+        leaves.mean.add_(torch.where(known, shift, 0.0))
+        leaves.log_std.copy_(torch.where(known, 0.5 * new.log(), leaves.log_std))
+        leaves.mean.grad = leaves.log_std.grad = None
 
     def _reached(self) -> list[Tensor]:
         """Probability with which each column is reached, per block, (runs, nodes or 1, 1, columns)."""

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from htf._checks import above_zero
 from htf.nn import Factorization
+from htf.nn.networks.normal_leaves import NormalNetwork
 from htf.training.expectation_maximization import ExpectationMaximization
 from htf.training.group_rmsprop import GroupRMSprop
 from htf.training.relative_adam import RelativeAdam
@@ -35,7 +36,7 @@ def make_optimizer(optimizer: OptimizerLike, model: nn.Module, lr: float) -> Opt
     made_from = optimizer.func if isinstance(optimizer, partial) else optimizer
     of_network = _OF_NETWORKS.get(made_from) if isinstance(made_from, str) else None
     if of_network is not None or made_from in _OF_NETWORKS.values():
-        if not isinstance(model, Factorization):
+        if not isinstance(model, Factorization | NormalNetwork):
             name = made_from if isinstance(made_from, str) else made_from.__name__
             raise TypeError(f"optimizer is {name}, which takes a factorization; model is a {type(model).__name__}")
         make: Any = of_network or optimizer

@@ -7,6 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+from benchmarks.missing_data.discriminative import Marginalized
+from benchmarks.missing_data.masks import RATES, protocol
+from htf._files import read_json
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "Makefile")]
@@ -47,3 +52,57 @@ def test_every_module_with_a_command_is_told_in_a_document():
         if '__name__ == "__main__"' in path.read_text():
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
             assert module in told, module
+
+
+@pytest.mark.parametrize("name", ["classifiers", "densities", "missing_data"])
+def test_dry_runs_of_models_choose_fit_and_go_on(name, tmp_path):
+    module = import_module(f"benchmarks.{name}.__main__")
+    models = [next(iter(module.GRIDS))] + (["cnn"] if "cnn" in module.GRIDS else [])
+    options = ["--source", "digits", "--dry-run", "--models", *models, "--no-progress", "--out", str(tmp_path)]
+    module.main([*options, "--seeds", "0:1"])
+    found = read_json(tmp_path / "dry_run" / f"{name}.json")
+    rows = found["rows"]
+    assert {row["model"] for row in rows} == set(models)
+    for model in models:
+        tried = [row for row in rows if row["model"] == model and row["seed"] == 0]
+        judged = [row["validation"] for row in tried]
+        best = min(judged) if name == "densities" else max(judged)
+        (first,) = (row for row in tried if row.get("chosen"))
+        assert first["validation"] == best
+        (again,) = (row for row in rows if row["model"] == model and row["seed"] == 1)
+        assert again["options"] == first["options"]
+        assert again["chosen"]
+    assert found["machine"]["versions"]["torch"]
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("dry_run/jobs/*/row.json")}
+    assert len(times) == len(rows)
+    module.main([*options, "--seeds", "0:1"])
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    if name == "missing_data":
+        assert set(rows[0]["accuracies"]["test"]) == {"none", "1 x 7", "2 x 7", "3 x 7", *(f"iid {r:g}" for r in RATES)}
+        assert (tmp_path / "dry_run" / "missing_data.png").stat().st_size > 0
+
+
+def test_masks_of_missing_pixels():
+    masks = dict(protocol(50, 28, 28))
+    assert len(masks) == 1 + 6 + 9
+    assert not bool(masks["none"].any())
+    for rate in RATES:
+        assert abs(float(masks[f"iid {rate:g}"].double().mean()) - rate) < 0.01
+    assert bool((masks["1 x 11"].flatten(1).sum(1) == 121).all())
+    for row in masks["1 x 7"]:
+        at = row.nonzero()
+        assert (at.amax(0) - at.amin(0)).tolist() == [6, 6]
+    assert not bool(masks["iid 0.99"].flatten(1).all(1).any())
+    assert all(torch.equal(masks[name], again) for name, again in protocol(50, 28, 28))
+
+
+def test_the_discriminative_control_sums_over_what_is_missing():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 2, 2), generator=generator).to(torch.uint8)
+    model = Marginalized(levels=3, width=2, epochs=1, batch_size=20).fit(images, torch.arange(40) % 2)
+    x = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    whole = model.network(x).detach().double().exp()
+    assert torch.allclose(whole.sum(0), torch.ones(2).double(), atol=1e-5)
+    missing = torch.tensor([[0, 3, 1, 3]])  # the level beyond all stands for what is missing
+    known = (x[:, 0] == 0) & (x[:, 2] == 1)
+    assert torch.allclose(model.network(missing).detach().double().exp()[0], whole[known].sum(0), atol=1e-6)

@@ -1,9 +1,10 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 
-from htf.datasets import TWINS, affine, complementary, encoding_moments, load, one_hot, quantize, trigonometric
+from htf.datasets import TWINS, affine, complementary, encoding_moments, fourier, load, one_hot, quantize, trigonometric
 
 
 def test_quantize_rounds_to_levels():
@@ -105,3 +106,17 @@ def test_moments_of_images_are_their_averages():
     torch.testing.assert_close(levels.mean[20], shares)
     with pytest.raises(ValueError, match="one_hot needs the number of levels"):
         encoding_moments(one_hot)
+
+
+def test_fourier_is_orthonormal_and_its_moments_are_the_identity():
+    x = torch.linspace(0, 1, 9).view(1, 3, 3)
+    waves = [2**0.5 * (math.pi * k * x.flatten()).cos() for k in (1, 2)]
+    expected = torch.stack([torch.ones(9), *waves], 1)
+    torch.testing.assert_close(fourier(x, 1), expected[None])
+    moments = encoding_moments(partial(fourier, terms=6))
+    torch.testing.assert_close(moments.second, torch.eye(6).to(moments.second), atol=1e-6, rtol=0)
+    torch.testing.assert_close(moments.mean, torch.eye(6)[0].to(moments.mean), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="terms is 0"):
+        fourier(x, 1, terms=0)
+    with pytest.raises(ValueError, match="images range from"):
+        fourier(x * 2, 1)

@@ -108,5 +108,6 @@ def test_norm_beyond_all_floats():
     net = htf.nn.HTNetwork(htf.DimensionTree.grid(28, 28), 256, 2, seed=0)
     # Outputs of about 1, of which there are 256^784.
     assert log_norm(net).item() == pytest.approx(784 * math.log(256), rel=0.01)
-    root = gramians(net)
-    assert root.matrices[net.tree.root].shape == (1, 1)
+    below, logs = gramians(net._layout, [weight.detach() for weight in net.weights])
+    assert below[-1].shape == (1, 1, 1, 1)
+    assert float(below[-1].log() + logs[-1]) == pytest.approx(log_norm(net).item(), rel=1e-6)

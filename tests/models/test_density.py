@@ -296,7 +296,7 @@ def test_not_fitted(ask):
         ({"leaf": "poisson"}, ValueError, "leaf is 'poisson'"),
         ({"format": "mps"}, ValueError, "format is 'mps'"),
         ({"tree": "ht"}, TypeError, "tree is a str"),
-        ({"tree": htf.DimensionTree.balanced(5)}, ValueError, "tree has order 5; samples have 6"),
+        ({"tree": htf.DimensionTree.balanced(5)}, ValueError, "tree has 5 modes; the samples have 6"),
         ({"squared": True, "leaf": "binomial"}, ValueError, "squared is True"),
         ({"device": "cuda:99"}, ValueError, "cannot be used"),
         ({"dtype": torch.int64}, TypeError, "dtype is torch.int64"),
@@ -322,7 +322,7 @@ NAN = np.full((3, 6), np.nan)
         (linked(3, 6)[0], {}, ValueError, "expected \\(samples, height, width\\) or"),
         (linked(3, 16).view(-1, 2, 2, 4), {}, ValueError, "expected \\(samples, height, width\\) or"),
         (np.array([["a", "b"]]), {}, ValueError, "expected numbers"),
-        (linked(3, 6), {"sample_weight": -np.ones(400)}, ValueError, "sample_weight has values that are negative"),
+        (linked(3, 6), {"sample_weight": -np.ones(400)}, ValueError, "sample_weight has entries that are negative"),
         (linked(3, 6), {"sample_weight": np.zeros(400)}, ValueError, "sample_weight is zero for all"),
         (linked(3, 6), {"sample_weight": np.ones(3)}, ValueError, "sample_weight has shape \\(3,\\)"),
         (linked(3, 6), {"validation": 1.5}, ValueError, "validation is 1.5"),
@@ -378,3 +378,33 @@ def test_interrupted_fits_can_be_asked(monkeypatch, squared):
     with pytest.raises(KeyboardInterrupt):
         density.fit(linked(3, 6), validation=0.1)
     assert float(density.log_prob(everything(3, 6)).exp().sum()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [{}, {"squared": True, "lr": 0.02}, {"leaf": "gaussian", "components": 3}])
+def test_partial_fit_goes_on(kind):
+    x, others = linked(3, 6), linked(3, 6, seed=5)
+    density = TensorDensity(levels=3, width=4, batch_size=50, device="cpu", dtype=torch.float64, **kind)
+    scores = [density.partial_fit(x[part % 4 :: 4]).score(others) for part in range(12)]
+    assert scores[-1] > scores[0] + 0.05
+    again = clone(density).fit(x).partial_fit(x)
+    assert again.score(others) > scores[0]
+    with pytest.raises(ValueError, match="expecting 6 features"):
+        density.partial_fit(x[:, :5])
+
+
+def test_a_full_partial_step_is_the_one_of_fit():
+    x = linked(3, 6)
+    settings = {"epochs": 1, "lr": 1.0, "schedule": "constant", "batch_size": 400}
+    density = fitted(3, 6, **settings)
+    assert torch.equal(clone(density).partial_fit(x).log_prob(x), density.log_prob(x))
+    two = clone(density).set_params(smoothing=0).partial_fit(x).partial_fit(x)
+    assert torch.equal(two.log_prob(x), clone(two).set_params(epochs=2).fit(x).log_prob(x))
+
+
+def test_images_of_few_bits_fill_the_levels():
+    images = torch.randint(0, 17, (30, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    density = TensorDensity(levels=8, width=2, epochs=1, device="cpu").fit(images)
+    assert torch.equal(density.levels_.encode(images), (images // 4).short())
+    assert int(density.levels_.encode(torch.tensor([200], dtype=torch.uint8))) == 7
+    levels = torch.arange(8)
+    assert torch.equal(density.levels_.encode(density.levels_.decode(levels)).long(), levels)

@@ -15,6 +15,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import htf
 from htf import DimensionTree
+from htf._files import write_tensors
 from htf.models import TensorClassifier, TensorRegressor
 
 # Batches are drawn at random, so that a sample of weight two is not two samples.
@@ -79,7 +80,7 @@ def test_a_tree_of_ones_own_over_overlapping_patches(images):
 def test_the_class_told_is_that_of_the_multilinear_form(images, fitted):
     vectors = fitted.module_.encoder(images[2].unsqueeze(1), torch.float64)
     tensor = fitted.to_tensor()
-    outputs = htf.nn.HTNetwork.from_tensor(tensor).double()(vectors).squeeze(1)
+    outputs = htf.nn.HTNetwork.from_tensor(tensor).double()(vectors)
     np.testing.assert_array_equal(fitted.classes_[outputs.argmax(1).numpy()], fitted.predict(images[2]))
 
 
@@ -239,3 +240,60 @@ def test_models_of_probabilities_from_their_files(tmp_path, images, kind):
     again = htf.models.load(tmp_path / "model")
     assert type(again).__name__ == kind
     assert torch.equal(again.log_prob(others), model.log_prob(others))
+
+
+def test_files_of_estimators_that_nested_their_trees_are_read(tmp_path):
+    X, y = table(60)
+    tree = DimensionTree.from_nested(((0, 2), 1))
+    model = TensorClassifier(width=3, epochs=2, tree=tree).fit(X, y)
+    tensors, about = model.state()
+    classes = {"classes": model.classes_.tolist(), "dtype": model.classes_.dtype.str}
+    written_by_0_2 = {
+        "model": "TensorClassifier",
+        "parameters": model.get_params() | {"out": None, "tree": [[0, 2], 1]},
+        "encoder": about["encoder"],
+        "tree": [[0, 2], 1],
+        "width": 3,
+        "fitted": {"n_features_in_": 3, "shape": [3], "in_bytes": False} | classes,
+    }
+    write_tensors(tmp_path / "model", tensors, written_by_0_2, "a model")
+    again = htf.models.load(tmp_path / "model")
+    assert again.get_params() == model.get_params()
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("kind", ["TensorClassifier", "TensorRegressor", "TensorDensity", "GenerativeClassifier"])
+def test_every_estimator_has_one_manner_of_settings_splits_and_weights(kind):
+    X, y = np.tile(np.arange(3), (40, 3)) % 3, np.arange(40) % 2
+
+    def fit(settings, **given):
+        device = {"levels": 3, "device": "cpu"} if kind in ("TensorDensity", "GenerativeClassifier") else {}
+        return getattr(htf.models, kind)(**{"width": 2, "epochs": 1, **device, **settings}).fit(X, y, **given)
+
+    for settings, error, words in (
+        ({"format": "mps"}, ValueError, "format is 'mps'; expected one of ht, cp, tt"),
+        ({"tree": "ht"}, TypeError, "tree is a str; expected a DimensionTree"),
+        ({"tree": DimensionTree.balanced(5)}, ValueError, "tree has 5 modes; the samples have 9"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"epochs": 0}, ValueError, "epochs is 0"),
+        ({"patience": 0}, ValueError, "patience is 0"),
+    ):
+        with pytest.raises(error, match=words):
+            fit(settings)
+    for weights, words in (
+        (-np.ones(40), "sample_weight has entries that are negative, NaN or infinite"),
+        (np.full(40, np.nan), "sample_weight has entries that are negative, NaN or infinite"),
+        (np.zeros(40), "sample_weight is zero for all samples"),
+        (np.ones(3), r"sample_weight has shape \(3,\); expected \(40,\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fit({}, sample_weight=weights)
+    for validation, error, words in (
+        (True, TypeError, "validation is True; expected a share"),
+        (0.0, ValueError, r"validation is 0\.0; expected a share between 0 and 1"),
+        (0.999, ValueError, "none would be left to train on"),
+    ):
+        with pytest.raises(error, match=words):
+            fit({}, validation=validation)
+    model = fit({}, validation=np.float32(0.25), sample_weight=np.ones(40))
+    assert model.network.outputs == model.to_tensor().outputs

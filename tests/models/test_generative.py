@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 
+import htf
 from htf._files import read_tensors
 from htf.models import GenerativeClassifier
 
@@ -143,3 +144,35 @@ def test_bad_questions():
     for name in ("predict", "predict_proba", "log_prob", "log_joint", "sample"):
         with pytest.raises(NotFittedError):
             getattr(GenerativeClassifier(), name)(x)
+
+
+def test_the_epoch_that_tells_most_labels_is_kept():
+    x, y = labelled()
+    others = labelled(150)
+    classifier = clone(fitted()).set_params(epochs=8, width=8, batch_size=40).fit(x, y, validation=others)
+    accuracies = classifier.history_["validation"]["accuracy"][:, 0]
+    assert classifier.score(*others) == pytest.approx(float(accuracies.max()))
+    priors = clone(classifier).set_params(priors=(0.98, 0.01, 0.01)).fit(x, y, validation=others)
+    found = priors.history_["validation"]["accuracy"][:, 0]
+    assert priors.score(*others) == pytest.approx(float(found.max()))
+
+
+def test_partial_fit_goes_on():
+    x, y = labelled()
+    classifier = GenerativeClassifier(levels=3, width=8, batch_size=40, device="cpu")
+    with pytest.raises(ValueError, match="classes is None at the first call"):
+        classifier.partial_fit(x, y)
+    for part in range(24):
+        classifier.partial_fit(x[part % 3 :: 3], y[part % 3 :: 3], classes=[10, 11, 12, 13])
+    assert classifier.score(x, y) > 0.9
+    shares = np.array([float((y == label).double().mean()) for label in (10, 11, 12, 13)])
+    assert np.allclose(classifier.priors_, shares)
+    with pytest.raises(ValueError, match="none of the fitted classes"):
+        classifier.partial_fit(x, y + 5)
+
+
+def test_the_defaults_tell_digits():
+    digits = htf.datasets.load("digits")
+    x, y = digits.train_images, digits.train_labels
+    classifier = GenerativeClassifier(width=16, epochs=8, device="cpu").fit(x[:800], y[:800])
+    assert classifier.score(digits.test_images, digits.test_labels) > 0.88

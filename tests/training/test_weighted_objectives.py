@@ -50,7 +50,7 @@ def test_regression_finds_a_linear_map_and_measures_it():
     [
         (lambda: objectives.classification((X, Y), sample_weight=WEIGHTS[:3]), r"sample_weight has shape \(3,\)"),
         (lambda: objectives.classification((X, Y), sample_weight=-WEIGHTS), "negative"),
-        (lambda: objectives.classification((X, Y), sample_weight=WEIGHTS * 0), "zeros alone"),
+        (lambda: objectives.classification((X, Y), sample_weight=WEIGHTS * 0), "sample_weight is zero for all"),
         (lambda: objectives.classification((X, Y), label_smoothing=1.0), "label_smoothing is 1.0"),
         (lambda: objectives.regression((X, Y.float())), r"targets of shape \(40,\); expected"),
         (lambda: begun(objectives.regression((X, X[:, :2])), 1), r"outputs of shape \(1, 1\) for one sample"),

@@ -6,6 +6,7 @@ from htf.nn.networks.cp import CPNetwork
 from htf.nn.networks.ht import HTNetwork
 from htf.nn.networks.matrix import MatrixFactorization
 from htf.nn.networks.matrix_plan import MatrixPlan
+from htf.nn.networks.normal_leaves import NormalLeaves, NormalNetwork
 
 __all__ = [
     "CPNetwork",
@@ -15,4 +16,6 @@ __all__ = [
     "HTNetwork",
     "MatrixFactorization",
     "MatrixPlan",
+    "NormalLeaves",
+    "NormalNetwork",
 ]

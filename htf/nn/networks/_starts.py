@@ -10,8 +10,8 @@ import torch
 from htf._checks import check_dtype, positive
 
 
-def per_run(name: str, value: object, runs: int | None) -> tuple[list[object], int]:
-    """Spread an argument that is one value, or a sequence with one value per run."""
+def per_run(name: str, value: object, runs: int | None) -> tuple[list[object], int | None]:
+    """Spread an argument that is one value, or has one per run, and the runs; None where nothing asks for runs."""
     runs = None if runs is None else positive("runs", runs)
     if isinstance(value, Iterable) and not isinstance(value, Mapping | str):
         values = list(value)
@@ -20,8 +20,7 @@ def per_run(name: str, value: object, runs: int | None) -> tuple[list[object], i
         if runs is not None and runs != len(values):
             raise ValueError(f"{name} has {len(values)} values, one per run; runs is {runs}")
         return values, len(values)
-    runs = 1 if runs is None else runs
-    return [value] * runs, runs
+    return [value] * (runs or 1), runs
 
 
 def parameter_dtype(dtype: torch.dtype | None) -> torch.dtype:

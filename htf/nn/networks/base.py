@@ -31,8 +31,8 @@ class Factorization(nn.Module, ABC):
     ----------
     dims : sequence of int
         Dimension of each mode.
-    runs : int
-        Independent fits held by the module.
+    runs : int, optional
+        Independent fits held by the module; None stands for one, and no axis of runs where there are several outputs.
     outputs : int
         Outputs of each run.
 
@@ -40,6 +40,9 @@ class Factorization(nn.Module, ABC):
     ----------
     dims : tuple of int
     runs, outputs : int
+    runs_axis : bool
+        Whether outputs are (batch, runs), or (batch, runs, outputs) if there are several; otherwise they are (batch,
+        outputs), as `torch.nn.functional.cross_entropy` takes them.
     tree : DimensionTree or None
         Tree of a factorization on one; None for others.
     has_end_matrices : bool
@@ -61,7 +64,7 @@ class Factorization(nn.Module, ABC):
     -----
     A subclass calls this constructor, then registers its parameters, then calls `reset_parameters`.  It has to provide
 
-    - `entries` and `forms`, the outputs on indices and on vectors, as `forward` hands them over when they are checked;
+    - `entries` and `forms`, the outputs of all runs on indices and on vectors, which `forward` hands over;
     - `start_run`, which draws the start of one run;
     - `to_tensor`, the end tensor of one run, and `rescale_`, which multiplies it.
 
@@ -107,17 +110,20 @@ class Factorization(nn.Module, ABC):
     dims: tuple[int, ...]
     runs: int
     outputs: int
+    runs_axis: bool = True
     tree: DimensionTree | None = None
     has_end_matrices: bool = False
     component_kinds: ClassVar[tuple[str, ...]] = ()
     plan_type: ClassVar[type[Any]] = Tensor
 
-    def __init__(self, dims: Sequence[int], *, runs: int = 1, outputs: int = 1) -> None:
+    def __init__(self, dims: Sequence[int], *, runs: int | None = None, outputs: int = 1) -> None:
         super().__init__()
         if not isinstance(dims, Iterable):
             raise TypeError(f"dims is {dims!r}; expected the dimension of each mode")
         self.dims = tuple(positive(f"dims[{mode}]", dim) for mode, dim in enumerate(dims))
-        self.runs, self.outputs = positive("runs", runs), positive("outputs", outputs)
+        self.runs, self.outputs = 1 if runs is None else positive("runs", runs), positive("outputs", outputs)
+        # A single output of a single run is (batch, 1) either way.
+        self.runs_axis = runs is not None or self.outputs == 1
         self._shape = (self.runs,) if self.outputs == 1 else (self.runs, self.outputs)  # outputs of a sample
 
     # -- what every subclass provides ---------------------------------------------------------------------
@@ -321,7 +327,8 @@ class Factorization(nn.Module, ABC):
         Returns
         -------
         Tensor
-            (batch, runs), or (batch, runs, outputs) if the network has several outputs.
+            (batch, runs), or (batch, runs, outputs) if the network has several outputs; (batch, outputs) where no runs
+            were asked for, neither by `runs` nor by a sequence of widths or ranks.
 
         Raises
         ------
@@ -335,7 +342,7 @@ class Factorization(nn.Module, ABC):
         depends on their values, which cannot be traced: a ValueError says so.
         """
         if isinstance(inputs, Tensor) and inputs.shape[:1] == (0,):
-            return outputs_of_none(inputs, self.dims, self._shape, self.parameters())
+            return self._without_runs(outputs_of_none(inputs, self.dims, self._shape, self.parameters()))
         encoded, checked = self._checked(inputs)
         outputs = self.forms(checked) if encoded else self.entries(checked)
         if outputs.shape[1:] != self._shape:
@@ -344,7 +351,11 @@ class Factorization(nn.Module, ABC):
                 f"{type(self).__name__} gave outputs of shape {tuple(outputs.shape)}; expected (batch, "
                 f"{', '.join(map(str, self._shape))}), the runs last but for several outputs"
             )
-        return outputs
+        return self._without_runs(outputs)
+
+    def _without_runs(self, outputs: Tensor) -> Tensor:
+        """Outputs of all runs, without the axis of runs where none were asked for."""
+        return outputs if self.runs_axis else outputs.squeeze(1)
 
     def _checked(self, inputs: Any) -> tuple[bool, Any]:
         """Whether inputs are encoded vectors; these, or a plan of discrete ones, once they are found to fit."""

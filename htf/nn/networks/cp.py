@@ -37,7 +37,8 @@ class CPNetwork(TreeNetwork):
         Independent fits; 1, or the length of `rank`.
     outputs : int
         Outputs of each run.  With more than one, every component has a weight per output, a further factor of shape
-        (outputs, R); with one, weights are 1 and the component's scale lies in its vectors.
+        (outputs, R); with one, weights are 1 and the component's scale lies in its vectors.  Several ones of a network
+        without `runs` or a sequence of ranks are (batch, outputs), without an axis of runs.
     init : str, callable, or sequence of them
         "scale_preserving" (default), "gaussian", "balanced", or see `htf.nn.init`; a sequence gives one per run.  For
         encoded vectors, ``htf.nn.init.scale_preserving(inputs=vectors)``.

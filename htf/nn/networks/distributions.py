@@ -18,6 +18,8 @@ UNSEEN = 0.01
 REACH = 0.25
 # Share of the identity in inner matrices.
 IDENTITY = 0.8
+# Share of the uniform distribution in binomial leaves: what is far from all their means is not beyond all floats.
+OUTLIERS = 1e-3
 # Standard deviation of the rows of the noise beside identities.
 MIXING = 0.3
 
@@ -150,8 +152,13 @@ def binomial_means(counts: Tensor) -> Tensor:
     return means.clamp(eps, 1 - eps)
 
 
+def without_outliers(counts: Tensor, columns: Tensor) -> Tensor:
+    """Counts (..., rows, columns) of what binomial columns explain by their binomial part."""
+    return counts * (1 - OUTLIERS / columns.shape[-2] / columns).clamp(min=0)
+
+
 def binomial(success: Tensor, rows: int) -> Tensor:
-    """Columns of binomial probabilities of 0 to rows - 1 successes.
+    """Columns of binomial probabilities of 0 to rows - 1 successes, with a small share of the uniform distribution.
 
     Parameters
     ----------
@@ -162,11 +169,11 @@ def binomial(success: Tensor, rows: int) -> Tensor:
     Returns
     -------
     Tensor
-        (..., rows, columns).  None is below the smallest normal number, so that no value is impossible.
+        (..., rows, columns), each at least `OUTLIERS` / rows.
     """
     k = torch.arange(rows, device=success.device, dtype=torch.float64)
     n = rows - 1
     ways = math.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
     p = success.double()
     found = (ways[:, None] + k[:, None] * p.log() + (n - k)[:, None] * (-p).log1p()).exp()
-    return found.to(success.dtype).clamp(min=torch.finfo(success.dtype).tiny)
+    return ((1 - OUTLIERS) * found + OUTLIERS / rows).to(success.dtype)

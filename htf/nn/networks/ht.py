@@ -44,7 +44,8 @@ class HTNetwork(TreeNetwork):
     runs : int, optional
         Independent fits; 1, or the length of `width`.
     outputs : int
-        Outputs of each run: columns of the root's matrix.
+        Outputs of each run: columns of the root's matrix.  Several ones of a network without `runs` or a sequence of
+        widths are (batch, outputs), without an axis of runs.
     shared : bool
         One matrix for all nodes of a level, as in a convolution; requires equal dims.
     init : str, callable, or sequence of them
@@ -178,7 +179,7 @@ class HTNetwork(TreeNetwork):
         Parameters
         ----------
         tensors : HTTensor, (tree, factors), or sequence of HTTensor
-            Made of PyTorch tensors; a sequence gives one run each, of one tree, shape and dtype.
+            Made of PyTorch tensors; a sequence gives one run each, of one tree, shape and dtype, and an axis of runs.
 
         Returns
         -------
@@ -202,7 +203,8 @@ class HTNetwork(TreeNetwork):
         first, *_ = runs = alike(*runs)
         matrices = [ht_to_convac(x) for x in runs]
         widths = [{node: len(each[node]) for node in first.tree.inner_nodes} for each in matrices]
-        network = cls(first.tree, first.dims, widths, outputs=first.outputs, dtype=first.dtype, device=first.device)
+        options: dict[str, Any] = {"outputs": first.outputs, "dtype": first.dtype, "device": first.device}
+        network = cls(first.tree, first.dims, widths[0] if single else widths, **options)
         with torch.no_grad():
             for run, each in enumerate(matrices):
                 for node, matrix in each.items():
@@ -303,7 +305,7 @@ class HTNetwork(TreeNetwork):
         Returns
         -------
         Tensor
-            (batch, runs), or (batch, runs, outputs) if the network has several outputs.
+            As `forward`.
 
         Raises
         ------
@@ -316,7 +318,7 @@ class HTNetwork(TreeNetwork):
                 f"{type(self).__name__} has no vectors of several components; take an HTNetwork on a tree of depth one"
             )
         values = contract_normalized(self._encoded_plan(), self._apply_leaves(vectors), self._inner_matrices(), drop)
-        return values.squeeze(-1) if self.outputs == 1 else values
+        return self._without_runs(values.squeeze(-1) if self.outputs == 1 else values)
 
     def _leaf_matrices(self) -> list[Tensor]:
         return [

@@ -126,7 +126,9 @@ class TreeNetwork(Factorization):
         else:
             plan, leaves, weights = checked, self._leaf_matrices(), self._inner_matrices()
         sign, log = sign_and_logarithm(self, plan, leaves, weights)
-        return (sign.squeeze(-1), log.squeeze(-1)) if self.outputs == 1 else (sign, log)
+        if self.outputs == 1:
+            return sign.squeeze(-1), log.squeeze(-1)
+        return self._without_runs(sign), self._without_runs(log)
 
     def _common_exponents(self, value: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor | None]:
         """Exponents of the runs, (batch, runs), and what is left of those of the engine's runs, if they are others."""

@@ -17,6 +17,7 @@ from htf.training._digest import digest
 from htf.training._memory import largest_fitting
 from htf.training._samples import Samples, as_samples
 from htf.training.objectives.base import Found, Objective, Order, Place
+from htf.training.sample_weights import factors
 
 
 class Classes(Objective):
@@ -48,7 +49,7 @@ class Classes(Objective):
         self.judge = "validation/accuracy" if len(self.parts.get("validation", ())) else ""
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; expected from 0 to below 1")
-        self._weights = None if sample_weight is None else check_weights(sample_weight, len(self.parts["train"]))
+        self._weights = None if sample_weight is None else factors(sample_weight, len(self.parts["train"]))
         self.label_smoothing = float(label_smoothing)
         self._warned = False
         # Read before anything is brought to a device.
@@ -138,15 +139,6 @@ class Classes(Objective):
         if self._weights is not None:
             about["sample_weight"] = digest(self._weights)
         return about
-
-
-def check_weights(weights: Tensor, samples: int) -> Tensor:
-    """Weights of samples, (samples,), finite, none below zero, as factors whose mean is 1."""
-    if weights.shape != (samples,):
-        raise ValueError(f"sample_weight has shape {tuple(weights.shape)}; expected ({samples},)")
-    if not bool(weights.isfinite().all()) or bool((weights < 0).any()) or not bool((weights > 0).any()):
-        raise ValueError("sample_weight has entries that are negative, NaN or infinite, or zeros alone")
-    return weights / weights.double().mean().to(weights.dtype)
 
 
 def classification(

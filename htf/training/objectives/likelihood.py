@@ -13,10 +13,12 @@ from htf._checks import positive
 from htf.engine import Plan
 from htf.nn.networks.gramians import log_norm
 from htf.nn.networks.ht import HTNetwork
+from htf.nn.networks.normal_leaves import NormalNetwork
 from htf.training._digest import digest
 from htf.training._seeds import order_of_epoch
 from htf.training.graphs import is_replayable
 from htf.training.objectives.base import Found, Objective, Place
+from htf.training.sample_weights import factors
 
 # Bytes of gradients that replayed steps may hold on a GPU.
 REPLAYED = 2**31
@@ -29,7 +31,7 @@ class _Batch:
 
     def __init__(self, part: Part) -> None:
         self.indices, self.labels, self.weights = part
-        self._plan: Plan | None = None
+        self._plan: Plan | Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -40,7 +42,7 @@ class _Batch:
         self.weights = None if self.weights is None else self.weights.to(device, dtype)
         self._plan = None
 
-    def plan(self, model: HTNetwork) -> Plan:
+    def plan(self, model: HTNetwork | NormalNetwork) -> Plan | Tensor:
         if self._plan is None:
             self._plan = model.plan(self.indices)
         return self._plan
@@ -53,23 +55,36 @@ class Likelihood(Objective):
     ----------
     batch_size : int
     squared : bool
+    priors : Tensor or None
+        (outputs,), by which labels are told from outputs.
     """
 
-    def __init__(self, train: Part, validation: Part | None, batch_size: int, squared: bool, seed: int) -> None:
-        self.batch_size, self.squared = positive("batch_size", batch_size), squared
+    def __init__(
+        self,
+        train: Part,
+        validation: Part | None,
+        batch_size: int,
+        squared: bool,
+        seed: int,
+        priors: Tensor | None = None,
+    ) -> None:
+        self.batch_size, self.squared, self.priors = positive("batch_size", batch_size), squared, priors
         self._digests = {"train": digest(train), "validation": digest(validation or ())}
         self.batches = max(1, math.ceil(len(train[0]) / self.batch_size))
         # Fixed batches, of samples in an order of their own, as data sets may be sorted.
         order = order_of_epoch(len(train[0]), seed, -1)
         self._train = [_Batch(_taken(train, at)) for at in torch.tensor_split(order, self.batches)]
         self._validation = [] if validation is None else [_Batch(part) for part in _split(validation, self.batch_size)]
-        self.judge = "validation/log_likelihood" if self._validation else ""
+        judge = "log_likelihood" if priors is None else "accuracy"
+        self.judge = f"validation/{judge}" if self._validation else ""
         self._latest: tuple[int, list[int]] = (-1, [])
 
     def prepare(self, model: nn.Module, place: Place) -> None:
         super().prepare(model, place)
-        if not isinstance(model, HTNetwork) or model.runs != 1:
+        if not isinstance(model, HTNetwork | NormalNetwork) or (isinstance(model, HTNetwork) and model.runs != 1):
             raise TypeError(f"model is a {type(model).__name__}; a likelihood is that of an HTNetwork of one run")
+        if self.squared and isinstance(model, NormalNetwork):
+            raise ValueError("squared is True and the model has normal leaves, whose squares are not normalized")
         for batch in (*self._train, *self._validation):
             if batch.labels is None and model.outputs > 1:
                 raise ValueError(
@@ -92,11 +107,15 @@ class Likelihood(Objective):
     def replayable(self, epoch: int, batch: int) -> Hashable:
         number = self._order(epoch)[batch]
         plan = self._train[number]._plan
-        return number if self._worth_replays and plan is not None and is_replayable(plan) else None
+        return number if self._worth_replays and isinstance(plan, Plan) and is_replayable(plan) else None
 
-    def _mean(self, model: Any, batch: _Batch) -> Tensor:
-        _, log = model.log_abs(batch.plan(model))
-        log = log.reshape(len(batch), -1)
+    def _logs(self, model: Any, batch: _Batch) -> Tensor:
+        """Logarithms of the outputs, (samples, outputs)."""
+        log: Tensor = model.log_abs(batch.plan(model))[1]
+        return log.reshape(len(batch), -1)
+
+    def _mean(self, model: Any, batch: _Batch, logs: Tensor | None = None) -> Tensor:
+        log = self._logs(model, batch) if logs is None else logs
         log = log[:, 0] if batch.labels is None else log.gather(1, batch.labels[:, None])[:, 0]
         if self.squared:
             log = 2 * log - log_norm(model)
@@ -109,14 +128,23 @@ class Likelihood(Objective):
 
     @torch.no_grad()
     def measure(self, model: nn.Module, epoch: int) -> dict[str, Tensor]:
-        """The mean log-likelihood of the validation samples, in nats."""
+        """The mean log-likelihood of the validation samples, in nats, and the share of labels that are told."""
         if not self._validation:
             return {}
-        totals = torch.stack([self._mean(model, batch).double() * len(batch) for batch in self._validation])
-        return {self.judge: totals.sum() / sum(map(len, self._validation))}
+        totals, right = [], []
+        for batch in self._validation:
+            logs = self._logs(model, batch)
+            totals.append(self._mean(model, batch, logs).double() * len(batch))
+            if self.priors is not None and batch.labels is not None:
+                told = (logs.double() + self.priors.to(logs.device).log()).argmax(1)
+                right.append((told == batch.labels).sum().double())
+        samples = sum(map(len, self._validation))
+        found = {"validation/log_likelihood": torch.stack(totals).sum() / samples}
+        return found | ({"validation/accuracy": torch.stack(right).sum() / samples} if right else {})
 
     def describe(self) -> dict[str, Any]:
-        about = {"batch_size": self.batch_size, "squared": self.squared}
+        about: dict[str, Any] = {"batch_size": self.batch_size, "squared": self.squared}
+        about |= {} if self.priors is None else {"priors": self.priors.tolist()}
         return {"objective": "likelihood", **about, **self._digests}
 
 
@@ -129,16 +157,18 @@ def likelihood(
     batch_size: int = 256,
     squared: bool = False,
     seed: int = 0,
+    priors: Tensor | None = None,
 ) -> Likelihood:
     """Fit a density to discrete samples by their mean log-likelihood.
 
     The model is an `HTNetwork` of one run whose outputs are probabilities, as those of one with distributions as
-    columns, to be trained by `ExpectationMaximization`, or one of any entries with `squared`.
+    columns, to be trained by `ExpectationMaximization`, or one of any entries with `squared`; or a `NormalNetwork`, a
+    density of real numbers.
 
     Parameters
     ----------
     samples : Tensor
-        (n, order) integers.
+        (n, order) integers; real numbers for normal leaves, NaN where a value is not known.
     labels : Tensor, optional
         (n,) integers: the output whose probability is meant, for a network of several outputs.
     weights : Tensor, optional
@@ -153,6 +183,9 @@ def likelihood(
         The probability is the square of the output over the sum of all squares (a Born machine).
     seed : int
         Of the division into batches.
+    priors : Tensor, optional
+        (outputs,): probabilities of the labels.  Then the share of validation labels that are told from their samples,
+        by Bayes' rule, is measured as "validation/accuracy", and chooses the best epoch.
 
     Returns
     -------
@@ -171,22 +204,19 @@ def likelihood(
     if not isinstance(samples, Tensor) or samples.ndim != 2 or not len(samples):
         got = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__
         raise ValueError(f"samples is {got}; expected a tensor (n, order) of at least one sample")
-    for name, values in (("labels", labels), ("weights", weights)):
-        if values is not None and tuple(values.shape) != (len(samples),):
-            raise ValueError(f"{name} has shape {tuple(values.shape)}; expected ({len(samples)},), one for each sample")
+    if labels is not None and tuple(labels.shape) != (len(samples),):
+        raise ValueError(f"labels has shape {tuple(labels.shape)}; expected ({len(samples)},), one for each sample")
     if weights is not None:
-        if not bool((weights >= 0).all() & weights.isfinite().all()):
-            raise ValueError("weights has values that are negative or not finite; expected at least 0")
-        if not bool(weights.sum() > 0):
-            raise ValueError("weights are all zero; expected some above")
-        weights = weights.double() / weights.double().mean()
+        weights = factors(weights.double(), len(samples), "weights")
     held: Part | None = None
     if validation is not None:
         parts = (validation,) if isinstance(validation, Tensor) else tuple(validation)
         if labels is not None and len(parts) != 2:
             raise ValueError("validation has no labels; expected samples and labels")
         held = (parts[0], parts[1] if labels is not None else None, None)
-    return Likelihood((samples, labels, weights), held, batch_size, squared, seed)
+    if priors is not None and labels is None:
+        raise ValueError("priors are given and labels is None; expected the labels whose probabilities they are")
+    return Likelihood((samples, labels, weights), held, batch_size, squared, seed, priors)
 
 
 def _taken(part: Part, at: Tensor) -> Part:

@@ -12,7 +12,7 @@ from htf._checks import positive
 from htf._modes import evaluated
 from htf.training._digest import digest
 from htf.training.objectives.base import Found, Objective, Order, Place
-from htf.training.objectives.classification import check_weights
+from htf.training.sample_weights import factors
 
 Pair = tuple[Tensor, Tensor]
 
@@ -40,7 +40,7 @@ class Regression(Objective):
         self.batch_size = positive("batch_size", batch_size)
         samples = len(self.train[1])
         self.batches = max(1, math.ceil(samples / self.batch_size))
-        self._weights = None if sample_weight is None else check_weights(sample_weight, samples)
+        self._weights = None if sample_weight is None else factors(sample_weight, samples)
         self.judge = "" if validation is None else "validation/r2"
 
     def prepare(self, model: nn.Module, place: Place) -> None:

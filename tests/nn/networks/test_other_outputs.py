@@ -1,13 +1,15 @@
 """Outputs as logarithms, and up to a positive factor per sample, against the plain ones in double precision."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
+import htf
 from htf import DimensionTree
 from htf.nn import CPNetwork, HTNetwork
-from htf.nn.init import gaussian
+from htf.nn.init import gaussian, scale_preserving
 
 MAKERS = {
     "cp": lambda **k: CPNetwork((3,) * 5, [4, 2], **k),
@@ -98,3 +100,69 @@ def test_what_is_dropped_is_left_out():
     torch.testing.assert_close(ones, ones[:1].expand_as(ones))
     with pytest.raises(ValueError, match="vectors has 3 modes; the network has order 4"):
         network.normalized(vectors[:, :3])
+
+
+TREE = DimensionTree.balanced(4)
+ASKED = {
+    "ht": (lambda **k: HTNetwork(TREE, 3, 2, **k), lambda **k: HTNetwork(TREE, 3, [2], **k)),
+    "cp": (lambda **k: CPNetwork((3,) * 4, 2, **k), lambda **k: CPNetwork((3,) * 4, [2], **k)),
+}
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_runs_have_an_axis_where_they_were_asked_for(kind):
+    one, several = ASKED[kind]
+    vectors = torch.rand(7, 4, 3, generator=torch.Generator().manual_seed(0))
+    indices = torch.randint(0, 3, (7, 4), generator=torch.Generator().manual_seed(0))
+    one, several = (partial(make, init=gaussian(0.5, 0.3)) for make in (one, several))
+    expected = {
+        (7, 1): [one(), one(runs=1), several()],
+        (7, 2): [one(runs=2)],
+        (7, 5): [one(outputs=5)],
+        (7, 1, 5): [one(runs=1, outputs=5), several(outputs=5)],
+        (7, 2, 5): [one(runs=2, outputs=5)],
+    }
+    for shape, networks in expected.items():
+        for network in networks:
+            found = [network(vectors), network(indices), network(network.plan(indices)), *network.log_abs(indices)]
+            found += [network.normalized(vectors)] if kind == "ht" else []
+            assert [tuple(each.shape) for each in found] == [shape] * len(found)
+            for none in (vectors[:0], indices[:0]):
+                assert tuple(network(none).shape) == (0, *shape[1:])
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_outputs_without_runs_are_those_of_one_run_and_what_cross_entropy_takes(kind):
+    one, _ = ASKED[kind]
+    x = torch.randn(40, 4, 3, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0, 0] * x[:, 1, 0] > 0).long()
+    network = one(outputs=2, seed=0, init=scale_preserving(inputs=x))
+    with_runs = one(outputs=2, runs=1, seed=[0], init=scale_preserving(inputs=x))
+    with_runs.load_state_dict(network.state_dict())
+    assert torch.equal(network(x), with_runs(x)[:, 0])
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_networks_of_tensors_have_an_axis_of_runs_for_a_sequence():
+    x = htf.random_ht((3,) * 4, 2, random_state=0, outputs=5).to_backend("pytorch")
+    indices = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 1]])
+    assert HTNetwork.from_tensor(x)(indices).shape == (2, 5)
+    assert HTNetwork.from_tensor([x])(indices).shape == (2, 1, 5)
+    assert torch.equal(HTNetwork.from_tensor([x, x])(indices)[:, 1], HTNetwork.from_tensor(x)(indices))
+
+
+def test_several_outputs_without_runs_are_centred():
+    network = HTNetwork(TREE, 3, 2, outputs=3, seed=0, dtype=torch.float64)
+    indices = torch.randint(0, 3, (50, 4), generator=torch.Generator().manual_seed(0))
+    wanted = network(indices).detach().mean(0) * torch.tensor([2.0, 0.5, 3.0])
+    for targets in (wanted.expand(50, -1), wanted.expand(50, 1, -1)):
+        htf.training.center_outputs(network, indices, targets)
+        torch.testing.assert_close(network(indices).detach().mean(0), wanted)

@@ -1,0 +1,1 @@
+"""Accuracy of classifiers by trees, beside convolutional networks and tensor trains."""

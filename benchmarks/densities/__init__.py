@@ -1,0 +1,1 @@
+"""Bits per dimension of densities of images."""
