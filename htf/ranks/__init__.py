@@ -1,6 +1,7 @@
 """Ranks of tensors and networks: spectra on the tree, effective and separation rank, entropies, CP rank, kernels."""
 
 from htf.ranks.cp_rank import CPRankEstimate, cp_rank
+from htf.ranks.data_entanglement import DataEntanglement, data_entanglement
 from htf.ranks.entropies import entanglement_entropies, renyi2_entropies
 from htf.ranks.kernel import cluster_order, kernel_effective_rank, kernel_matrix
 from htf.ranks.matricizations import hierarchical_rank, log_norm, spectra
@@ -10,9 +11,11 @@ from htf.ranks.spectrum import effective_rank, numerical_rank, participation_rat
 
 __all__ = [
     "CPRankEstimate",
+    "DataEntanglement",
     "SeparationProfile",
     "cluster_order",
     "cp_rank",
+    "data_entanglement",
     "effective_rank",
     "entanglement_entropies",
     "hierarchical_rank",
