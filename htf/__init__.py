@@ -3,8 +3,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from htf import datasets, dynamics, jobs, nn, probes, ranks, regularizers, surgery, tensors, training
+from htf import arrangement, datasets, dynamics, jobs, nn, probes, ranks, regularizers, surgery, tensors, training
 from htf._version import __version__
+from htf.arrangement import arrange
 from htf.decomposition import (
     HierarchicalTucker,
     HTCompletion,
@@ -28,6 +29,8 @@ __all__ = [
     "HTTensor",
     "HierarchicalTucker",
     "__version__",
+    "arrange",
+    "arrangement",
     "collapse",
     "cross_approximation",
     "datasets",

@@ -5,7 +5,7 @@
 
 from typing import NoReturn
 
-from htf.plotting.arrangement import plot_data_entanglement
+from htf.plotting.arrangement import plot_arrangement, plot_data_entanglement
 from htf.plotting.dynamics import (
     plot_components,
     plot_error_against_init,
@@ -21,6 +21,7 @@ from htf.plotting.trees import draw_tree
 
 __all__ = [
     "draw_tree",
+    "plot_arrangement",
     "plot_components",
     "plot_data_entanglement",
     "plot_error_against_init",

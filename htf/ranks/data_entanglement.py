@@ -209,9 +209,9 @@ def data_entanglement(
     -----
     With the Gram matrices :math:`G_A, G_B` of the samples' products over a node's modes and over the others,
     :math:`\mathcal{D}_A \mathcal{D}_A^\top` has the nonzero eigenvalues of
-    :math:`F^\top (G_B \circ C C^\top) F / M^2` for any :math:`F F^\top = G_A`.  Products over few modes are written out,
-    which gives the spectra of all nodes below by partial traces; others take a pivoted Cholesky factor, which leaves out
-    at most 1e-10 of the squared norm, and 1e-14 for 500 samples or less.
+    :math:`F^\top (G_B \circ C C^\top) F / M^2` for any :math:`F F^\top = G_A`.  Products over few modes are written
+    out, which gives the spectra of all nodes below by partial traces; others take a pivoted Cholesky factor, which
+    leaves out at most 1e-10 of the squared norm, and 1e-14 for 500 samples or less.
     O(M² N) for each level of the tree, and O(M³) for each node of more than about 6 features; some M² numbers for each
     level in memory.  Vectors are scaled to length 1 and their logarithms added up, so that nothing leaves the range.
 
@@ -375,7 +375,8 @@ def _check_memory(tensor: DataTensor, tree: DimensionTree) -> None:
         fit = int((free / 8 / matrices) ** 0.5)
         raise MemoryError(
             f"features has {tensor.samples} samples, whose Gram matrices take "
-            f"{8e-9 * matrices * tensor.samples**2:.0f} GB where {free / 1e9:.0f} GB are free; up to {fit} samples fit: name samples={fit // 100 * 100 or fit}, say"
+            f"{8e-9 * matrices * tensor.samples**2:.0f} GB where {free / 1e9:.0f} GB are free; "
+            f"up to {fit} samples fit: name samples={fit // 100 * 100 or fit}, say"
         )
 
 

@@ -75,6 +75,14 @@ class DataTensor:
         found.norms, found.codes, found.weights = self.norms[rows], self.codes[rows], self.weights[rows]
         return found
 
+    def padded(self, order: int) -> DataTensor:
+        """The tensor with further modes, up to so many, in which all samples are the same."""
+        found = copy(self)
+        same = torch.zeros(order - self.order, *self.units.shape[1:], dtype=self.units.dtype, device=self.units.device)
+        same[..., 0] = 1
+        found.units = torch.cat([self.units, same])
+        return found
+
     @property
     def samples(self) -> int:
         """Number of samples."""
@@ -207,8 +215,8 @@ def angles(features: Tensor) -> Tensor:
     r"""Encode standardized features z as (cos θz, sin θz) with θ = √(2 / varying features), (samples, features, 2).
 
     Inner products of two samples' products over all features are about exp(-\|z - z'\|² / features), the Gaussian
-    kernel of scikit-learn's default width: neither are all samples alike, nor are all orthogonal to each other, whatever
-    the number of features.  Features are cut at 5 standard deviations; those that do not vary are encoded as (1, 0).
+    kernel of scikit-learn's default width: neither are all samples alike, nor are all orthogonal to each other,
+    whatever the number of features.  Features are cut at 5 standard deviations; those that do not vary are (1, 0).
     """
     features = features.double()
     spread, largest = features.std(0, correction=0), features.abs().amax(0)
