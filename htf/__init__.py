@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from htf._version import __version__
 
+
 if TYPE_CHECKING:
     from htf import (
+        arrangement,
         datasets,
         dynamics,
         jobs,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from htf import linalg as linalg
     from htf import patches as patches
     from htf import tree as tree
+    from htf.arrangement import arrange
     from htf.decomposition import (
         HierarchicalTucker,
         HTCompletion,
@@ -47,6 +50,8 @@ __all__ = [
     "HTTensor",
     "HierarchicalTucker",
     "__version__",
+    "arrange",
+    "arrangement",
     "collapse",
     "cross_approximation",
     "datasets",
@@ -77,6 +82,7 @@ __all__ = [
 # Imported when first asked for: torch, TensorLy, matplotlib and scikit-learn take seconds, which the command's help or
 # a program that needs one room of the library should not wait for.
 _MODULES = {
+    "arrangement",
     "datasets",
     "decomposition",
     "dynamics",
@@ -109,6 +115,7 @@ _ORIGINS = {
         "ht_completion_masked",
         "optimize_tree",
     ),
+    "arrangement": ("arrange",),
     "surgery": ("collapse", "factorize", "overparameterize", "truncate"),
 }
 _ORIGIN = {name: module for module, names in _ORIGINS.items() for name in names}

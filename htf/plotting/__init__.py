@@ -5,6 +5,7 @@
 
 from typing import NoReturn
 
+from htf.plotting.arrangement import plot_arrangement, plot_data_entanglement
 from htf.plotting.dynamics import (
     plot_components,
     plot_error_against_init,
@@ -21,9 +22,11 @@ from htf.plotting.trees import draw_tree
 
 __all__ = [
     "draw_tree",
+    "plot_arrangement",
     "plot_completions",
     "plot_components",
     "plot_confusion",
+    "plot_data_entanglement",
     "plot_error_against_init",
     "plot_history",
     "plot_images",

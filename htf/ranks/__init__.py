@@ -2,6 +2,7 @@
 
 from htf.ranks.compressibility import Compressibility, LayerCompressibility, compressibility
 from htf.ranks.cp_rank import CPRankEstimate, cp_rank
+from htf.ranks.data_entanglement import DataEntanglement, data_entanglement
 from htf.ranks.entropies import entanglement_entropies, renyi2_entropies
 from htf.ranks.kernel import cluster_order, kernel_effective_rank, kernel_matrix
 from htf.ranks.matricizations import hierarchical_rank, log_norm, spectra
@@ -12,11 +13,13 @@ from htf.ranks.spectrum import effective_rank, numerical_rank, participation_rat
 __all__ = [
     "CPRankEstimate",
     "Compressibility",
+    "DataEntanglement",
     "LayerCompressibility",
     "SeparationProfile",
     "cluster_order",
     "compressibility",
     "cp_rank",
+    "data_entanglement",
     "effective_rank",
     "entanglement_entropies",
     "hierarchical_rank",
