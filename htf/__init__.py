@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from htf._version import __version__
 
-
 if TYPE_CHECKING:
     from htf import (
         arrangement,

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import resource
 import subprocess
@@ -360,3 +361,14 @@ def test_the_file_before_is_kept_where_files_have_one_name_only(tmp_path, monkey
     with pytest.warns(RuntimeWarning, match="the one before it"):
         tensors, _ = files.read_tensors(path, "a state", previous=True)
     assert float(tensors["x"]) == 1.0
+
+
+def test_the_order_of_names_in_a_file_does_not_matter(tmp_path):
+    path = tmp_path / "settings.json"
+    files.write_json(path, {"rate": 0.5, "epochs": 3}, "settings")
+
+    def turned(value):
+        return {k: turned(value[k]) for k in reversed(value)} if isinstance(value, dict) else value
+
+    path.write_text(json.dumps(turned(json.loads(path.read_text()))))
+    assert files.read_json(path, "settings") == {"rate": 0.5, "epochs": 3}

@@ -59,19 +59,6 @@ def tall(B: Backend, tensor: Array) -> Array:
     return tensor if len(tensor.shape) == 2 else _shaped(B, tensor, (-1, tensor.shape[-1]))
 
 
-def gram(B: Backend, tensor: Array, axis: int) -> Array:
-    """Gramian of the matricization by `axis`: sums over all other axes.
-
-    Of complex tensors, Aᴴ A by the last axis and A Aᴴ by others.
-    """
-    shape = tuple(tensor.shape)
-    if axis == len(shape) - 1:
-        matrix = tall(B, tensor)
-        return B.matmul(adjoint(matrix), matrix)
-    matrix = matricize(B, tensor, axis)
-    return B.matmul(matrix, adjoint(matrix))
-
-
 def joint_values(B: Backend, transfer: Array, values: Sequence[Array]) -> Array:
     """Rows of a node's frame from rows of its children's: (batch, r_1), ..., (batch, r_k) to (batch, r)."""
     batch = values[0].shape[0]

@@ -34,15 +34,9 @@ def over_largest(array: Array) -> tuple[Array, float]:
 
 
 def divided(B: Backend, array: Array) -> tuple[Array, Array]:
-    """The array over a power of two, after which products of a few are in range, and that power."""
+    """The array over a power of two, so that products of as many as a node has axes are in range, and that power."""
     power = safe_scale(B, array)
-    # Spares NumPy, which can tell at no cost, a pass over what is in range already.
-    if B.backend_name == "numpy" and 2.0**-_MARGIN <= power <= 2.0**_MARGIN:
-        return array, power / power
     return array / power, power
-
-
-_MARGIN = 12
 
 
 def all_divided(B: Backend, arrays: Sequence[Array]) -> tuple[list[Array], Array]:

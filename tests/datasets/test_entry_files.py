@@ -328,3 +328,13 @@ def test_an_archive_is_decompressed_no_further_than_it_declares(tmp_path, monkey
     monkeypatch.setattr(zipfile.ZipExtFile, "read", bounded)
     with pytest.raises(ValueError, match=r"indices of shape \(2, 2\) and values of shape \(4000000,\)"):
         completion_from_file(path)
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    path = written(tmp_path / "entries.npz", [[0, 1], [2, 1]], [1.0, 2.0])
+    with zipfile.ZipFile(path) as archive:
+        values = archive.read("values.npy")
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("values.npy", values)
+    with pytest.raises(ValueError, match=r"entries\.npz .*two arrays of one name"):
+        completion_from_file(path)

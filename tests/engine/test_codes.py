@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import htf
-from htf.engine import patterns
+from htf.engine import codes, patterns
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,27 @@ def test_modes_of_many_values_have_no_codes(monkeypatch):
     network = htf.nn.CPNetwork([40] * 14, 2, seed=0)
     plan = network.plan(torch.randint(0, 40, (500, 14), generator=torch.Generator().manual_seed(0)))
     assert all(getattr(step.inputs, "dense", None) is None for step in plan.steps)
+
+
+class OnGpu(torch.Tensor):
+    """A tensor of the host that says that it is on a GPU, and multiplies as one does."""
+
+    device = property(lambda self: torch.device("cuda"))
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if function is torch.bmm and kwargs.pop("out_dtype", None) is not None:
+            args = [each.float() for each in args]
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [torch.Tensor, OnGpu])
+def test_products_with_codes_are_of_full_precision(dtype, kind):
+    generator = torch.Generator().manual_seed(0)
+    code = (torch.rand(2, 50, 30, generator=generator) < 0.5).bfloat16()
+    x = torch.rand(2, 30, 4, generator=generator, dtype=dtype)
+    found = codes._product(code, x.as_subclass(kind)).as_subclass(torch.Tensor)
+    torch.testing.assert_close(found, torch.bmm(code.to(dtype), x))
+    assert found.dtype == dtype

@@ -221,9 +221,29 @@ def test_the_memory_of_a_plan_is_that_of_its_tensors(order):
 
 def test_multiplications_of_encoded_vectors_begin_at_the_leaves():
     network = HTNetwork(DimensionTree.balanced(2), [5, 5], 3, seed=0)
-    plan = Plan(network._layout, batch=7)
-    # Two leaves of 5 x 3, one product of vectors of 3, and the root's column.
-    assert plan.multiplications == 7 * (2 * 5 * 3 + 3 + 3)
+    for runs in (1, 2):
+        plan = Plan(network._layout, batch=7, runs=runs)
+        # Two leaves of 5 x 3, one product of vectors of 3, and the root's column.
+        assert plan.multiplications == runs * 7 * (2 * 5 * 3 + 3 + 3)
+
+
+def test_children_in_the_order_of_their_table_are_a_view():
+    for tree, kinds in ((DimensionTree.balanced(8), 3 * ["Aligned"]), (DimensionTree.linear(3), 2 * ["Stacked"])):
+        plan = Plan(HTNetwork(tree, 2, 3, seed=0)._layout, batch=7)
+        assert [type(step.inputs).__name__ for step in plan.steps] == kinds
+
+
+def test_costs_of_rows_that_are_gathered():
+    every = torch.cartesian_prod(*[torch.arange(8)] * 4)
+    some = every[(every[:, :2].sum(1) < 14) & (every[:, 2:].sum(1) < 14)]  # without (7, 7) in either pair
+    plan = HTNetwork(DimensionTree.balanced(4), 8, 5, seed=0).plan(some)
+    assert [type(step.inputs).__name__ for step in plan.steps] == ["Gather", "Pairs"]
+    # 63 products of rows of five at each pair node, its matrix, the root's column, and all pairs of their rows.
+    assert plan.multiplications == 2 * 63 * 5 + 2 * 63 * 5 * 5 + 63 * 5 + 63 * 63 * 5
+    # Of each product both factors and the result are kept, then twice the mixed rows; at the root the weighted rows,
+    # the grid and the outputs, each with its gradient.
+    entries = 3 * 2 * 63 * 5 + 2 * 2 * 63 * 5 + 63 * 5 + 2 * 63 * 63 + 2 * len(some)
+    assert entries * 4 <= plan.peak_bytes - plan.n_bytes <= (entries + 2 * 2 * 63 * 5) * 4
 
 
 def test_layouts_have_one_output_by_default():

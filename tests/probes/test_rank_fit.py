@@ -251,6 +251,19 @@ class TestBadInput:
                 with pytest.raises(ValueError, match=rf"{path.name} does not hold {what}"):
                     read()
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("train", "0.1"), ("train_history", 3), ("test_history", ["0.1"]), ("seconds", "1"), ("variance", {"0": "1"})],
+    )
+    def test_values_of_other_types(self, result, tmp_path, name, value):
+        result.save(tmp_path)
+        path = tmp_path / "fits" / "all.json"
+        content = files.read_json(path, "the records of fits")
+        (content if name in content else content["records"][0])[name] = value
+        files.write_json(path, content, "the records of fits")
+        with pytest.raises(ValueError, match=r"all\.json does not hold the records of fits"):
+            RankFit.load(tmp_path)
+
 
 def test_repeated_arguments_and_numpy_integers_are_one(data):
     result = rank_fit(

@@ -77,6 +77,8 @@ def test_what_cannot_be_converted():
         tensors.cp_to_ht((None, [np.ones((3, 1))] * 2), Tree.balanced(3))
     with pytest.raises(ValueError, match="factor of mode 1 has shape"):
         tensors.cp_to_ht((None, [np.ones((3, 1)), np.ones((3, 2))]))
+    with pytest.raises(ValueError, match=r"factor of mode 0 has shape \(3,\)"):
+        tensors.cp_to_ht((None, [np.ones(3), np.ones((3, 2))]))
     with pytest.raises(ValueError, match="core 1 has shape"):
         tensors.tt_to_ht([np.ones((1, 2, 2)), np.ones((3, 2, 1))])
     with pytest.raises(ValueError, match="factor 0 has shape"):

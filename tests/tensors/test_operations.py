@@ -157,6 +157,8 @@ def test_any_key_is_read_by_numpys_rules(data):
     ("key", "message"),
     [
         ((0, 5), "index 5 is out of range for mode 1 with dimension 2"),
+        ((0, [0, 2]), "index 2 is out of range for mode 1 with dimension 2"),
+        ((0, [-3, 0]), "index -3 is out of range for mode 1 with dimension 2"),
         ((0,) * 5, "too many indices: 5 for 4"),
         ((None, 0), "no new axes"),
         ((..., ...), "several Ellipses"),

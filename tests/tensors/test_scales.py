@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import htf
 from htf.tensors import ht_distance, ht_norm
@@ -138,3 +139,32 @@ def test_digits_lost_below_the_range_on_the_way_are_found_again(backend, recorde
         y.requires_grad_()
     for value in (y.inner(y), y.norm(), y.orthogonalize().norm(), ht_distance(y, 2 * y)):
         assert float(value.detach() if recorded else value) == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "pytorch"])
+@pytest.mark.parametrize("order", [8, 12, 20])
+@pytest.mark.parametrize("power", [-7, -4, 3, 5])
+def test_nodes_of_many_children_at_every_scale(backend, order, power):
+    # Single precision: the overlaps of the children, each in range, have a product that is not.
+    tree = htf.DimensionTree.balanced(order, arity=order)
+    leaf, root = np.full((4, 1), 2.0**power, np.float32), np.ones((1,) * order + (1,), np.float32)
+    x = htf.HTTensor((tree, [leaf] * order + [root])).to_backend(backend)
+    for value in (x.norm(), x.orthogonalize().norm(), ht_distance(x, 2 * x), x.round(tol=1e-3).norm()):
+        assert float(value) == pytest.approx(2.0 ** (order * (power + 1)), rel=1e-5)
+
+
+# PyTorch compiles some of its own rules with what it deprecates.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("order", [2, 5])
+def test_forward_derivatives_of_norms_and_inner_products(order):
+    x, direction = (tensor("pytorch", "float64", order, seed) for seed in (0, 1))
+    with forward_ad.dual_level():
+        factors = [forward_ad.make_dual(f, g) for f, g in zip(x.factors, direction.factors, strict=True)]
+        y = htf.HTTensor((x.tree, factors))
+        found = [float(forward_ad.unpack_dual(value).tangent) for value in (y.norm(), y.inner(x))]
+    changed = [
+        htf.HTTensor((x.tree, [*x.factors[:n], direction.factors[n], *x.factors[n + 1 :]]))
+        for n in range(x.tree.n_nodes)
+    ]
+    inner = float(sum(x.inner(each) for each in changed))
+    assert found == pytest.approx([inner / float(x.norm()), inner], rel=1e-10)

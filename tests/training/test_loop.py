@@ -121,6 +121,25 @@ def test_a_run_that_blows_up_goes_back_and_leaves_the_others_alone():
     torch.testing.assert_close(disturbed.network.weights[0][1], clean.network.weights[0][1])
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_the_tolerance_is_a_share_of_the_variance_of_the_targets(scale):
+    network = make()
+    batches = [(network.plan(x), scale * y) for x, y in zip(INDICES.split(40), TARGETS.split(40), strict=True)]
+    center_outputs(network, batches[0][0], batches[0][1])
+    found = []
+    for tolerance in (0.01, 1e4):
+
+        def spoil(running):
+            if running.epoch == 5:
+                with torch.no_grad():
+                    running.network.weights[0][0] *= 1.5
+
+        trained = LeastSquaresFit(network, batches, batches[:1], FitSettings(epochs=7, tolerance=tolerance))
+        trained.run(spoil)
+        found.append((5, 0) in trained.returns)
+    assert found == [True, False]
+
+
 def test_the_usual_rate_collapses_at_order_784_and_this_step_does_not():
     indices = torch.randint(0, 2, (240, 784), generator=torch.Generator().manual_seed(1))
     targets = (indices[:, 10] * indices[:, 20]).float().unsqueeze(1)
