@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def least_nuclear_norm(problem: CompletionProblem) -> NDArray[np.float64]:
        IEEE TPAMI 2013, equation 5 with equal weights.
     """
     try:
-        import cvxpy
+        cvxpy: Any = import_module("cvxpy")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("nuclear norms need cvxpy: install htf[convex]") from error
     shape = problem.shape
