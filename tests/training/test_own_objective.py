@@ -77,13 +77,17 @@ def test_what_a_function_draws_is_new_at_every_step():
     assert len(set(drawn)) == len(drawn) == 12
 
 
+def drawn_in_steps(batches):
+    """Numbers that twelve steps draw, so many of them an epoch."""
+    drawn = []
+
+    def loss(model, generator):
+        drawn.append(int(torch.randint(2**31, (), generator=generator)))
+        return model.weight.square().sum()
+
+    Training(torch.nn.Linear(2, 1), objectives.function(loss, batches=batches), seed=5).run(epochs=12 // batches)
+    return drawn
+
+
 def test_what_a_function_draws_depends_on_the_step_only():
-    drawn = {}
-    for batches in (1, 3):
-
-        def loss(model, generator, found=drawn.setdefault(batches, [])):
-            found.append(int(torch.randint(2**31, (), generator=generator)))
-            return model.weight.square().sum()
-
-        Training(torch.nn.Linear(2, 1), objectives.function(loss, batches=batches), seed=5).run(epochs=12 // batches)
-    assert drawn[1] == drawn[3]
+    assert drawn_in_steps(1) == drawn_in_steps(3)
