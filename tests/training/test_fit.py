@@ -196,6 +196,14 @@ def test_a_run_folder_holds_plain_files(tmp_path):
         torch.testing.assert_close(again.tensors()[name], tensor, rtol=0, atol=0, equal_nan=True)
 
 
+def test_settings_that_are_no_number_are_read_back(tmp_path):
+    # They differ from themselves, not from what the other file holds.
+    history = fit(matrix_net(), problem(), steps=2)
+    history.settings["limit"] = float("nan")
+    history.save(tmp_path)
+    assert np.isnan(History.load(tmp_path).settings["limit"])
+
+
 def test_a_damaged_record_is_named(tmp_path):
     fit(matrix_net(), problem(), steps=2, out=tmp_path)
     path = tmp_path / "history.safetensors"

@@ -75,3 +75,15 @@ def test_what_a_function_draws_is_new_at_every_step():
 
     Training(torch.nn.Linear(2, 1), objectives.function(loss, batches=3)).run(epochs=4)
     assert len(set(drawn)) == len(drawn) == 12
+
+
+def test_what_a_function_draws_depends_on_the_step_only():
+    drawn = {1: [], 3: []}
+    for batches, found in drawn.items():
+
+        def loss(model, generator, found=found):
+            found.append(int(torch.randint(2**31, (), generator=generator)))
+            return model.weight.square().sum()
+
+        Training(torch.nn.Linear(2, 1), objectives.function(loss, batches=batches), seed=5).run(epochs=12 // batches)
+    assert drawn[1] == drawn[3]
