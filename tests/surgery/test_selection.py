@@ -56,9 +56,7 @@ def test_types():
     assert reasons(model, types=nn.Linear)["stem.0"] == "its type was not asked for"
     with pytest.raises(TypeError, match=r"types has 'Embedding'; expected some of Linear, Conv1d, Conv2d, Conv3d"):
         overparameterize(model, types=(nn.Embedding,))
-    with pytest.raises(
-        TypeError, match=r"types has 'Bilinear'; expected some of Linear, Conv1d, .*, LSTM, GRU"
-    ):
+    with pytest.raises(TypeError, match=r"types has 'Bilinear'; expected some of Linear, Conv1d, .*, LSTM, GRU"):
         factorize(model, rank=1, types=(nn.Bilinear,))
     with pytest.raises(ValueError, match=r"stem.0 \(Conv2d\): its type was not asked for"):
         factorize(model, rank=1, types=(nn.Conv1d, nn.LSTM))
