@@ -72,8 +72,9 @@ def _read(part: Any) -> np.ndarray:
 def _forget(array: np.memmap) -> None:
     """Give back the memory of pages that were read, which would grow to the whole file's; they can be read again."""
     # Where changes are private ("c"), they are in these pages only.
-    if array.mode in ("r", "r+", "w+") and hasattr(mmap, "MADV_DONTNEED") and isinstance(array._mmap, mmap.mmap):
-        array._mmap.madvise(mmap.MADV_DONTNEED)
+    pages = getattr(array, "_mmap", None)
+    if array.mode in ("r", "r+", "w+") and hasattr(mmap, "MADV_DONTNEED") and isinstance(pages, mmap.mmap):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def nbytes(array: Any) -> int:
