@@ -39,7 +39,7 @@ class SeriesTree:
         self,
         B: Backend,
         block: Array,
-        frame: Callable[[int, Array, tuple[int, ...]], Array | None],
+        frame: Callable[[int, Array, tuple[int, ...]], tuple[Array, Array | None] | None],
         height: int | None = None,
     ) -> Array:
         """Coefficients of a block in the frame of the top node, (length of the block, rank).
@@ -50,8 +50,8 @@ class SeriesTree:
             Axes in the order of the modes.
         frame : callable
             Called as ``frame(node, matrix, below)``, with the matricization of what is left of the block and the
-            lengths of the axes that the node joins; returns the frame, (product of these, rank), or None to leave these
-            axes as they are.
+            lengths of the axes that the node joins; returns the frame, (product of these, rank), and its adjoint times
+            the matrix where that is known, or None to leave these axes as they are.
         height : int, optional
             Level of the tree to stop above, where frames are not known yet; of the root by default.
         """
@@ -64,9 +64,11 @@ class SeriesTree:
                 tensor, axes = to_front(B, tensor, axes, parts)
                 below, rest = tuple(tensor.shape[: len(parts)]), tuple(tensor.shape[len(parts) :])
                 matrix = B.reshape(tensor, (prod(below), -1))
-                U = frame(node, matrix, below)
-                if U is not None:
-                    tensor = B.reshape(B.matmul(matrix.T, conj(U)), (*rest, U.shape[1]))
+                found = frame(node, matrix, below)
+                if found is not None:
+                    U, inside = found
+                    inside = B.matmul(matrix.T, conj(U)) if inside is None else inside.T
+                    tensor = B.reshape(inside, (*rest, U.shape[1]))
                     axes = [*axes[len(parts) :], node]
         return tensor
 

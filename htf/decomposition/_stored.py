@@ -51,7 +51,7 @@ def _from_gramians(
             frames[node] = vectors[:, ::-1][:, :count].reshape(*lengths[node], count)
     B = backend_of(next(iter(frames.values())))
     rows = [
-        series.project(B, block, lambda node, matrix, _: frames[node].reshape(matrix.shape[0], -1))
+        series.project(B, block, lambda node, matrix, _: (frames[node].reshape(matrix.shape[0], -1), None))
         for block in _double_blocks(array, series.axis)
     ]
     x = series.assembled(B, frames, np.concatenate(rows)).change_tree(tree)
@@ -67,9 +67,9 @@ def _gramians(
     lengths: dict[int, tuple[int, ...]] = {}
     squares = 0.0
 
-    def frame(node: int, matrix: Array, below: tuple[int, ...]) -> Array | None:
+    def frame(node: int, matrix: Array, below: tuple[int, ...]) -> tuple[Array, None] | None:
         if node in frames:
-            return frames[node].reshape(matrix.shape[0], -1)
+            return frames[node].reshape(matrix.shape[0], -1), None
         gramian = matrix @ adjoint(matrix)
         gramians[node] = gramians[node] + gramian if node in gramians else gramian
         lengths[node] = below

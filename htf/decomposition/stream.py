@@ -214,13 +214,13 @@ class HTStream:
         account = _Account(left, noise, len(series.nodes))
         frames = dict(before.frames)
 
-        def frame(node: int, matrix: Array, below: tuple[int, ...]) -> Array:
+        def frame(node: int, matrix: Array, below: tuple[int, ...]) -> tuple[Array, Array | None]:
             U = None
             if node in frames:
                 U = B.reshape(_padded(B, frames[node], below), (matrix.shape[0], -1))
-            U = _extended(B, U, matrix, account)
+            U, inside = _extended(B, U, matrix, account)
             frames[node] = B.reshape(U, (*below, U.shape[1]))
-            return U
+            return U, inside
 
         coefficients = series.project(B, given, frame)
         self._series = series
@@ -311,28 +311,39 @@ class _Account:
         self.spent = math.hypot(self.spent, norm)
 
 
-def _extended(B: Backend, frame: Array | None, matrix: Array, account: _Account) -> Array:
-    """The frame with as many directions added as the matrix needs to be kept but for the node's share."""
+def _extended(B: Backend, frame: Array | None, matrix: Array, account: _Account) -> tuple[Array, Array | None]:
+    """The frame with as many directions added as the matrix needs to be kept but for the node's share.
+
+    And its adjoint times the matrix, where that is known.
+    """
     share = account.share()
     if frame is None:
         U, dropped = _leading(B, matrix, share)
         account.spend(dropped)
-        return U
+        return U, None
     if frame.shape[0] <= frame.shape[1]:
         account.spend(0.0)
-        return frame
-    rest = matrix - B.matmul(frame, B.matmul(adjoint(frame), matrix))
+        return frame, None
+    inside = B.matmul(adjoint(frame), matrix)
+    whole, part = float(frobenius(B, matrix)), float(frobenius(B, inside))
+    # The rest has what is missing in the norm, which tells it as far as rounding does not hide it.
+    rounding = 100 * float(B.eps(matrix.dtype)) * whole**2
+    square = (whole - part) * (whole + part)
+    if square > 1000 * rounding and math.sqrt(square + rounding) <= share:
+        account.spend(math.sqrt(square + rounding))
+        return frame, inside
+    rest = matrix - B.matmul(frame, inside)
     size = float(frobenius(B, rest))
     if size <= share:
         account.spend(size)
-        return frame
+        return frame, inside
     U, dropped = _leading(B, rest, share)
     # A small rest is orthogonal to the frame only as far as its own rounding errors are small.
     U = U[:, : frame.shape[0] - frame.shape[1]]
     for _ in range(2):
         U, _ = orthonormal(B, U - B.matmul(frame, B.matmul(adjoint(frame), U)))
     account.spend(dropped)
-    return B.concatenate([frame, U], 1)
+    return B.concatenate([frame, U], 1), None
 
 
 def _leading(B: Backend, matrix: Array, tail: float) -> tuple[Array, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,6 +46,8 @@ def blocks(array: Any, axis: int, size: int = BLOCK) -> Iterator[np.ndarray]:
     for start in range(0, length, step):
         key = (slice(None),) * axis + (slice(start, start + step),)
         yield _read(array[key])
+        if type(array) is np.memmap:
+            _forget(array)
 
 
 def natural_axis(array: Any) -> int:
@@ -61,7 +64,17 @@ def loaded(array: Any) -> np.ndarray:
 
 
 def _read(part: Any) -> np.ndarray:
+    if type(part) is np.memmap:
+        return np.array(part)  # a copy, as pages of the file are forgotten
     return np.asarray(part.compute() if hasattr(part, "compute") else part)
+
+
+def _forget(array: np.memmap) -> None:
+    """Give back the memory of pages that were read, which would grow to the whole file's; they can be read again."""
+    # Where changes are private ("c"), they are in these pages only.
+    pages = getattr(array, "_mmap", None)
+    if array.mode in ("r", "r+", "w+") and hasattr(mmap, "MADV_DONTNEED") and isinstance(pages, mmap.mmap):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def nbytes(array: Any) -> int:

@@ -87,6 +87,20 @@ def test_small_arrays_and_other_methods_are_loaded(kind, tmp_path):
     assert batch.relative_error(array) <= 1e-6
 
 
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_pages_of_a_file_are_given_back_but_not_changes(mode, tmp_path, small_blocks):
+    as_memmap(tmp_path).flush()
+    mapped = np.memmap(tmp_path / "arrayC", dtype=X.dtype, shape=X.shape, mode=mode)
+    expected = X.copy()
+    if mode != "r":
+        mapped[3, 4] += 0.1
+        expected[3, 4] += 0.1
+    x = htf.hierarchical_tucker(mapped, tol=1e-5)
+    assert x.relative_error(mapped) <= 1e-5
+    assert x.relative_error(expected) <= 1e-5
+    np.testing.assert_array_equal(mapped, expected)
+
+
 def test_torch_tensors_are_compared_with_stored_arrays(tmp_path, small_blocks):
     x = htf.hierarchical_tucker(torch.from_numpy(X), tol=1e-3)
     expected = float(torch.linalg.norm(x.to_tensor() - torch.from_numpy(X))) / np.linalg.norm(X)

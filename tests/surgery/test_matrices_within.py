@@ -58,6 +58,7 @@ def dense_twin(small, plain):
     return twin
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("name", RECURRENT)
 def test_recurrent_layers_have_each_matrix_factorized(name):
     model = seeded(RECURRENT[name])

@@ -56,7 +56,7 @@ class FactorizedEmbedding(Factorized):
     >>> layer(torch.tensor([[3, 14], [15, 92]])).shape, layer.applies
     (torch.Size([2, 2, 64]), 'factor by factor')
     >>> layer.plain_size, sum(p.numel() for p in layer.parameters())
-    (640000, 25936)
+    (640000, 23360)
     """
 
     def __init__(
