@@ -100,7 +100,7 @@ def test_what_is_impossible_in_every_class_gets_the_priors():
     x = torch.tensor([[0, 0, 1], [1, 1, 0]]).repeat(20, 1)
     y = torch.tensor([0, 1]).repeat(20)
     settings = {"width": 2, "epochs": 3, "lr": 1.0, "schedule": "constant", "smoothing": 0, "device": "cpu"}
-    classifier = GenerativeClassifier(levels=3, batch_size=40, **settings).fit(x, y)
+    classifier = GenerativeClassifier(levels=3, batch_size=40, leaf="categorical", **settings).fit(x, y)
     assert torch.allclose(classifier.predict_proba(torch.tensor([[2, 2, 2]])), torch.tensor([[0.5, 0.5]]).double())
     assert classifier.log_prob(torch.tensor([[2, 2, 2]]))[0] == -math.inf
 
