@@ -338,7 +338,8 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         tensors, about = super().state()
         about["settings"]["priors"] = None if self.priors is None else np.asarray(self.priors).tolist()
         classes = self.classes_.tolist()
-        return tensors, about | {"classes": [classes, self.classes_.dtype.str], "priors": self.priors_.tolist()}
+        about |= {"classes": [classes, self.classes_.dtype.str], "priors": self.priors_.tolist()}
+        return tensors, about | {"seen": self._seen.tolist()}
 
     def _restore(
         self, tensors: dict[str, Tensor], about: dict[str, Any], tree: DimensionTree, device: torch.device
@@ -346,6 +347,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         super()._restore(tensors, about, tree, device)
         labels, dtype = about["classes"]
         self.classes_, self.priors_ = np.array(labels, dtype=np.dtype(dtype)), np.array(about["priors"])
+        self._seen = torch.tensor(about.get("seen", about["priors"]), dtype=torch.float64)
 
 
 def _labels(given: Any, samples: int) -> np.ndarray[Any, Any]:
