@@ -55,6 +55,7 @@ class Probabilistic(TensorEstimator):
     leaves_: NormalLeaves | None = None
     levels_: Levels | Reals
     shape_: tuple[int, ...]
+    _samples_seen: int = 0  # over which smoothing is spread
 
     # -- fitting --------------------------------------------------------------------------------------
 
@@ -355,6 +356,7 @@ class Probabilistic(TensorEstimator):
             "shape": list(self.shape_),
             "levels": astuple(self.levels_) if isinstance(self.levels_, Levels) else None,
             "as_tensors": self._tensors,
+            "samples_seen": self._samples_seen,
         }
         tensors = {f"network/{name}": tensor for name, tensor in self.network_.state_dict().items()}
         if self.leaves_ is not None and isinstance(self.levels_, Reals):
@@ -370,7 +372,7 @@ class Probabilistic(TensorEstimator):
         self, tensors: dict[str, Tensor], about: dict[str, Any], tree: DimensionTree, device: torch.device
     ) -> None:
         self.shape_, self.n_features_in_ = tuple(about["shape"]), tree.order
-        self._tensors = about["as_tensors"]
+        self._tensors, self._samples_seen = about["as_tensors"], about.get("samples_seen", 0)
         own, values = part_of("leaves/", tensors), part_of("values/", tensors)
         self.levels_ = Reals(values["mean"], values["scale"]) if own else Levels(*about["levels"])
         weights = part_of("network/", tensors)

@@ -178,16 +178,17 @@ def plot_missing_data(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     masks = list(dict.fromkeys(mask for of_masks in curves.values() for mask in of_masks))
     if not masks:
         raise ValueError("curves has no accuracies; expected some for each model")
+    rates = {mask: 0.0 if mask == "none" else float(mask.split()[1]) for mask in masks if mask[:4] in ("none", "iid ")}
     kinds = {
-        "share of pixels missing": [mask for mask in masks if mask == "none" or mask.startswith("iid ")],
-        "missing squares, number x width": [mask for mask in masks if mask != "none" and not mask.startswith("iid ")],
+        "share of pixels missing": sorted(rates, key=lambda mask: rates[mask]),
+        "missing squares, number x width": [mask for mask in masks if mask not in rates],
     }
     kinds = {label: found for label, found in kinds.items() if found}
     figure = Figure(figsize=(3.6 * len(kinds) + 1.8, 3.4), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
     for ax, (label, names) in zip(panels, kinds.items(), strict=True):
         independent = label.startswith("share")
-        at = [0.0 if n == "none" else float(n.split()[1]) for n in names] if independent else list(range(len(names)))
+        at = [rates[name] if independent else number for number, name in enumerate(names)]
         for model, of_masks in curves.items():
             known = [k for k, name in enumerate(names) if name in of_masks]
             values = [np.atleast_1d(np.asarray(of_masks[names[k]], dtype=np.float64)) for k in known]

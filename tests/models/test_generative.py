@@ -100,7 +100,7 @@ def test_what_is_impossible_in_every_class_gets_the_priors():
     x = torch.tensor([[0, 0, 1], [1, 1, 0]]).repeat(20, 1)
     y = torch.tensor([0, 1]).repeat(20)
     settings = {"width": 2, "epochs": 3, "lr": 1.0, "schedule": "constant", "smoothing": 0, "device": "cpu"}
-    classifier = GenerativeClassifier(levels=3, batch_size=40, **settings).fit(x, y)
+    classifier = GenerativeClassifier(levels=3, batch_size=40, leaf="categorical", **settings).fit(x, y)
     assert torch.allclose(classifier.predict_proba(torch.tensor([[2, 2, 2]])), torch.tensor([[0.5, 0.5]]).double())
     assert classifier.log_prob(torch.tensor([[2, 2, 2]]))[0] == -math.inf
 
@@ -176,3 +176,14 @@ def test_the_defaults_tell_digits():
     x, y = digits.train_images, digits.train_labels
     classifier = GenerativeClassifier(width=16, epochs=8, device="cpu").fit(x[:800], y[:800])
     assert classifier.score(digits.test_images, digits.test_labels) > 0.88
+
+
+def test_a_classifier_from_its_file_goes_on(tmp_path):
+    x, y = labelled()
+    classifier = GenerativeClassifier(levels=3, width=4, batch_size=40, device="cpu").fit(x[:200], y[:200])
+    classifier.save(tmp_path / "model")
+    again = htf.models.load(tmp_path / "model")
+    for each in (classifier, again):
+        each.partial_fit(x[200:], y[200:])
+    assert torch.equal(again.log_joint(x), classifier.log_joint(x))
+    assert np.array_equal(again.priors_, classifier.priors_)

@@ -103,8 +103,8 @@ def test_accuracy_against_missing_pixels():
     figure = plot_missing_data(curves)
     left, right = figure.axes
     line = left.containers[0].lines[0]
-    assert line.get_xdata().tolist() == [0, 0.5, 0.25]
-    assert line.get_ydata().tolist() == pytest.approx([0.91, 0.85, 0.86])
+    assert line.get_xdata().tolist() == [0, 0.25, 0.5]
+    assert line.get_ydata().tolist() == pytest.approx([0.91, 0.86, 0.85])
     assert [text.get_text() for text in right.get_xticklabels()] == ["2×11"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tree", "cnn"]
     with pytest.raises(ValueError, match="no accuracies"):
