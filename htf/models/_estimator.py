@@ -19,7 +19,7 @@ from htf._checks import check_seed, finite, positive
 from htf._files import write_tensors
 from htf._machine import usable_device
 from htf._modes import evaluated
-from htf.models._encoders import Columns, Encoder, Patches, encoder_from
+from htf.models._encoders import Columns, Encoder, Patches, arranged_tree, encoder_from
 from htf.models._network import EncodedNetwork
 from htf.nn import HTNetwork
 from htf.nn.init import scale_preserving
@@ -60,7 +60,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
     patch: int | None
     stride: int | None
     width: int
-    tree: DimensionTree | None
+    tree: DimensionTree | str | None
     dropout: float
     shifts: int
     flips: bool
@@ -131,7 +131,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
     def from_state(cls, tensors: dict[str, Tensor], about: dict[str, Any]) -> Self:
         """The estimator of which `save` wrote this, on the CPU."""
         parameters = dict(about["parameters"])
-        if parameters.get("tree") is not None:
+        if not isinstance(parameters.get("tree"), str | None):
             parameters["tree"] = DimensionTree.from_nested(as_tuples(parameters["tree"]))
         return cls(**parameters)._restore(tensors, about)
 
@@ -264,13 +264,20 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
             self.flips if images else False,
         )
 
-    def _begin(self, samples: Tensor) -> None:
-        """Encoder and network at their start."""
+    def _begin(self, samples: Tensor, validation: Any = None) -> None:
+        """Encoder and network at their start; of a share for validation, no tree is found."""
         self._check_parameters()
         encoder = self._encoder(samples)
         tree = encoder.tree(self.format) if self.tree is None else self.tree
+        if isinstance(tree, str) and tree == "arrange":
+            kept = (
+                split_off(float(validation), len(samples), self.seed)[0]
+                if isinstance(validation, numbers.Real)
+                else ...
+            )
+            tree = arranged_tree(encoder, samples[kept], self.seed)
         if not isinstance(tree, DimensionTree):
-            raise TypeError(f"tree is a {type(tree).__name__}; expected a DimensionTree")
+            raise TypeError(f"tree is a {type(tree).__name__}; expected a DimensionTree or 'arrange'")
         if tree.order != encoder.order:
             raise ValueError(f"tree has {tree.order} modes; the samples have {encoder.order}")
         step = max(1, len(samples) // START_SAMPLES)

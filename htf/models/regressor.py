@@ -53,7 +53,7 @@ class TensorRegressor(RegressorMixin, TensorEstimator):  # type: ignore[misc]
         patch: int | None = None,
         stride: int | None = None,
         width: int = 32,
-        tree: DimensionTree | None = None,
+        tree: DimensionTree | str | None = None,
         dropout: float = 0.0,
         shifts: int = 0,
         flips: bool = False,
@@ -105,7 +105,7 @@ class TensorRegressor(RegressorMixin, TensorEstimator):  # type: ignore[misc]
         samples, targets = self._checked(X, y, reset=True, supervised=True)
         targets = self._numbers(targets, reset=True)
         weights = self._weights(sample_weight, len(samples))
-        self._begin(samples)
+        self._begin(samples, validation)
         scaled = (targets - self._mean) / self._scale
         aside = None
         if isinstance(validation, float | int):

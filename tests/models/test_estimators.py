@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import htf
 from htf import DimensionTree
 from htf.models import TensorClassifier, TensorRegressor
+from htf.models._estimator import split_off
 
 # Batches are drawn at random, so that a sample of weight two is not two samples.
 DRAWN = {"check_sample_weight_equivalence_on_dense_data"}
@@ -239,3 +240,35 @@ def test_models_of_probabilities_from_their_files(tmp_path, images, kind):
     again = htf.models.load(tmp_path / "model")
     assert type(again).__name__ == kind
     assert torch.equal(again.log_prob(others), model.log_prob(others))
+
+
+@pytest.mark.parametrize("kind", ["table", "images"])
+def test_a_tree_is_found_on_the_training_split(tmp_path, images, kind):
+    X, y, others, _ = images
+    if kind == "table":
+        X, others = (each.flatten(1).double().numpy() for each in (X, others))
+    model = TensorClassifier(tree="arrange", patch=None if kind == "table" else 2, width=6, epochs=2, seed=3)
+    model.fit(X, y, validation=0.5)
+    kept = split_off(0.5, len(X), 3)[0]
+    features = X[kept.numpy()] if kind == "table" else model.module_.encoder(X[kept].unsqueeze(1), torch.float64)
+    assert model.network.tree == htf.arrange(features, method="correlation", seed=3).tree
+    assert (
+        model.network.tree
+        != htf.arrange(
+            X if kind == "table" else model.module_.encoder(X.unsqueeze(1), torch.float64), method="correlation", seed=3
+        ).tree
+    )
+    model.save(tmp_path / "model")
+    again = htf.models.load(tmp_path / "model")
+    assert again.get_params()["tree"] == "arrange"
+    np.testing.assert_array_equal(again.predict_proba(others), model.predict_proba(others))
+
+
+def test_a_regressor_finds_a_tree_on_all_samples_but_other_ones():
+    rng = np.random.RandomState(0)
+    X = rng.randn(120, 6).cumsum(1)[:, [3, 0, 5, 1, 4, 2]]
+    y = X[:, 1] * X[:, 3]
+    model = TensorRegressor(tree="arrange", width=4, epochs=2).fit(X, y, validation=(X[:20], y[:20]))
+    assert model.network.tree == htf.arrange(X, method="correlation").tree
+    with pytest.raises(ValueError, match="features has 3 features; expected at least 4"):
+        TensorRegressor(tree="arrange", epochs=1).fit(X[:, :3], y)
