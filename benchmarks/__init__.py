@@ -6,6 +6,7 @@ long_range     accuracy against distance, with and without regularizers (Razin e
 randomization  networks fit random labels (Zhang et al. 2017)
 simplicity     effective rank against depth (Huh et al. 2023)
 compression    accuracy against size of factorized and over-parameterized networks
+arrangement    accuracy on permuted features against their entanglement (Alexander et al. 2023)
 dynamics       incremental learning, its rates, and norms against rank
 speed          times beside peers: speed.probe, speed.dynamics, speed.ht, speed.long_range, speed.pathfinder,
                speed.overparam and speed.factorized

@@ -26,7 +26,7 @@ def test_the_tree_of_data_is_that_of_their_tensor(method, tol):
 
 
 def test_features_that_belong_together_are_joined_by_any_map():
-    x, labels = table()
+    x, labels = table(100)
     expected = htf.DimensionTree.from_nested(((0, 2), (1, 3)))
     assert htf.optimize_tree((x, None), 0.2) == expected
     levels = torch.from_numpy((x > 0).astype(int))
