@@ -9,6 +9,7 @@ classifiers    accuracy of trees beside CNNs and tensor trains
 densities      bits per dimension of densities
 missing_data   accuracy where pixels are missing (Sharir et al. 2016)
 compression    accuracy against size of factorized and over-parameterized networks
+arrangement    accuracy on permuted features against their entanglement (Alexander et al. 2023)
 dynamics       incremental learning, its rates, and norms against rank
 speed          times beside peers: speed.probe, speed.dynamics, speed.ht, speed.long_range, speed.pathfinder,
                speed.overparam and speed.factorized

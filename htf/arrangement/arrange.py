@@ -229,7 +229,7 @@ def arrange(
     >>> shuffled = signal[:, [3, 0, 7, 5, 1, 6, 2, 4]]
     >>> arranged = htf.arrange(shuffled, method="correlation", cut="spectral")
     >>> [[3, 0, 7, 5, 1, 6, 2, 4][k] for k in arranged.order]
-    [0, 1, 2, 3, 4, 5, 6, 7]
+    [7, 6, 5, 4, 3, 2, 1, 0]
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")

@@ -43,6 +43,10 @@ class Exchanges:
         grams = units @ units.mT  # (features, samples, samples)
         self.signs = torch.where(grams < 0, -1, 1).to(torch.int8)
         self.logs = grams.abs_().clamp_(min=_LEAST).log_()
+        # Features that do not vary are alike, but nothing is entangled with them.
+        still = (self.logs.abs().amax((1, 2)) < 1e-12).numpy()
+        self.squares[still], self.squares[:, still] = 0, 0
+        self.fixed = np.triu(still[:, None] & still) | np.tri(len(still), dtype=bool)
         self.everything = self.logs.sum(0), self.signs.prod(0, dtype=torch.int8)
         self.labels = tensor.weights @ tensor.weights.T
         # Parts of one feature have the same entropies wherever they are, and those of the whole are 0.
@@ -90,7 +94,7 @@ class Exchanges:
         R = member.T @ (self.squares.sum(0) - 2 * inside)
         own = R.diagonal()
         change = R + R.T - own[:, None] - own
-        change[np.tril_indices(len(change))] = np.inf
+        change[self.fixed] = np.inf
         return change
 
     def _exchange(self, i: int, j: int) -> bool:

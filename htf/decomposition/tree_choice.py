@@ -11,6 +11,7 @@ from typing import Any
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
 from htf.linalg.backend import Array, Backend, check_array, constant
 from htf.linalg.dense import kept, left_singular
+from htf.tensors.data_tensor import DataTensor, Encoder, data_tensor
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import check_tolerance
 from htf.tree import DimensionTree
@@ -19,18 +20,23 @@ from htf.tree import DimensionTree
 _EXHAUSTIVE_ORDER = 8
 
 
-def optimize_tree(tensor: Array, tol: float, method: str = "auto") -> DimensionTree:
-    """The binary dimension tree on which a dense tensor takes the fewest parameters at a tolerance.
+def optimize_tree(
+    tensor: Array | tuple[Any, Any], tol: float, method: str = "auto", *, encoder: Encoder | None = None
+) -> DimensionTree:
+    """The binary dimension tree on which a dense tensor, or data, take the fewest parameters at a tolerance.
 
     Parameters
     ----------
-    tensor : array
-        Of order 2 or more.
+    tensor : array, or (features, labels)
+        Of order 2 or more.  A pair is data, features (samples, features) or (samples, features, dim) and labels
+        (samples,) or None, which stand for their tensor, see `htf.ranks.data_entanglement`: it is never formed.
     tol : float
         Relative error in the Frobenius norm that the decomposition may have.
     method : {"auto", "exhaustive", "greedy"}
         "exhaustive" compares all binary trees by dynamic programming; "greedy" joins the two clusters of modes that
         depend on each other most, again and again; "auto" takes the first up to order 8.
+    encoder : callable, optional
+        Feature map of data, as for `htf.ranks.data_entanglement`.
 
     Returns
     -------
@@ -40,7 +46,8 @@ def optimize_tree(tensor: Array, tol: float, method: str = "auto") -> DimensionT
     Raises
     ------
     ValueError, TypeError
-        For a tolerance that is not positive or not below 1, NaN entries, order 1, or an unknown method.
+        For a tolerance that is not positive or not below 1, NaN entries, order 1, an unknown method, or features or
+        labels that `htf.ranks.data_entanglement` refuses.
 
     Notes
     -----
@@ -49,7 +56,11 @@ def optimize_tree(tensor: Array, tol: float, method: str = "auto") -> DimensionT
     its two parts: 2^(N-1) spectra, 3^N / 2 splits.  Greedy: O(N²) spectra of pairs and ever larger clusters; two
     clusters depend on each other as far as the rank of their union is below the product of their ranks (Ballani &
     Grasedyck 2014).  Spectra are taken of the core of a lossless Tucker decomposition, which is smaller than the
-    tensor.
+    tensor; those of data are of Gram matrices of the samples, O(samples² features + samples³) each.
+
+    See Also
+    --------
+    htf.arrange : a tree of many features, by cuts of the graph of their correlations.
 
     References
     ----------
@@ -62,22 +73,56 @@ def optimize_tree(tensor: Array, tol: float, method: str = "auto") -> DimensionT
     >>> a, b = np.random.default_rng(0).normal(size=(2, 4, 4))
     >>> htf.optimize_tree(np.einsum("ik,jl->ijkl", a, b), tol=1e-8)  # modes 0 and 2 belong together, 1 and 3 too
     DimensionTree(4, [(0, 2), (1, 3), (4, 5)])
+    >>> x = np.random.default_rng(0).normal(size=(100, 2))
+    >>> htf.optimize_tree((x[:, [0, 1, 0, 1]], None), tol=0.2)  # features 0 and 2 are the same, 1 and 3 too
+    DimensionTree(4, [(0, 2), (1, 3), (4, 5)])
     """
+    if isinstance(tensor, tuple):
+        if len(tensor) != 2:
+            raise ValueError(f"tensor is a tuple of {len(tensor)}; expected an array, or a pair (features, labels)")
+        samples = data_tensor(*tensor, encoder)
+        order = samples.order
+        _check(order, tol, method)
+        of_data = _RanksOfData(samples, tol / math.sqrt(max(2 * order - 3, 1)))
+        if method == "exhaustive" or (method == "auto" and order <= _EXHAUSTIVE_ORDER):
+            return DimensionTree.from_nested(
+                _exhaustive([samples.dim] * order, of_data, of_data(frozenset(range(order))))
+            )
+        return DimensionTree.from_nested(_greedy(order, of_data))
+    if encoder is not None:
+        raise TypeError("encoder is given with a tensor; expected one with data, a pair (features, labels), alone")
     B = check_array(tensor, "tensor")
     tensor = constant(tensor)
     order = len(tensor.shape)
-    if order < 2:
-        raise ValueError(f"tensor has order {order}; a tree is chosen from order 2 on")
-    if not 0 < (check_tolerance(tol) or 0.0) < 1:
-        raise ValueError(f"tol is {tol}; expected a positive relative error below 1, the error of zeros")
-    if method not in ("auto", "exhaustive", "greedy"):
-        raise ValueError(f"method is {method!r}; expected 'auto', 'exhaustive' or 'greedy'")
+    _check(order, tol, method)
     flat = hierarchical_tucker(tensor, tree=DimensionTree.balanced(order, arity=order), tol=0)
     ranks = _Ranks(B, flat, tol / math.sqrt(max(2 * order - 3, 1)))
     dims = [int(n) for n in tensor.shape]
     if method == "exhaustive" or (method == "auto" and order <= _EXHAUSTIVE_ORDER):
         return DimensionTree.from_nested(_exhaustive(dims, ranks))
     return DimensionTree.from_nested(_greedy(order, ranks))
+
+
+def _check(order: int, tol: float, method: str) -> None:
+    if order < 2:
+        raise ValueError(f"tensor has order {order}; a tree is chosen from order 2 on")
+    if not 0 < (check_tolerance(tol) or 0.0) < 1:
+        raise ValueError(f"tol is {tol}; expected a positive relative error below 1, the error of zeros")
+    if method not in ("auto", "exhaustive", "greedy"):
+        raise ValueError(f"method is {method!r}; expected 'auto', 'exhaustive' or 'greedy'")
+
+
+class _RanksOfData:
+    """Ranks of matricizations of the tensor of data against all other modes and labels, each computed once."""
+
+    def __init__(self, samples: DataTensor, share: float) -> None:
+        self.samples, self.share = samples, share
+        self.known: dict[frozenset[int], int] = {}
+
+    def __call__(self, modes: frozenset[int]) -> int:
+        if modes not in self.known:
+            self.known[modes] = kept(self.samples.spectrum(modes).sqrt(), None, self.share)
+        return self.known[modes]
 
 
 class _Ranks:
@@ -102,7 +147,8 @@ class _Ranks:
         return self.known[key]
 
 
-def _exhaustive(dims: list[int], rank: Callable[[frozenset[int]], int]) -> Any:
+def _exhaustive(dims: list[int], rank: Callable[[frozenset[int]], int], top: int = 1) -> Any:
+    """Nested modes of the cheapest tree whose root has so many outputs."""
     order = len(dims)
     everything = frozenset(range(order))
     cost: dict[frozenset[int], int] = {}
@@ -113,7 +159,7 @@ def _exhaustive(dims: list[int], rank: Callable[[frozenset[int]], int]) -> Any:
     for size in range(2, order + 1):
         for modes in itertools.combinations(range(order), size):
             whole = frozenset(modes)
-            above = 1 if whole == everything else rank(whole)
+            above = top if whole == everything else rank(whole)
             best = None
             # The part with the first mode names the split, so that each is met once.
             for count in range(size - 1):

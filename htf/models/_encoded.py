@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from htf._checks import finite
 from htf._modes import evaluated
-from htf.models._encoders import Columns, Encoder, Patches, encoder_from
+from htf.models._encoders import Columns, Encoder, Patches, arranged_tree, encoder_from
 from htf.models._estimator import TensorEstimator, default_batch
 from htf.models._network import EncodedNetwork
 from htf.nn import HTNetwork
@@ -36,6 +36,7 @@ class EncodedEstimator(TensorEstimator):
 
     _model = "module_"
     _optional_counts: ClassVar[tuple[str, ...]] = ("patience", "patch", "stride", "batch_size")
+    _named_trees: ClassVar[tuple[str, ...]] = ("arrange",)
     _normalized = False
     _in_bytes = False  # whether images were fitted as bytes
     module_: EncodedNetwork
@@ -171,11 +172,15 @@ class EncodedEstimator(TensorEstimator):
             self.flips if images else False,
         )
 
-    def _begin(self, samples: Tensor) -> None:
-        """Encoder and network at their start."""
+    def _begin(self, samples: Tensor, validation: Any = None) -> None:
+        """Encoder and network at their start; of a share for validation, no tree is found."""
         self._check_parameters()
         encoder = self._encoder(samples)
-        tree = self._tree_of(encoder.order, encoder.arrangement)
+        if self.tree == "arrange":
+            split = self._split(validation, len(samples))
+            tree = arranged_tree(encoder, samples if split is None else samples[split[0]], self.seed)
+        else:
+            tree = self._tree_of(encoder.order, encoder.arrangement)
         step = max(1, len(samples) // START_SAMPLES)
         vectors = encoder(samples[::step][:START_SAMPLES], torch.float32)
         network = HTNetwork(

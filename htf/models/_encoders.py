@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, unfold
 
+from htf.arrangement import arrange
 from htf.tree import DimensionTree
 
 # Standard deviations at which features of tables are cut: products of many large ones would be beyond all bounds.
@@ -139,6 +140,12 @@ class Columns:
 
 
 Encoder = Patches | Columns
+
+
+def arranged_tree(encoder: Encoder, samples: Tensor, seed: int) -> DimensionTree:
+    """The tree of `htf.arrange` over the features of a table, or the windows of images, by their correlations."""
+    features = samples if samples.ndim == 2 else encoder(samples, torch.float64)
+    return arrange(features, method="correlation", seed=seed).tree
 
 
 def encoder_from(about: dict[str, Any]) -> Encoder:

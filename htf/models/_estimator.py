@@ -49,11 +49,12 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
     # Settings that count something, or may be None.
     _counts: ClassVar[tuple[str, ...]] = ("width", "epochs")
     _optional_counts: ClassVar[tuple[str, ...]] = ("patience",)
+    _named_trees: ClassVar[tuple[str, ...]] = ()  # that are found from the samples
 
     # Arguments of all of them; scikit-learn reads those of the constructor of each class.
     format: str
     width: int
-    tree: DimensionTree | None
+    tree: DimensionTree | str | None
     epochs: int
     patience: int | None
     seed: int
@@ -105,12 +106,16 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         check_seed(self.seed)
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
-        if self.tree is not None and not isinstance(self.tree, DimensionTree):
+        if isinstance(self.tree, str):
+            if self.tree not in self._named_trees:
+                known = " or ".join(["a DimensionTree", *map(repr, self._named_trees)])
+                raise ValueError(f"tree is {self.tree!r}; expected {known}")
+        elif self.tree is not None and not isinstance(self.tree, DimensionTree):
             raise TypeError(f"tree is a {type(self.tree).__name__}; expected a DimensionTree")
 
     def _tree_of(self, order: int, default: DimensionTree | None = None) -> DimensionTree:
         """The tree that was given, or the one of the format: for "ht" a default, or the balanced one."""
-        if self.tree is not None:
+        if isinstance(self.tree, DimensionTree):
             if self.tree.order != order:
                 raise ValueError(f"tree has {self.tree.order} modes; the samples have {order}")
             return self.tree
@@ -195,7 +200,8 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         about = {
             "model": type(self).__name__,
             "settings": settings,
-            "own_tree": self.tree is not None,
+            "own_tree": isinstance(self.tree, DimensionTree),
+            "named_tree": self.tree if isinstance(self.tree, str) else None,
             "tree": [tree.order, [list(tree.children(node)) for node in tree.inner_nodes]],
         }
         return {}, about
@@ -220,7 +226,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         if "parameters" in about:
             about = _of_nested_trees(about)
         tree = DimensionTree(*about["tree"])
-        made = cls(**cls._settings(about["settings"]), tree=tree if about["own_tree"] else None)
+        made = cls(**cls._settings(about["settings"]), tree=tree if about["own_tree"] else about.get("named_tree"))
         if device is None:
             usable = made.device == "auto" or torch.device(made.device or "cpu").type == "cpu"
             place = made._place() if usable or torch.cuda.is_available() else torch.device("cpu")

@@ -37,8 +37,9 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         Pixels from one patch to the next; `patch` by default.  Patches overlap if it is smaller.
     width : int
         Width R of all inner nodes.
-    tree : DimensionTree, optional
-        In place of the one of `format`; its modes are patches, row by row, or features.
+    tree : DimensionTree or "arrange", optional
+        In place of the one of `format`; its modes are patches, row by row, or features.  "arrange" finds it by
+        `htf.arrange` from the correlations of the training samples, without the share for validation.
     dropout : float
         Share of nodes whose vectors are replaced by ones in training, sample by sample.
     label_smoothing : float
@@ -96,7 +97,7 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         patch: int | None = None,
         stride: int | None = None,
         width: int = 64,
-        tree: DimensionTree | None = None,
+        tree: DimensionTree | str | None = None,
         dropout: float = 0.1,
         label_smoothing: float = 0.05,
         shifts: int = 0,
@@ -158,7 +159,7 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         if self.class_weight is not None:
             balance = torch.as_tensor(compute_sample_weight(self.class_weight, labels))
             weights = balance if weights is None else weights * balance
-        self._begin(samples)
+        self._begin(samples, validation)
         train, aside, weights = self._parts(samples, torch.from_numpy(codes).long(), weights, validation)
         objective = classification(
             train,

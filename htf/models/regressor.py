@@ -54,7 +54,7 @@ class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
         patch: int | None = None,
         stride: int | None = None,
         width: int = 32,
-        tree: DimensionTree | None = None,
+        tree: DimensionTree | str | None = None,
         dropout: float = 0.0,
         shifts: int = 0,
         flips: bool = False,
@@ -106,7 +106,7 @@ class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
         samples, targets = self._checked(X, y, reset=True, supervised=True)
         targets = self._numbers(targets, reset=True)
         weights = sample_weights(sample_weight, len(samples))
-        self._begin(samples)
+        self._begin(samples, validation)
         scaled = (targets - self._mean) / self._scale
         aside = None
         split = self._split(validation, len(samples))

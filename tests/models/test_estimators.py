@@ -297,3 +297,36 @@ def test_every_estimator_has_one_manner_of_settings_splits_and_weights(kind):
             fit({}, validation=validation)
     model = fit({}, validation=np.float32(0.25), sample_weight=np.ones(40))
     assert model.network.outputs == model.to_tensor().outputs
+
+
+@pytest.mark.parametrize("kind", ["table", "images"])
+def test_a_tree_is_found_on_the_training_split(tmp_path, images, kind):
+    X, y, others, _ = images
+    if kind == "table":
+        X, others = (each.flatten(1).double().numpy() for each in (X, others))
+    model = TensorClassifier(tree="arrange", patch=None if kind == "table" else 2, width=6, epochs=2, seed=3)
+    model.fit(X, y, validation=0.5)
+    kept = model._split(0.5, len(X))[0]
+
+    def features(samples):
+        return samples if kind == "table" else model.module_.encoder(samples.unsqueeze(1), torch.float64)
+
+    found = htf.arrange(features(X[kept.numpy() if kind == "table" else kept]), method="correlation", seed=3).tree
+    assert model.network.tree == found
+    assert model.network.tree != htf.arrange(features(X), method="correlation", seed=3).tree
+    model.save(tmp_path / "model")
+    again = htf.models.load(tmp_path / "model")
+    assert again.get_params()["tree"] == "arrange"
+    np.testing.assert_array_equal(again.predict_proba(others), model.predict_proba(others))
+
+
+def test_a_regressor_finds_a_tree_on_all_samples_but_other_ones():
+    rng = np.random.RandomState(0)
+    X = rng.randn(120, 6).cumsum(1)[:, [3, 0, 5, 1, 4, 2]]
+    y = X[:, 1] * X[:, 3]
+    model = TensorRegressor(tree="arrange", width=4, epochs=2).fit(X, y, validation=(X[:20], y[:20]))
+    assert model.network.tree == htf.arrange(X, method="correlation").tree
+    with pytest.raises(ValueError, match="features has 3 features; expected at least 4"):
+        TensorRegressor(tree="arrange", epochs=1).fit(X[:, :3], y)
+    with pytest.raises(ValueError, match="tree is 'best'; expected a DimensionTree or 'arrange'"):
+        TensorRegressor(tree="best", epochs=1).fit(X, y)

@@ -1,0 +1,1 @@
+"""Accuracy of local networks on features in orders, grids and trees that are found."""
