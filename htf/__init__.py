@@ -8,6 +8,7 @@ from htf._version import __version__
 from htf.decomposition import (
     HierarchicalTucker,
     HTCompletion,
+    apply,
     cross_approximation,
     hierarchical_tucker,
     ht_als,
@@ -28,6 +29,7 @@ __all__ = [
     "HTTensor",
     "HierarchicalTucker",
     "__version__",
+    "apply",
     "collapse",
     "cross_approximation",
     "datasets",
