@@ -95,6 +95,11 @@ def operations(x: htf.HTTensor) -> dict[str, Operation]:
         "imag": (lambda x, y: x.imag + y.real, lambda a, b: (a.imag if a.is_complex() else a * 0) + b.real),
         "add three": (lambda x, y: tensors.ht_add(x, y, x), lambda a, b: a + b + a),
         "linear combination": (lambda x, y: 2 * x - y / 4, lambda a, b: 2 * a - b / 4),
+        "add a number": (lambda x, y: x + 0.75, lambda a, b: a + 0.75),
+        "subtract from a number": (lambda x, y: 1.5 - x, lambda a, b: 1.5 - a),
+        "square of a difference": (lambda x, y: (1 - x) ** 2, lambda a, b: (1 - a) ** 2),
+        "cube": (lambda x, y: x**3, lambda a, b: a**3),
+        "square of sizes": (lambda x, y: abs(x) ** 2 + y.real, lambda a, b: a.abs() ** 2 + b.real),
         "hadamard": (lambda x, y: x * y, lambda a, b: a * b),
         "matrix along a mode": (
             lambda x, y: x.mode_dot(matrix(x.factors[0], 2, dims[0]), 0),
@@ -118,6 +123,12 @@ def operations(x: htf.HTTensor) -> dict[str, Operation]:
             lambda x, y: x.contract({m: matrix(x.factors[0], 1, d)[0] for m, d in enumerate(dims)}),
             lambda a, b: _contract_all(a, dims),
         ),
+        "contract some": (
+            lambda x, y: x.contract([matrix(x.factors[0], 1, dims[0])[0], *[None] * (n - 1)]),
+            lambda a, b: torch.tensordot(matrix(a, 1, dims[0])[0], a, dims=([0], [0])),
+        ),
+        "mean of one": (lambda x, y: x.mean(axis=-1), lambda a, b: a.mean(n - 1)),
+        "mean of all": (lambda x, y: x.mean(), lambda a, b: a.mean(tuple(range(n)))),
         "sum of one": (lambda x, y: x.sum(0), lambda a, b: a.sum(0)),
         "sum of all": (lambda x, y: x.sum(), lambda a, b: a.sum(tuple(range(n)))),
         "integer": (lambda x, y: x[last if n == 1 else 0], lambda a, b: a[last if n == 1 else 0]),
@@ -202,7 +213,7 @@ def _contract_all(a: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 
 # What comes as an array; all else is an HT tensor while a mode is left.
-ARRAYS = {"to_vec", "to_unfolded", "norm", "inner", "distance", "contract all", "sum of all", "entries"}
+ARRAYS = {"to_vec", "to_unfolded", "norm", "inner", "distance", "contract all", "sum of all", "mean of all", "entries"}
 # So do entries that arrays of indices choose along all modes that integers leave.
 ENTRIES_OF_ORDER = {1: {"rows"}, 2: {"paired arrays", "integer beside an array"}}
 
@@ -259,7 +270,7 @@ class HTTensorTestCase(ABC):
             assert isinstance(result, htf.HTTensor)
             assert tensors.HTTensor((result.tree, result.factors)).shape == result.shape == tuple(expected.shape)
             assert all(isinstance(f, kind) for f in result.factors)
-            dtype = x.dtype if operation not in ("real", "imag") else x.factors[0].real.dtype
+            dtype = x.dtype if operation not in ("real", "imag", "square of sizes") else x.factors[0].real.dtype
             assert all(f.dtype == dtype for f in result.factors)
         scale = float(expected.abs().max()) + 1
         torch.testing.assert_close(doubled(densely(result)), expected, rtol=0, atol=tolerance * scale)

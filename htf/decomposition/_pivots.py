@@ -11,7 +11,6 @@ import numpy as np
 import tensorly as tl
 
 from htf.decomposition._black_box import BlackBox, LimitReachedError
-from htf.decomposition._draws import drawn_by_square
 from htf.decomposition._maxvol import maxvol
 from htf.decomposition._rows import among, grid, unique, worst
 from htf.decomposition._samples import Sample, perturbed, ratio, rms, weights_of_drawn
@@ -21,6 +20,7 @@ from htf.linalg.dense import kept
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.indexing import ht_entries
 from htf.tensors.overlaps import log_norm
+from htf.tensors.sampling import drawn_by_square
 from htf.tree import DimensionTree
 
 # Singular values of a pivot block are wanted to this part of the tolerance, as the errors of all nodes add up.

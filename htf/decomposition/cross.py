@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from htf._checks import check_dims, positive
+from htf._checks import check_dims, positive, warn
 from htf._repr import brief
 from htf.decomposition._black_box import BlackBox, IndexFunction, LimitReachedError
 from htf.decomposition._pivots import NAME_THEM, Search
@@ -206,7 +205,7 @@ def cross_approximation(
         else:
             found = f"stopped at a relative error of {error:.1e}, above tol={tol:g},"
         reason = reason or ("of rounding error" if max_rank is None else f"max_rank is {max_rank}")
-        warnings.warn(f"{found} after {info.evaluations:,} evaluations: {reason}", UserWarning, stacklevel=2)
+        warn(f"{found} after {info.evaluations:,} evaluations: {reason}")
     x = x * box.unit
     if like is not None:
         x = HTTensor._of(tree, [asarray(backend_of(like, "like"), factor, like) for factor in x.factors])

@@ -329,6 +329,8 @@ def asarray(backend: Backend, values: Any, like: Array) -> Array:
     """NumPy values as an array beside `like`: its backend, dtype and device."""
     if not is_complex(like) and np.iscomplexobj(values):
         raise TypeError(f"values are complex, and in {like.dtype} their imaginary part would be lost")
+    if isinstance(values, np.ndarray):
+        values = np.asarray(values, order="C")  # PyTorch takes no negative strides
     # TensorLy's constructor for PyTorch would go by way of the default device.
     return torch.tensor(values, **context(like)) if _is_torch(like) else backend.tensor(values, **context(like))
 

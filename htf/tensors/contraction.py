@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+
+import numpy as np
 
 from htf.linalg.backend import Array, adjoint, backend_of, is_complex, promoted
 from htf.linalg.dense import mode_product
+from htf.linalg.scaling import divided, exponents, with_scale
+from htf.linalg.underflow import certificate, size_of
 from htf.tensors.ht_tensor import HTTensor, RawHT, alike, as_ht, check_mode
 from htf.tensors.network import Network
 from htf.tensors.retree import gathered
@@ -101,13 +106,14 @@ def ht_multi_mode_dot(
     return without_modes(HTTensor._of(x.tree, factors), removed)
 
 
-def ht_contract(ht_tensor: HTTensor | RawHT, vectors: Mapping[int, Array]) -> HTTensor | Array:
-    """Contract modes with vectors.
+def ht_contract(ht_tensor: HTTensor | RawHT, vectors: Mapping[int, Array] | Sequence[Array | None]) -> HTTensor | Array:
+    """Contract modes with vectors: weighted sums, and with the weights of a quadrature rule, integrals.
 
     Parameters
     ----------
     ht_tensor : HTTensor or (tree, factors)
-    vectors : mapping from mode to array (dimension,)
+    vectors : sequence of arrays (dimension,) or None, or mapping from mode to array
+        A sequence has one vector a mode, and None for a mode that is kept.
 
     Returns
     -------
@@ -117,10 +123,31 @@ def ht_contract(ht_tensor: HTTensor | RawHT, vectors: Mapping[int, Array]) -> HT
     Raises
     ------
     ValueError
-        If a vector has not one axis of its mode's dimension, or a mode comes twice (as -1 and as the last).
+        If a vector has not one axis of its mode's dimension, a mode comes twice (as -1 and as the last), or a sequence
+        has not as many items as there are modes.
     IndexError, TypeError
         As in `ht_multi_mode_dot`.
+
+    Notes
+    -----
+    Complex vectors are not conjugated.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> x.contract([np.ones(4), None, np.ones(6)]).shape
+    (5,)
+    >>> bool(np.isclose(x.contract([np.ones(n) for n in x.shape]), x.sum()))
+    True
     """
+    if not isinstance(vectors, Mapping):
+        given, order = list(vectors), as_ht(ht_tensor).order
+        if len(given) != order:
+            raise ValueError(
+                f"there are {len(given)} vectors for {order} modes; expected one each, None to keep a mode"
+            )
+        vectors = {mode: vector for mode, vector in enumerate(given) if vector is not None}
     for mode, vector in vectors.items():
         backend_of(vector, f"the vector of mode {mode}")
         if len(vector.shape) != 1:
@@ -135,7 +162,7 @@ def ht_sum(ht_tensor: HTTensor | RawHT, modes: int | Sequence[int] | None = None
     ----------
     ht_tensor : HTTensor or (tree, factors)
     modes : int or sequence of int, optional
-        All by default.
+        All by default.  Negative ones count from the last mode; several outputs are not summed.
 
     Returns
     -------
@@ -146,14 +173,48 @@ def ht_sum(ht_tensor: HTTensor | RawHT, modes: int | Sequence[int] | None = None
     ------
     ValueError, IndexError, TypeError
         For a mode that comes twice, that the tensor does not have, or that is no integer.
+
+    See Also
+    --------
+    ht_contract : sums with weights.
     """
-    x = as_ht(ht_tensor)
+    x, numbers = _of_modes(ht_tensor, modes)
     B = backend_of(x.factors[0])
-    chosen = range(x.order) if modes is None else [modes] if hasattr(modes, "__index__") else modes
+    return without_modes(x, {mode: B.sum(x.factors[mode], 0) for mode in numbers})
+
+
+def ht_mean(ht_tensor: HTTensor | RawHT, modes: int | Sequence[int] | None = None) -> HTTensor | Array:
+    """Mean over some modes.
+
+    Parameters
+    ----------
+    ht_tensor : HTTensor or (tree, factors)
+    modes : int or sequence of int, optional
+        As in `ht_sum`.
+
+    Returns
+    -------
+    HTTensor or array
+        As of `ht_sum`.  Means are taken mode by mode, so no number of entries is too large.
+
+    Raises
+    ------
+    ValueError, IndexError, TypeError
+        As `ht_sum`.
+    """
+    x, numbers = _of_modes(ht_tensor, modes)
+    B = backend_of(x.factors[0])
+    return without_modes(x, {mode: B.sum(x.factors[mode], 0) / x.dims[mode] for mode in numbers})
+
+
+def _of_modes(ht_tensor: HTTensor | RawHT, modes: int | Sequence[int] | None) -> tuple[HTTensor, list[int]]:
+    """The tensor, and modes as numbers from 0, each once."""
+    x = as_ht(ht_tensor)
+    chosen = range(x.order) if modes is None else modes if isinstance(modes, Iterable) else [modes]
     numbers = [check_mode(mode, x.order) for mode in chosen]
     if len(set(numbers)) != len(numbers):
         raise ValueError(f"modes is {modes}; expected each mode once")
-    return without_modes(x, {mode: B.sum(x.factors[mode], 0) for mode in numbers})
+    return x, numbers
 
 
 def without_modes(x: HTTensor, vectors: Mapping[int, Array]) -> HTTensor | Array:
@@ -162,19 +223,52 @@ def without_modes(x: HTTensor, vectors: Mapping[int, Array]) -> HTTensor | Array
         return x
     B = backend_of(x.factors[0])
     if len(vectors) == x.order:
-        parts = [B.reshape(vectors[mode], (1, -1)) for mode in range(x.order)]
-        for node in x.tree.inner_nodes:
-            part = x.factors[node]
-            for axis, child in enumerate(x.tree.children(node)):
-                part = mode_product(B, part, parts[child], axis)
-            parts.append(B.reshape(part, (1, -1)))
-        return parts[-1][0, 0] if x.outputs == 1 else parts[-1][0]
+        factors = [*(B.reshape(vectors[mode], (1, -1)) for mode in range(x.order)), *x.factors[x.order :]]
+        value = _plain_value(x, factors)
+        if value is None:
+            value = _scaled_value(x, factors)
+        return value[0, 0] if x.outputs == 1 else value[0]
     network = Network.of(x)
     for mode, vector in vectors.items():
         network.put(mode, vector, [leg for leg in network.legs[mode] if leg != ("mode", mode)])
     left = [mode for mode in range(x.order) if mode not in vectors]
     network.rename({("mode", mode): ("mode", k) for k, mode in enumerate(left)})
     return network.to_ht(x.tree.root)
+
+
+def _plain_value(x: HTTensor, factors: Sequence[Array]) -> Array | None:
+    """Factors with a row (1, rank) for each leaf contracted to (1, outputs); None where that may be out of range."""
+    B = backend_of(factors[0])
+    bound = certificate(B, factors)
+    if bound is None:
+        return None
+    parts: list[Array] = list(factors[: x.order])
+    with np.errstate(all="ignore"):
+        bound.add(factors)
+        for node in x.tree.inner_nodes:
+            part = factors[node]
+            for axis, child in enumerate(x.tree.children(node)):
+                part = mode_product(B, part, parts[child], axis)
+            parts.append(B.reshape(part, (1, -1)))
+        size = size_of(parts[-1])
+    multiplications = sum(prod(tuple(f.shape)) for f in factors)
+    return parts[-1] if bound.holds(size, multiplications) else None
+
+
+def _scaled_value(x: HTTensor, factors: Sequence[Array]) -> Array:
+    """The same with powers of two divided out, so that only the result itself can leave the range of its dtype."""
+    B = backend_of(factors[0])
+    pairs = [divided(B, row) for row in factors[: x.order]]
+    parts, powers = [part for part, _ in pairs], [power for _, power in pairs]
+    for node in x.tree.inner_nodes:
+        part, power = divided(B, factors[node])
+        powers.append(power)
+        for axis, child in enumerate(x.tree.children(node)):
+            part = mode_product(B, part, parts[child], axis)
+        part, power = divided(B, B.reshape(part, (1, -1)))
+        parts.append(part)
+        powers.append(power)
+    return with_scale(B, parts[-1], B.sum(exponents(B, B.stack(powers))))
 
 
 def ht_tensordot(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from math import prod
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+import numpy as np
 import tensorly as tl
 import torch
 from tensorly._factorized_tensor import FactorizedTensor
@@ -31,7 +34,11 @@ from htf.tree import DimensionTree
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from htf.tensors.extremes import ExtremeIndex, ExtremeValue
+    from htf.tensors.modulus import Modulus
+
 RawHT = tuple[DimensionTree, Sequence[Array]]
+Modes = int | Sequence[int] | None
 
 # Entries of the largest tensor that is written out; beyond it a request is a slip, not a wish.
 LARGEST_DENSE = 2**32
@@ -200,6 +207,28 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         return sum(prod(tuple(f.shape)) for f in self.factors)
 
     @property
+    def size(self) -> int:
+        """Number of entries of the dense tensor."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the factors take."""
+        return sum(prod(tuple(f.shape)) * int(f.itemsize) for f in self.factors)
+
+    @property
+    def compression(self) -> float:
+        """How many entries of the dense tensor there are for one of the factors'."""
+        # Of integers, as there may be more entries than floats can count.
+        return float(Fraction(self.size, self.n_parameters)) if self.size < 2**1000 else math.inf
+
+    def relative_error(self, array: Any) -> float:
+        """Relative error in the Frobenius norm as an approximation of an array; see `ht_relative_error`."""
+        from htf.tensors.dense_error import ht_relative_error
+
+        return ht_relative_error(self, array)
+
+    @property
     def dtype(self) -> Any:
         """Type of the entries."""
         return self.factors[0].dtype
@@ -307,48 +336,99 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
     # -- arithmetic ------------------------------------------------------------------------------------
 
-    # NumPy would otherwise take HT tensors apart as sequences, entry by entry.
-    __array_ufunc__ = None
+    # NumPy and PyTorch would otherwise take HT tensors apart as sequences, entry by entry.
 
-    def __array__(self, *args: object, **kwargs: object) -> None:
-        raise TypeError("an HTTensor is not written out by itself; use to_tensor()")
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The dense tensor as a NumPy array, within the size limit of `ht_to_tensor`."""
+        from htf.tensors.protocols import as_numpy
+
+        return as_numpy(self, dtype, copy)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """NumPy's arithmetic; other ufuncs say what to call."""
+        from htf.tensors.protocols import array_ufunc
+
+        return array_ufunc(ufunc, method, inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """NumPy's functions of what HT tensors have methods for; others say what to call."""
+        from htf.tensors.protocols import array_function
+
+        return array_function(function, args, kwargs)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """PyTorch's functions of what HT tensors have methods for; others say what to call."""
+        from htf.tensors.protocols import torch_function
+
+        return torch_function(function, args, kwargs or {})
 
     def __add__(self, other: object) -> HTTensor:
         from htf.tensors.arithmetic import ht_add
+        from htf.tensors.scalars import ht_add_scalar
 
-        return ht_add(self, other) if isinstance(other, HTTensor) else NotImplemented
+        if isinstance(other, HTTensor):
+            return ht_add(self, other)
+        return ht_add_scalar(self, other) if self._is_scalar(other) else NotImplemented
 
-    def __radd__(self, other: object) -> HTTensor:
-        # What sum() starts from.
-        return self if isinstance(other, int) and other == 0 else NotImplemented
+    __radd__ = __add__
 
     def __sub__(self, other: object) -> HTTensor:
-        from htf.tensors.arithmetic import ht_add
+        return self + -other if isinstance(other, HTTensor) or self._is_scalar(other) else NotImplemented  # type: ignore[operator]
 
-        return ht_add(self, -other) if isinstance(other, HTTensor) else NotImplemented
+    def __rsub__(self, other: object) -> HTTensor:
+        return -self + other if self._is_scalar(other) else NotImplemented
 
     def __neg__(self) -> HTTensor:
         return self * -1
+
+    def __pos__(self) -> HTTensor:
+        return self
+
+    def __abs__(self) -> Modulus:
+        from htf.tensors.modulus import Modulus
+
+        return Modulus(self)
+
+    def __pow__(self, exponent: int) -> HTTensor:
+        from htf.tensors.scalars import ht_power
+
+        return ht_power(self, exponent)
 
     def __mul__(self, other: object) -> HTTensor:
         from htf.tensors.arithmetic import ht_hadamard, ht_scale
 
         if isinstance(other, HTTensor):
             return ht_hadamard(self, other)
-        number = scalar(other, self.factors[-1])
-        return NotImplemented if number is None else ht_scale(self, number)
+        return ht_scale(self, other) if self._is_scalar(other) else NotImplemented
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: object) -> HTTensor:
-        number = scalar(other, self.factors[-1])
-        if number is None:
+        if isinstance(other, HTTensor):
+            raise TypeError("quotients have no low rank; htf.apply(numpy.divide, x, y) approximates them")
+        if not self._is_scalar(other):
             return NotImplemented
+        number = scalar(other, self.factors[-1])
         if isinstance(number, float | complex) and number == 0:
             raise ZeroDivisionError("division of an HTTensor by zero")
         x = self.beside_number(number)
         # Not times 1 / number, which PyTorch's integers and NumPy's singles give in single precision.
         return HTTensor._of(self.tree, [*x.factors[:-1], x.factors[-1] / number])
+
+    def __rtruediv__(self, other: object) -> HTTensor:
+        raise TypeError("inverses have no low rank; htf.apply(lambda entries: 1.0 / entries, x) approximates them")
+
+    def _is_scalar(self, other: object) -> bool:
+        """Whether to add or multiply with something; a TypeError for arrays, which would take HT tensors apart."""
+        if scalar(other, self.factors[-1]) is not None:
+            return True
+        if hasattr(other, "shape") and not hasattr(other, "factors"):
+            raise TypeError(
+                f"an HTTensor is combined with a {type(other).__name__} of shape {tuple(other.shape)}; expected a "
+                "number or another HTTensor, as hierarchical_tucker makes one of an array"
+            )
+        return False
 
     def beside_number(self, number: Any) -> HTTensor:
         """The tensor in the dtype that it has beside a number: complex beside a complex one."""
@@ -404,14 +484,53 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
         return ht_entries(self, indices)
 
-    def sum(self, modes: int | Sequence[int] | None = None) -> HTTensor | Array:
-        """Sum over some modes, or all; see `ht_sum`."""
+    def sum(self, axis: Modes = None, *, modes: Modes = None) -> HTTensor | Array:
+        """Sum over some modes, or all; see `ht_sum`.  `modes` is another name of `axis`."""
         from htf.tensors.contraction import ht_sum
 
-        return ht_sum(self, modes)
+        return ht_sum(self, axis if modes is None else modes)
 
-    def contract(self, vectors: Mapping[int, Array]) -> HTTensor | Array:
-        """Contract modes with vectors; see `ht_contract`."""
+    def mean(self, axis: Modes = None) -> HTTensor | Array:
+        """Mean over some modes, or all; see `ht_mean`."""
+        from htf.tensors.contraction import ht_mean
+
+        return ht_mean(self, axis)
+
+    def argmax(self, **options: Any) -> ExtremeIndex:
+        """Where the largest entry is, and how certain that is; see `ht_argmax`."""
+        from htf.tensors.extremes import ht_argmax
+
+        return ht_argmax(self, **options)
+
+    def argmin(self, **options: Any) -> ExtremeIndex:
+        """Where the smallest entry is, and how certain that is; see `ht_argmin`."""
+        from htf.tensors.extremes import ht_argmin
+
+        return ht_argmin(self, **options)
+
+    def max(self, **options: Any) -> ExtremeValue:
+        """The largest entry, and how certain that is; see `ht_argmax`."""
+        return self.argmax(**options).entry
+
+    def min(self, **options: Any) -> ExtremeValue:
+        """The smallest entry, and how certain that is; see `ht_argmin`."""
+        return self.argmin(**options).entry
+
+    def sample(
+        self,
+        count: int,
+        random_state: Any = None,
+        by: str = "squares",
+        given: Mapping[int, Any] | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """Index tuples drawn by squares of entries, or by entries; see `ht_sample`."""
+        from htf.tensors.sampling import ht_sample
+
+        return ht_sample(self, count, random_state, by, given, **options)
+
+    def contract(self, vectors: Mapping[int, Array] | Sequence[Array | None]) -> HTTensor | Array:
+        """Contract modes with vectors, one a mode; see `ht_contract`."""
         from htf.tensors.contraction import ht_contract
 
         return ht_contract(self, vectors)
