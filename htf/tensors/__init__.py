@@ -5,7 +5,6 @@ from htf.tensors.comparison import ht_relative_error
 from htf.tensors.complex_parts import ht_conj, ht_imag, ht_real
 from htf.tensors.contraction import ht_contract, ht_mean, ht_mode_dot, ht_multi_mode_dot, ht_sum, ht_tensordot
 from htf.tensors.conversion import cp_to_ht, ht_to_cp, ht_to_tt, ht_to_tucker, tt_to_ht, tucker_to_ht
-from htf.tensors.dense_error import ht_relative_error
 from htf.tensors.extremes import ExtremeIndex, ExtremeValue, ht_argmax, ht_argmin
 from htf.tensors.ht_tensor import HTTensor, ht_to_tensor, ht_to_unfolded, ht_to_vec
 from htf.tensors.indexing import ht_entries, ht_getitem

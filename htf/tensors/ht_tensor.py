@@ -222,12 +222,6 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         # Of integers, as there may be more entries than floats can count.
         return float(Fraction(self.size, self.n_parameters)) if self.size < 2**1000 else math.inf
 
-    def relative_error(self, array: Any) -> float:
-        """Relative error in the Frobenius norm as an approximation of an array; see `ht_relative_error`."""
-        from htf.tensors.dense_error import ht_relative_error
-
-        return ht_relative_error(self, array)
-
     @property
     def dtype(self) -> Any:
         """Type of the entries."""
