@@ -68,7 +68,7 @@ class Job(FolderJob):
         found = time.perf_counter() - began
         profile = htf.ranks.data_entanglement(table.x, table.y, tree, samples=self.measured, seed=self.seed)
         if self.network == "ht":
-            settings = {"width": 32, "epochs": self.epochs, "lr": 1e-2, "seed": self.seed, "device": "cpu"}
+            settings: dict[str, Any] = {"width": 32, "epochs": self.epochs, "lr": 1e-2, "seed": self.seed, "device": "cpu"}
             model = htf.models.TensorClassifier(tree=tree, **settings).fit(table.x, table.y)
             test, train = model.score(table.test_x, table.test_y), model.score(table.x, table.y)
         else:
