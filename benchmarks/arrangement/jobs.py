@@ -68,8 +68,8 @@ class Job(FolderJob):
         found = time.perf_counter() - began
         profile = htf.ranks.data_entanglement(table.x, table.y, tree, samples=self.measured, seed=self.seed)
         if self.network == "ht":
-            settings: dict[str, Any] = {"width": 32, "epochs": self.epochs, "lr": 1e-2, "seed": self.seed, "device": "cpu"}
-            model = htf.models.TensorClassifier(tree=tree, **settings).fit(table.x, table.y)
+            settings: dict[str, Any] = {"width": 32, "epochs": self.epochs, "lr": 1e-2, "device": "cpu"}
+            model = htf.models.TensorClassifier(tree=tree, seed=self.seed, **settings).fit(table.x, table.y)
             test, train = model.score(table.test_x, table.test_y), model.score(table.x, table.y)
         else:
             classes, codes = np.unique(table.y, return_inverse=True)
