@@ -95,6 +95,7 @@ def _correlation(rows: list[dict[str, Any]], draws: int = 1000) -> dict[str, flo
     for key in set(keys):
         same = [k for k, each in enumerate(keys) if each == key]
         values[same] -= values[same].mean(0)
+    values = values.round(12)  # ties, but for rounding
     rng = np.random.default_rng(0)
     drawn = [spearmanr(*values[rng.integers(len(values), size=len(values))].T).statistic for _ in range(draws)]
     low, high = np.nanquantile(drawn, [0.025, 0.975])

@@ -61,7 +61,7 @@ def _images(name: str, data_dir: str | None) -> tuple[Any, ...]:
         return grey[0].reshape(len(grey[0]), -1), labels[0], grey[1].reshape(len(grey[1]), -1), labels[1], (32, 32)
     data = htf.datasets.load(name, data_dir)
     images = [each.flatten(1).double().numpy() for each in (data.train_images, data.test_images)]
-    side: tuple[int, int] = tuple(data.train_images.shape[1:])
+    side = (data.train_images.shape[1], data.train_images.shape[2])
     return images[0], data.train_labels.numpy(), images[1], data.test_labels.numpy(), side
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import htf
 from benchmarks.batches import Shuffled
-from htf.jobs import FolderJob, Report
+from htf.jobs import FolderJob, Progress
 from htf.training import Training
 from htf.tree import DimensionTree
 
@@ -58,7 +58,7 @@ class Job(FolderJob):
         return f"{self.data}_{self.arrangement}_{self.network}_seed{self.seed}"
 
     def compute(
-        self, folder: Path | None, report: Report, *, data_dir: str | None = None, mlbench: str | None = None
+        self, folder: Path | None, report: Progress, *, data_dir: str | None = None, mlbench: str | None = None
     ) -> dict[str, Any]:
         """Arrange, train, and measure."""
         torch.manual_seed(self.seed)
@@ -68,8 +68,8 @@ class Job(FolderJob):
         found = time.perf_counter() - began
         profile = htf.ranks.data_entanglement(table.x, table.y, tree, samples=self.measured, seed=self.seed)
         if self.network == "ht":
-            settings = {"width": 32, "epochs": self.epochs, "lr": 1e-2, "seed": self.seed, "device": "cpu"}
-            model = htf.models.TensorClassifier(tree=tree, **settings).fit(table.x, table.y)
+            settings: dict[str, Any] = {"width": 32, "epochs": self.epochs, "lr": 1e-2, "device": "cpu"}
+            model = htf.models.TensorClassifier(tree=tree, seed=self.seed, **settings).fit(table.x, table.y)
             test, train = model.score(table.test_x, table.test_y), model.score(table.x, table.y)
         else:
             classes, codes = np.unique(table.y, return_inverse=True)

@@ -295,7 +295,7 @@ def test_not_fitted(ask):
         ({"smoothing": -1}, ValueError, "smoothing is -1"),
         ({"leaf": "poisson"}, ValueError, "leaf is 'poisson'"),
         ({"format": "mps"}, ValueError, "format is 'mps'"),
-        ({"tree": "ht"}, TypeError, "tree is a str"),
+        ({"tree": "ht"}, ValueError, "tree is 'ht'; expected a DimensionTree"),
         ({"tree": htf.DimensionTree.balanced(5)}, ValueError, "tree has 5 modes; the samples have 6"),
         ({"squared": True, "leaf": "binomial"}, ValueError, "squared is True"),
         ({"device": "cuda:99"}, ValueError, "cannot be used"),

@@ -176,7 +176,7 @@ def test_partial_fit_goes_on(images):
         ({"format": "mps"}, ValueError, "format is 'mps'; expected one of ht, cp, tt"),
         ({"patch": 9}, ValueError, "patch is 9; images are 8 x 8"),
         ({"tree": DimensionTree.balanced(5)}, ValueError, "tree has 5 modes; the samples have 16"),
-        ({"tree": "balanced"}, TypeError, "tree is a str; expected a DimensionTree"),
+        ({"tree": "balanced"}, ValueError, "tree is 'balanced'; expected a DimensionTree or 'arrange'"),
         ({"dropout": 1.0}, ValueError, "dropout is 1.0; expected from 0 to below 1"),
         ({"label_smoothing": 1.5}, ValueError, "label_smoothing is 1.5"),
         ({"lr": -1.0}, ValueError, "lr is -1.0"),
@@ -272,7 +272,7 @@ def test_every_estimator_has_one_manner_of_settings_splits_and_weights(kind):
 
     for settings, error, words in (
         ({"format": "mps"}, ValueError, "format is 'mps'; expected one of ht, cp, tt"),
-        ({"tree": "ht"}, TypeError, "tree is a str; expected a DimensionTree"),
+        ({"tree": "ht"}, ValueError, "tree is 'ht'; expected a DimensionTree"),
         ({"tree": DimensionTree.balanced(5)}, ValueError, "tree has 5 modes; the samples have 9"),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"epochs": 0}, ValueError, "epochs is 0"),
