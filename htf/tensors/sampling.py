@@ -11,13 +11,16 @@ import tensorly as tl
 
 from htf._checks import natural
 from htf.linalg.backend import backend_of, host_indices, is_complex, square, to_numpy
-from htf.linalg.dense import joint_values
+from htf.linalg.dense import joint_values, mode_product
+from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, check_mode
 from htf.tensors.orthogonal import check_finite, orthogonalized
 from htf.tree import DimensionTree
 
 # Entries of the largest array that is held: 32 MB.
 _CHUNK_ENTRIES = 2**22
+# Entries of a subtree that is drawn as one mode.
+_MERGED = 16
 # Tuples that are drawn at once.
 _CHUNK_ROWS = 2**13
 # Modes of a node over which products stay in the range of doubles: each divides norms by its dimension's root or so.
@@ -138,10 +141,39 @@ def _checked_given(given: Mapping[int, Any], x: HTTensor, count: int) -> dict[in
 def _drawn(x: HTTensor, count: int, rng: Any, by: str, tol: float, what: str) -> np.ndarray:
     if not count:
         return np.zeros((0, x.order), dtype=np.int64)
-    drawn = drawn_by_square(x, count, rng) if by == "squares" else _drawn_by_entry(x, count, rng, tol, what)
-    if not len(drawn):
+    y, groups = _coarsened(x)
+    joint = drawn_by_square(y, count, rng) if by == "squares" else _drawn_by_entry(y, groups, count, rng, tol, what)
+    if not len(joint):
         raise ValueError(f"{what} is zero; nothing can be drawn from it")
+    drawn = np.empty((count, x.order), dtype=np.int64)
+    for number, modes in enumerate(groups):
+        for mode, column in zip(modes, np.unravel_index(joint[:, number], [x.dims[m] for m in modes]), strict=True):
+            drawn[:, mode] = column
     return drawn
+
+
+def _coarsened(x: HTTensor) -> tuple[HTTensor, list[tuple[int, ...]]]:
+    """The tensor with its smallest subtrees as single modes, which are drawn at once, and the modes of each."""
+    B, tree = backend_of(x.factors[0]), x.tree
+    sizes = list(x.dims)
+    frames = list(x.factors)
+    for node in tree.inner_nodes:
+        group = tree.children(node)
+        sizes.append(prod([sizes[child] for child in group]))
+        if sizes[node] <= _MERGED:
+            part = frames[node]
+            for axis, child in enumerate(group):
+                part = mode_product(B, part, frames[child], axis)
+            frames[node] = part.reshape(-1, part.shape[-1])
+    parents = {child: node for node in tree.inner_nodes for child in tree.children(node)}
+    large = [node for node in tree.inner_nodes if sizes[node] > _MERGED]
+    if not large:
+        return HTTensor._of(DimensionTree.balanced(1), [frames[-1]]), [tree.modes(tree.root)]
+    tops = [n for n in range(tree.root) if parents[n] in large and n not in large]
+    number = {node: k for k, node in enumerate([*tops, *large])}
+    children = [tuple(number[child] for child in tree.children(node)) for node in large]
+    y = renumbered(len(tops), children, [frames[node] for node in [*tops, *large]])
+    return y, [tree.modes(node) for node in tops]
 
 
 def _in_chunks(x: HTTensor, count: int) -> list[int]:
@@ -209,7 +241,9 @@ def _columns(joint: np.ndarray, column: np.ndarray) -> np.ndarray:
     return np.take(joint.reshape(-1), first[:, None] + np.arange(rows) * columns)
 
 
-def _drawn_by_entry(x: HTTensor, count: int, rng: Any, tol: float, what: str) -> np.ndarray:
+def _drawn_by_entry(
+    x: HTTensor, groups: list[tuple[int, ...]], count: int, rng: Any, tol: float, what: str
+) -> np.ndarray:
     """Index rows (count, order), each drawn with the probability x / Σ x; none where the sum is zero."""
     B, tree = backend_of(x.factors[0]), x.tree
     sums: list[np.ndarray] = []  # of the rows of every frame, over a positive number
@@ -223,10 +257,12 @@ def _drawn_by_entry(x: HTTensor, count: int, rng: Any, tol: float, what: str) ->
     if sums[-1][0] == 0:
         return np.zeros((0, x.order), dtype=np.int64)
     y = HTTensor._of(tree, factors)
-    return np.concatenate([_by_entry(y, sums, size, rng, tol) for size in _in_chunks(y, count)])
+    return np.concatenate([_by_entry(y, groups, sums, size, rng, tol) for size in _in_chunks(y, count)])
 
 
-def _by_entry(y: HTTensor, sums: list[np.ndarray], count: int, rng: Any, tol: float) -> np.ndarray:
+def _by_entry(
+    y: HTTensor, groups: list[tuple[int, ...]], sums: list[np.ndarray], count: int, rng: Any, tol: float
+) -> np.ndarray:
     B, tree = backend_of(y.factors[0]), y.tree
     drawn = np.zeros((tree.order, count), dtype=np.int64)
     heavy = _heavy(tree)
@@ -242,7 +278,7 @@ def _by_entry(y: HTTensor, sums: list[np.ndarray], count: int, rng: Any, tol: fl
         else:
             joints[node] = np.einsum("sa...,sa->s...", joints[node], below[children[done - 1]])
         if not children:
-            drawn[node] = _chosen(_not_negative(joints.pop(node), node, tol), rng)
+            drawn[node] = _chosen(_not_negative(joints.pop(node), groups[node], tol), rng)
             below[node] = factor[drawn[node]]
         elif done == len(children):
             del joints[node]
@@ -261,18 +297,18 @@ def _by_entry(y: HTTensor, sums: list[np.ndarray], count: int, rng: Any, tol: fl
     return drawn.T
 
 
-def _not_negative(fibres: np.ndarray, mode: int, tol: float) -> np.ndarray:
-    """Conditional weights of a mode's indices (count, dimension) without rounding error below zero."""
+def _not_negative(fibres: np.ndarray, modes: tuple[int, ...], tol: float) -> np.ndarray:
+    """Conditional weights of the indices of some modes (count, dimension) without rounding error below zero."""
     least = fibres.min()
     if least >= 0 and fibres.max(1).min() > 0:
         return fibres
     sizes = np.abs(fibres).max(1)
     bad = (fibres.min(1) < -tol * sizes) | (fibres.max(1) <= 0)
     if bad.any():
-        row = int(np.flatnonzero(bad)[0])
+        where = f"mode {modes[0]}" if len(modes) == 1 else f"modes {modes}"
         raise ValueError(
-            f"an entry, or a sum of entries, is negative at index {int(fibres[row].argmin())} of mode {mode}; "
-            "expected entries of at least 0, or by='squares'"
+            f"an entry is negative, or a sum of entries, at some indices of {where}; expected entries of at least 0, "
+            "or by='squares'"
         )
     return np.maximum(fibres, 0.0)
 

@@ -28,6 +28,14 @@ def significance(rows, probabilities):
     return chisquare(counts[keep], expected[keep]).pvalue
 
 
+@pytest.mark.parametrize("merged", [1, 16, 1000])
+def test_small_subtrees_are_drawn_at_once(merged, monkeypatch):
+    monkeypatch.setattr(sampling, "_MERGED", merged)
+    y = positive((3, 2, 4, 3)).change_tree(Tree.from_nested(((3, 0), (2, 1))))
+    assert significance(y.sample(5000, random_state=1), y.to_tensor() ** 2) > 1e-3
+    assert significance(y.sample(5000, random_state=1, by="entries"), y.to_tensor()) > 1e-3
+
+
 @pytest.mark.parametrize("count", [300, 3000, 30000])
 @pytest.mark.parametrize("tree", [Tree.balanced(4), Tree.linear(4), Tree.balanced(4, arity=4)])
 def test_squares_and_entries_at_three_sizes(count, tree):
@@ -85,8 +93,12 @@ def test_batches_and_high_orders(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda x: x.sample(10, by="entries"), ValueError, "is negative|negative sum"),
-        (lambda x: (x + 1.5).sample(1000, by="entries", random_state=0), ValueError, "is negative at index . of mode"),
+        (lambda x: x.sample(10, by="entries"), ValueError, "an entry is negative|negative sum"),
+        (
+            lambda x: (x + 1.5).sample(1000, by="entries", random_state=0),
+            ValueError,
+            "an entry is negative",
+        ),
         (lambda x: (0 * x).sample(10), ValueError, "the tensor is zero; nothing can be drawn"),
         (lambda x: (0 * x).sample(10, by="entries"), ValueError, "the tensor is zero"),
         (lambda x: (1j * x).sample(10, by="entries"), TypeError, "the tensor is complex; its entries are no"),
