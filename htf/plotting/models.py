@@ -206,7 +206,7 @@ def plot_missing_data(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
             )
         ax.set_xlabel(label)
         if not independent:
-            ax.set_xticks(at, [name.replace(" x ", "×") for name in names])
+            ax.set_xticks(at, [name.replace(" x ", "×") for name in names], fontsize="x-small")
         ax.spines[["top", "right"]].set_visible(False)
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panels[0].set_ylabel("test images told")
