@@ -22,7 +22,7 @@ from htf._files import write_json
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
 from htf.datasets._cifar import find_cifar10
-from htf.jobs import FolderJob, Report, map_jobs
+from htf.jobs import FolderJob, Progress, map_jobs
 
 SOURCES = ("mnist", "fashion_mnist", "digits", "cifar10")
 DRY = {"train": 120, "validation": 40, "test": 40}
@@ -81,7 +81,7 @@ class Fit(FolderJob):
     def label(self) -> str:
         return f"{self.model}_seed{self.seed}"
 
-    def compute(self, folder: Path | None, report: Report, *, data_dir: str | None) -> dict[str, Any]:
+    def compute(self, folder: Path | None, report: Progress, *, data_dir: str | None) -> dict[str, Any]:
         """Fit, and measure."""
         parts = image_parts(self.source, **self.images, data_dir=data_dir)
         began = time.perf_counter()

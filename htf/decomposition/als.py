@@ -7,7 +7,8 @@ from math import prod
 from typing import Never
 
 from htf._checks import by_name, positive
-from htf.decomposition.hierarchical_tucker import hierarchical_tucker, times_unit
+from htf.decomposition._units import times_unit
+from htf.decomposition.hierarchical_tucker import hierarchical_tucker
 from htf.linalg.backend import Array, Backend, adjoint, all_finite, check_array, conj, constant, promoted, square
 from htf.linalg.dense import matricize, mode_product, orthonormal, tall
 from htf.linalg.scaling import frobenius, power_of_two

@@ -12,9 +12,12 @@ from tensorly.decomposition._base_decomposition import DecompositionMixin
 
 from htf._checks import by_name
 from htf.decomposition._projection import to_front
+from htf.decomposition._sparse import decompose_sparse, is_sparse
+from htf.decomposition._stored import decompose_stored
+from htf.decomposition._units import times_unit
 from htf.linalg.backend import Array, Backend, adjoint, all_finite, asarray, backend_of, check_floating, conj, constant
 from htf.linalg.dense import kept, left_singular, mode_product, orthonormal
-from htf.linalg.scaling import in_range, power_of_two
+from htf.linalg.scaling import power_of_two
 from htf.linalg.stored import BLOCK, check_stored, is_stored, loaded, nbytes
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, check_tolerance, validate_ht_rank
@@ -105,10 +108,6 @@ def hierarchical_tucker(
     ((8, 8, 8, 8), (6, 6, 6, 6, 7, 7, 1))
     """
     by_name("hierarchical_tucker", positional, "rank", "tol")
-    # Imported here, as they build on this module.
-    from htf.decomposition._sparse import decompose_sparse, is_sparse
-    from htf.decomposition._stored import decompose_stored
-
     sparse, stored = is_sparse(tensor), is_stored(tensor)
     if stored:
         check_stored(tensor, "tensor")
@@ -161,17 +160,6 @@ def hierarchical_tucker(
     else:
         raise ValueError(f"method is {method!r}; expected 'leaves-to-root' or 'root-to-leaves'")
     return times_unit(x, unit)
-
-
-def times_unit(x: HTTensor, unit: float) -> HTTensor:
-    """A tensor times a power of two, at the root, or in the leaves where the root cannot hold it."""
-    if unit == 1:
-        return x
-    root = x.factors[-1]
-    if in_range(backend_of(root), root, math.log2(unit)):
-        return x * unit
-    part = unit ** (1 / x.order)
-    return HTTensor._of(x.tree, [f * part if node < x.order else f for node, f in enumerate(x.factors)])
 
 
 def _split_shape(shape: tuple[int, ...], tree: DimensionTree) -> tuple[tuple[int, ...], int]:

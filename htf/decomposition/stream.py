@@ -12,7 +12,7 @@ import torch
 
 from htf._checks import by_name
 from htf.decomposition._projection import SeriesTree
-from htf.decomposition.hierarchical_tucker import times_unit
+from htf.decomposition._units import times_unit
 from htf.linalg.backend import Array, Backend, adjoint, all_finite, backend_of, check_floating, constant, zeros
 from htf.linalg.dense import kept, left_singular, orthonormal
 from htf.linalg.scaling import frobenius, power_of_two

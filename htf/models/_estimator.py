@@ -78,7 +78,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         """
         self._check_fitted()
         model = getattr(self, self._model)
-        network: HTNetwork = model if isinstance(model, HTNetwork) else model.network
+        network: HTNetwork = getattr(model, "network", model)
         return network
 
     def to_tensor(self) -> HTTensor:

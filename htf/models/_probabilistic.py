@@ -154,9 +154,9 @@ class Probabilistic(TensorEstimator):
 
     def _settle(self, model: nn.Module) -> None:
         model.requires_grad_(False)
-        network = model.network if isinstance(model, NormalNetwork) else model
-        assert isinstance(network, HTNetwork)
-        self.network_, self.leaves_ = network, model.leaves if isinstance(model, NormalNetwork) else None
+        # Leaves of numbers are modules beside the network that takes what they tell.
+        found: Any = model
+        self.network_, self.leaves_ = getattr(found, "network", found), getattr(found, "leaves", None)
 
     def _codes_of(self, values: Tensor) -> Levels | Reals:
         return Reals.of(values) if self.leaf == "gaussian" else Levels.of(values, self.levels)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from htf.linalg.backend import Array, all_finite, asarray, backend_of, check_alike, check_floating, constant
+import numpy as np
+
+from htf.linalg.backend import Array, all_finite, asarray, backend_of, check_floating, constant, to_numpy
 from htf.linalg.scaling import frobenius
 from htf.linalg.stored import BLOCK, blocks, check_stored, is_stored, natural_axis
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
@@ -18,7 +20,8 @@ def ht_relative_error(ht_tensor: HTTensor | RawHT, array: Array) -> float:
     ----------
     ht_tensor : HTTensor or (tree, factors)
     array : array
-        Of the tensor's shape, and of its backend, dtype and device; or on disk or in chunks (a memory-mapped file, a
+        Of the tensor's shape, in memory; where backend, dtype or device are not the tensor's, both are compared in
+        double precision on the host.  Or on disk or in chunks (a memory-mapped file, a
         zarr or dask array, an HDF5 data set), which are read block by block.  Integers are compared as float64.
 
     Returns
@@ -29,7 +32,7 @@ def ht_relative_error(ht_tensor: HTTensor | RawHT, array: Array) -> float:
     Raises
     ------
     ValueError, TypeError
-        For another shape, backend or dtype, NaN or infinite entries, and zarr arrays that miss chunks.
+        For another shape, no numbers, NaN or infinite entries, and zarr arrays that miss chunks.
 
     Notes
     -----
@@ -47,6 +50,7 @@ def ht_relative_error(ht_tensor: HTTensor | RawHT, array: Array) -> float:
     shape = check_stored(array, "array") if is_stored(array) else tuple(int(n) for n in getattr(array, "shape", ()))
     if not is_stored(array):
         _, array = check_floating(array, "array")
+        x, array = _alike(x, array)
     if shape != x.shape:
         raise ValueError(f"array has shape {shape}; expected {x.shape}, as of the tensor")
     error = norm = 0.0
@@ -59,6 +63,20 @@ def ht_relative_error(ht_tensor: HTTensor | RawHT, array: Array) -> float:
     return error / norm if norm > 0 else (math.inf if error > 0 else 0.0)
 
 
+def _alike(x: HTTensor, array: Array) -> tuple[HTTensor, Array]:
+    """Both as they are, or, where backend, dtype or device differ, in double precision on the host."""
+    like = x.factors[0]
+    same = backend_of(like).backend_name == backend_of(array).backend_name and like.dtype == array.dtype
+    if same and getattr(like, "device", None) == getattr(array, "device", None):
+        return x, array
+    factors = [to_numpy(factor) for factor in x.factors]
+    return HTTensor._of(x.tree, [_in_doubles(factor) for factor in factors]), _in_doubles(to_numpy(array))
+
+
+def _in_doubles(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+
+
 def _pairs(x: HTTensor, array: Array) -> Iterator[tuple[int, HTTensor, Array]]:
     """Where a block starts, the part of the tensor that belongs to it, and the block beside the tensor's factors."""
     like = x.factors[0]
@@ -66,7 +84,6 @@ def _pairs(x: HTTensor, array: Array) -> Iterator[tuple[int, HTTensor, Array]]:
         axis = natural_axis(array)
         found = _beside(array, axis, like)
     else:
-        check_alike((like, array), "the tensor and the array")
         axis, step = 0, max(1, BLOCK // 8 * x.shape[0] // math.prod(x.shape))
         found = (array[start : start + step] for start in range(0, x.shape[0], step))
     start = 0

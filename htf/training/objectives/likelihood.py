@@ -81,7 +81,7 @@ class Likelihood(Objective):
 
     def prepare(self, model: nn.Module, place: Place) -> None:
         super().prepare(model, place)
-        if not isinstance(model, HTNetwork | NormalNetwork) or (isinstance(model, HTNetwork) and model.runs != 1):
+        if not isinstance(model, HTNetwork | NormalNetwork) or getattr(model, "runs", 1) != 1:
             raise TypeError(f"model is a {type(model).__name__}; a likelihood is that of an HTNetwork of one run")
         if self.squared and isinstance(model, NormalNetwork):
             raise ValueError("squared is True and the model has normal leaves, whose squares are not normalized")
