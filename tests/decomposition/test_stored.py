@@ -26,8 +26,9 @@ def small_blocks(monkeypatch):
             largest.append(block.nbytes)
             yield block
 
-    monkeypatch.setattr(stored, "BLOCK", 0)
+    # Before the constant is replaced, which it would take otherwise.
     module = importlib.import_module("htf.decomposition.hierarchical_tucker")
+    monkeypatch.setattr(stored, "BLOCK", 0)
     monkeypatch.setattr(sys.modules[module.__module__ if callable(module) else module.__name__], "BLOCK", 0)
     for name in ("htf.decomposition._stored", "htf.tensors.comparison"):
         monkeypatch.setattr(f"{name}.blocks", blocks)
