@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from htf._checks import finite, positive
 from htf._modes import evaluated
+from htf._repr import brief
 from htf.nn import FactorizedConv2d, FactorizedLinear
 
 _LAYERS: dict[type[nn.Module], Any] = {nn.Linear: FactorizedLinear, nn.Conv2d: FactorizedConv2d}
@@ -42,6 +43,8 @@ class LayerCompressibility:
     spectral_norm: float
     stable_rank: float
 
+    __repr__ = brief
+
     @property
     def format(self) -> str:
         """The format that needs the fewest; "" if none needs fewer than the plain weight."""
@@ -70,6 +73,8 @@ class Compressibility:
     noise: float
     layers: tuple[LayerCompressibility, ...]
     others: int
+
+    __repr__ = brief
 
     @property
     def parameters(self) -> int:
