@@ -64,7 +64,7 @@ class ConvNet:
 
     @property
     def n_parameters(self) -> int:
-        """Of the network."""
+        """Number of the network's parameters."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
 

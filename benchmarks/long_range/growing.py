@@ -198,7 +198,7 @@ class Growing(FolderJob):
         return [make_data(self.task, arguments, **where) for arguments in self.stages]
 
     def helped(self, number: int) -> Start:
-        """What helps at a stage."""
+        """Help at a stage."""
         return Start(**self.start) if number == 0 or self.kept else Start(self.later)
 
     def compute(

@@ -1,4 +1,4 @@
-"""What small starts find, and what the least nuclear norm finds: completion by both, from few entries to many.
+"""Completion from small starts and by the least nuclear norm, from few entries to many.
 
     python -m benchmarks.nuclear_norm --out docs/results
 

@@ -27,7 +27,7 @@ _WHILE_STREAMING = 0.25
 
 @dataclass(frozen=True)
 class _State:
-    """What is known of all blocks so far; replaced as a whole by each that is accepted."""
+    """State after the blocks so far; replaced as a whole by each block that is accepted."""
 
     frames: Mapping[int, Array] = field(default_factory=dict)  # per node, (lengths or ranks below, rank)
     parts: Sequence[tuple[Array, float]] = ()  # coefficients of each block, and the power of two they were divided by
@@ -295,13 +295,13 @@ class HTStream:
 
 
 class _Account:
-    """What the nodes of one block may drop, and have dropped; norms, in units of the block."""
+    """Norms that the nodes of one block may drop, and have dropped, in units of the block."""
 
     def __init__(self, left: float, noise: float, nodes: int) -> None:
         self.left, self.noise, self.nodes, self.spent = left, noise, nodes, 0.0
 
     def share(self) -> float:
-        """What the next node may drop: of the square that is left, its part."""
+        """Norm that the next node may drop: its part of the square that is left."""
         unspent = math.sqrt(max(self.left**2 - self.spent**2, 0.0)) if self.left else 0.0
         return max(unspent / math.sqrt(max(self.nodes, 1)), self.noise)
 

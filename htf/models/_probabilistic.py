@@ -239,7 +239,7 @@ class Probabilistic(TensorEstimator):
         return torch.cat(found) - (volume if volume.ndim == 0 else volume[:, None])
 
     def _observed(self, x: Tensor, missing: Tensor, most: bool = False) -> tuple[Observed, Tensor, Tensor]:
-        """What is known of samples at the nodes, their levels and what is missing, where the network is."""
+        """Levels of samples and the mask of what is missing, on the network's device."""
         x, missing = x.to(self.network_.device), missing.to(self.network_.device)
         if self.leaves_ is None:
             return Observed(self.network_, x.long(), missing, most), x, missing

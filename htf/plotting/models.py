@@ -1,4 +1,4 @@
-"""What densities and classifiers of images have learned, and how well they do."""
+"""Pictures of densities and classifiers of images: what they have learned, and how well they do."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Compressibility:
 
     @property
     def parameters(self) -> int:
-        """Of the whole network."""
+        """Parameters of the whole network."""
         return self.others + sum(layer.parameters for layer in self.layers)
 
     @property

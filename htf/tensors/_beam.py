@@ -27,7 +27,7 @@ _CANDIDATES = 32
 
 @dataclass
 class Found:
-    """What a search came to.
+    """Result of a search.
 
     Attributes
     ----------

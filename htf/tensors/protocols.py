@@ -32,7 +32,7 @@ def as_numpy(x: HTTensor, dtype: Any, copy: bool | None) -> np.ndarray:
 
 
 def array_ufunc(ufunc: Any, method: str, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """What a ufunc of NumPy gives for arguments some of which are HT tensors."""
+    """Result of a ufunc of NumPy for arguments some of which are HT tensors."""
     name = ufunc.__name__
     if method != "__call__" or options:
         called = name if method == "__call__" else f"{name}.{method}"
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 
 
 def array_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a function of NumPy gives for arguments some of which are HT tensors."""
+    """Result of a function of NumPy for arguments some of which are HT tensors."""
     name = function.__name__
     if getattr(function, "__module__", "").startswith("numpy.linalg"):
         name = f"linalg.{name}"
@@ -63,7 +63,7 @@ def array_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def torch_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a function of PyTorch gives for arguments some of which are HT tensors."""
+    """Result of a function of PyTorch for arguments some of which are HT tensors."""
     name = getattr(function, "__name__", repr(function))
     operation = _TORCH_OPERATIONS.get(name)
     if operation is not None and not kwargs:

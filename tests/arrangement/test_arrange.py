@@ -138,7 +138,7 @@ def test_exchanges_in_reach_of_orthogonal_samples():
 
 
 def test_cuts_by_kernighan_and_lin_are_as_small_as_any():
-    """Of ten features, all balanced cuts are compared."""
+    """All balanced cuts of ten features are compared."""
     from itertools import combinations
 
     weights = np.random.default_rng(0).random((10, 10)) ** 3

@@ -3,10 +3,12 @@
 import importlib
 import sys
 
+import dask.array
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
+import zarr
 
 import htf
 from htf.linalg import stored
@@ -42,14 +44,13 @@ def as_memmap(folder, order="C"):
 
 
 def as_zarr(folder):
-    zarr = pytest.importorskip("zarr")
     array = zarr.open_array(str(folder / "array.zarr"), mode="w", shape=X.shape, chunks=(5, 10, 3, 8), dtype="f8")
     array[:] = X
     return array
 
 
 def as_dask(folder):
-    return pytest.importorskip("dask.array").from_array(X, chunks=(12, 3, 9, 4))
+    return dask.array.from_array(X, chunks=(12, 3, 9, 4))
 
 
 def as_hdf5(folder):
@@ -111,7 +112,6 @@ def test_torch_tensors_are_compared_with_stored_arrays(tmp_path, small_blocks):
 
 
 def test_a_zarr_array_that_misses_chunks_is_refused(tmp_path):
-    zarr = pytest.importorskip("zarr")
     array = zarr.open_array(str(tmp_path / "array.zarr"), mode="w", shape=(8, 6), chunks=(4, 3), dtype="f8")
     array[:4] = 1.0
     x = htf.random_ht((8, 6), 1, random_state=0)
@@ -130,28 +130,25 @@ def test_nan_text_and_unknown_shapes_are_refused(tmp_path, small_blocks):
             htf.hierarchical_tucker(bad, **options)
     with pytest.raises(ValueError, match="array has NaN or infinite entries"):
         htf.random_ht(X.shape, 2, random_state=0).relative_error(bad)
-    dask = pytest.importorskip("dask.array")
-    unknown = dask.from_array(X, chunks=6)[dask.from_array(X[:, 0, 0, 0] > 0, chunks=6)]
+    unknown = dask.array.from_array(X, chunks=6)[dask.array.from_array(X[:, 0, 0, 0] > 0, chunks=6)]
     with pytest.raises(ValueError, match="partly unknown"):
         htf.hierarchical_tucker(unknown, tol=0.1)
     for options in ({"tol": 0.1}, {"rank": 2}):
         with pytest.raises(TypeError, match="dtype bool"):
-            htf.hierarchical_tucker(dask.from_array(X > 0, chunks=6), **options)
+            htf.hierarchical_tucker(dask.array.from_array(X > 0, chunks=6), **options)
 
 
 def test_complex_arrays_in_chunks(small_blocks):
-    dask = pytest.importorskip("dask.array")
     array = X[:, :, :, 0] + 1j * np.cos(3 * X[:, :, :, 1] + np.arange(9))
     for options in ({"tol": 1e-6}, {"rank": 6}):
-        x = htf.hierarchical_tucker(dask.from_array(array, chunks=4), **options)
+        x = htf.hierarchical_tucker(dask.array.from_array(array, chunks=4), **options)
         assert x.relative_error(array) <= 1.1 * htf.hierarchical_tucker(array, **options).relative_error(array) + 1e-6
 
 
 def test_integers_in_chunks(small_blocks):
-    dask = pytest.importorskip("dask.array")
     array = np.arange(120).reshape(4, 5, 6)
     for options in ({"tol": 1e-9}, {"rank": 3}):
-        x = htf.hierarchical_tucker(dask.from_array(array, chunks=2), **options)
+        x = htf.hierarchical_tucker(dask.array.from_array(array, chunks=2), **options)
         assert x.dtype == np.float64
         assert x.relative_error(array) < 1e-7
 

@@ -76,7 +76,7 @@ def test_of_two_classes_the_samples_are_signed():
 
 
 def test_it_is_the_entanglement_of_the_cp_tensor_of_the_samples():
-    """Of an order and vectors whose products leave the range of numbers."""
+    """Tensors of an order and vectors whose products leave the range of numbers."""
     x = torch.randn(8, 40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x[:, 1:] = x[:, :1] + 0.1 * x[:, 1:]
     tree = DimensionTree.balanced(40)

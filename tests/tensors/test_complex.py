@@ -1,4 +1,4 @@
-"""What is peculiar to complex tensors: mixed dtypes, conjugation, gradients, files, decompositions."""
+"""Complex tensors: mixed dtypes, conjugation, gradients, files, decompositions."""
 
 import warnings
 

@@ -54,7 +54,7 @@ class Factorized(DropInLayer):
 
     @property
     def _variance(self) -> float:
-        """Of the entries of the weight at the start."""
+        """Variance of the entries of the weight at the start."""
         return 1 / (3 * self._fan_in)
 
     @abstractmethod

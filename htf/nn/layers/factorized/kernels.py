@@ -85,7 +85,7 @@ class WholeKernel(Factorized):
         return type(self)(**plain_arguments(self), format=self.format, rank=rank, seed=0, **context(self.factors[0]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the plain layer gives."""
+        """Outputs of the plain layer."""
         self.applies = RECONSTRUCTED
         found: Tensor = self._spec._conv_forward(x, self._computed_weight(), self.bias)  # type: ignore[operator, union-attr]
         return found
@@ -153,7 +153,7 @@ class _Transposed(WholeKernel):
         return int(self.out_channels)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
-        """What the plain layer gives."""
+        """Outputs of the plain layer."""
         spec: Any = self._spec
         self.applies = RECONSTRUCTED
         axes = len(spec.kernel_size)
