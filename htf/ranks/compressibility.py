@@ -186,8 +186,8 @@ def compressibility(
         As of `htf.nn.FactorizedLinear` and `FactorizedConv2d`.  "cp" takes far longer than the others.
     trials : int
         Sizes that are tried for a layer and format, by bisection of their logarithm, as if the noise fell with every
-        larger size: n numbers are told apart to a factor of ``n ** (1 / 2**trials)``, which is 5 % for a million weights
-        and 8 trials.
+        larger size: n numbers are told apart to a factor of ``n ** (1 / 2**trials)``, 5 % for a million weights and 8
+        trials.
 
     Returns
     -------
