@@ -21,7 +21,7 @@ Nested = Any  # an int, or a tuple of Nested: recursive aliases are not expressi
 
 
 class DimensionTree:
-    """A tree over the modes ``0 .. order-1`` of a tensor.
+    """A tree over the modes of a tensor, which are numbered from 0.
 
     Nodes are numbered: node ``i < order`` is the leaf of mode ``i``; the inner nodes follow, level by
     level, and the root is the last.  Trees are immutable, hashable and equal when they join the same
