@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: probe test coverage lint docs bench gpu wheel clean
+.PHONY: probe test coverage lint docs docs-check bench gpu wheel clean
 
 # Times are those of two cores, without the installation.
 probe: $(VENV)/.core  # 1 to 2 minutes
@@ -25,6 +25,10 @@ lint: $(VENV)/.lint
 
 docs: $(VENV)/.docs
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -j 2 -b html docs docs/_build/html
+
+# Every page in a browser, offline; needs a Chromium.
+docs-check: docs $(VENV)/.pages
+	$(BIN)/python docs/check_pages.py docs/_build/html
 
 # Against peers: BENCH="--data-dir DATA --imp-reg-in-tf CHECKOUT --imp-reg-htf CHECKOUT", see README.md.
 bench: $(VENV)/.core
@@ -52,6 +56,6 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.lint $(VENV)/.docs: $(VENV)/.%: $(VENV)/.core
+$(VENV)/.test $(VENV)/.lint $(VENV)/.docs $(VENV)/.pages: $(VENV)/.%: $(VENV)/.core
 	$(INSTALL) --editable '.[$*]'
 	@touch $@

@@ -18,6 +18,7 @@ import htf
 
 sys.path.insert(0, str(Path(__file__).parent))
 import inventories
+from logo import logo
 
 
 class OwnSockets(jupyter_client.AsyncKernelManager):
@@ -64,6 +65,10 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
 
+drawn = Path(tempfile.mkdtemp(prefix="htf-docs-"))
+(drawn / "logo.svg").write_text(logo())
+html_logo = html_favicon = str(drawn / "logo.svg")
+
 # Formulas are drawn without a network: one file of MathJax, whose SVG output needs no fonts, is copied from the package.
 (mathjax,) = (file for file in files("sphinx-mathjax-offline") or () if file.name == "tex-svg-full.js")
 html_static_path.append(str(mathjax.locate()))
@@ -86,7 +91,9 @@ def own_members(cls: type) -> list[str]:
     torch.nn.Module and scikit-learn's estimators bring a hundred more, which would bury them.
     """
     own = [each for each in cls.__mro__ if each.__module__.partition(".")[0] == "htf"]
-    return list(dict.fromkeys(name for each in own for name, value in vars(each).items() if described(each, name, value)))
+    return list(
+        dict.fromkeys(name for each in own for name, value in vars(each).items() if described(each, name, value))
+    )
 
 
 def public_classes():
@@ -102,7 +109,7 @@ ROOMS = (
 
 CLASSES = dict(public_classes())
 
-intersphinx_mapping = inventories.write(Path(tempfile.gettempdir()) / f"inventories-{uuid4()}")
+intersphinx_mapping = inventories.write(drawn)
 
 autosummary_generate = True
 autosummary_context = {"own_members": {name: own_members(cls) for name, cls in CLASSES.items()}}

@@ -48,7 +48,9 @@ def lines(name: str):
     if name == "python":
         for page, entries in PYTHON.items():
             words = entries.split()
-            yield from (f"{each} py:{kind} 1 {page}#{each} -" for kind, each in zip(words[::2], words[1::2], strict=True))
+            yield from (
+                f"{each} py:{kind} 1 {page}#{each} -" for kind, each in zip(words[::2], words[1::2], strict=True)
+            )
         yield "bltin-boolean-values std:label -1 library/stdtypes.html#boolean-type-bool Boolean type"
         yield from (f"{each} std:term -1 glossary.html#term-{each} -" for each in ("iterable", "sequence"))
     elif name == "numpy":
@@ -60,7 +62,9 @@ def lines(name: str):
     elif name == "torch":
         yield "torch.Tensor py:class 1 tensors.html#torch.Tensor -"
         for kind, names in ("function", TORCH), ("class", TORCH_CLASSES):
-            yield from (f"torch.{each} py:{kind} 1 generated/torch.{each}.html#torch.{each} -" for each in names.split())
+            yield from (
+                f"torch.{each} py:{kind} 1 generated/torch.{each}.html#torch.{each} -" for each in names.split()
+            )
     elif name == "tensorly":
         for each in TENSORLY.split():
             yield f"tensorly.{each} py:function 1 modules/generated/tensorly.{each}.html#tensorly.{each} -"

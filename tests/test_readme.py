@@ -1,4 +1,4 @@
-"""The README's own code and commands."""
+"""The code and commands of the README and of the page of ten lines for each task."""
 
 import re
 from pathlib import Path
@@ -10,18 +10,30 @@ from htf.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+TEN_LINES = (ROOT / "docs" / "ten_lines.md").read_text()
 
 
 # The code of each section, by its heading.
 CODE = {
     section.partition("\n")[0]: "".join(re.findall(r"```python\n(.*?)```", section, re.S))
-    for section in README.split("\n## ")[1:]
+    for page in (README, TEN_LINES)
+    for section in page.split("\n## ")[1:]
 }
+
+
+def test_the_first_lines(capsys):
+    names = {}
+    exec(CODE["First lines"], names)
+    digits, x, y, array = (names[name] for name in ("digits", "x", "y", "array"))
+    assert names["model"].score(digits.test_images, digits.test_labels) > 0.93
+    assert x.relative_error(array) <= 1e-6
+    assert y.relative_error(array) <= 1e-4
+    assert capsys.readouterr().out.count("\n") == 3
 
 
 def test_the_ten_lines_fit_the_digits():
     names = {}
-    exec(CODE["Ten lines"], names)
+    exec(CODE["A fit, step by step"], names)
     assert names["loss"].item() < 0.2 * names["target"].var().item()
 
 
@@ -80,18 +92,18 @@ def test_layers_are_changed_and_folded_back(capsys):
         found, expected = plain.eval()(x), deep.eval()(x)
     assert (found - expected).abs().max() < 1e-5 * max(1, expected.abs().max())
     assert not any(type(module).__module__.startswith("htf.nn.layers") for module in plain.modules())
-    assert sum(map(bool, CODE.values())) == 6
+    assert sum(map(bool, CODE.values())) == 7
 
 
 def test_the_commands_are_those_of_the_makefile_and_the_cli(capsys, monkeypatch):
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make (\w+)", README):
+    for target in re.findall(r"(?:^|`)make (\w+)", README, re.M):
         assert re.search(rf"^{target}:", makefile, re.M)
     seen = []
     monkeypatch.setattr("htf.cli._probe", lambda options: seen.append(options) or 0)
     monkeypatch.setattr("htf.cli._plot", lambda run, figure: seen.append(run) or 0)
     monkeypatch.setattr("htf.cli._dynamics", lambda options: seen.append(options) or 0)
-    for line in re.findall(r"^htf (.*)$", README, re.M):
+    for line in re.findall(r"^htf (.*)$", README + TEN_LINES, re.M):
         assert main(line.split()) == 0
     assert len(seen) == 4
 
@@ -99,3 +111,10 @@ def test_the_commands_are_those_of_the_makefile_and_the_cli(capsys, monkeypatch)
 def test_figures_are_there():
     for path in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert (ROOT / path).is_file()
+
+
+def test_links_lead_to_files():
+    links = [path for path in re.findall(r"\]\(([^)#]*)\)", README) if not path.startswith("http")]
+    assert len(links) > 15
+    for path in links:
+        assert (ROOT / path).exists(), path
