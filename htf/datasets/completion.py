@@ -84,6 +84,12 @@ def tensor_completion(
         rank below 1 or above what the shape allows; more entries than there are, or none left to test on; a norm that
         is not positive, or a negative noise; values that all underflow, or overflow.  The message names the argument.
 
+    See Also
+    --------
+    htf.datasets.CompletionProblem : what it returns.
+    htf.datasets.tensor_sensing : measurements in place of entries.
+    htf.datasets.completion_from_file : entries of one's own.
+
     References
     ----------
     .. [1] N. Razin, N. Cohen, "Implicit regularization in deep learning may not be explainable by norms", NeurIPS 2020.
@@ -163,6 +169,11 @@ def tensor_sensing(
     TypeError, ValueError
         As `tensor_completion`, and for fewer than one measurement.
 
+    See Also
+    --------
+    htf.datasets.SensingProblem : what it returns.
+    htf.datasets.tensor_completion : entries in place of measurements.
+
     References
     ----------
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
@@ -230,6 +241,11 @@ def diverging_completion(
     ------
     TypeError
         If `dtype` is no floating type.
+
+    See Also
+    --------
+    htf.dynamics.norm_lower_bound : how large norms must be at a loss.
+    htf.plotting.plot_norms_and_rank : norms and effective rank while the loss falls.
 
     References
     ----------
@@ -308,6 +324,11 @@ def completion_from_file(
         For a file with another ending, a damaged or an empty one; for rows of unequal length, indices that are no
         integers, negative, out of range or there twice, values that are no finite numbers: the message names file and
         row.  For a split that leaves one of its parts empty.
+
+    See Also
+    --------
+    htf.datasets.CompletionProblem : what it returns.
+    htf.ht_completion : fits entries that are at hand as arrays.
 
     Examples
     --------

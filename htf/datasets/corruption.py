@@ -33,6 +33,11 @@ def corrupted_labels(share: float) -> Twin:
     TypeError, ValueError
         If share is no number from 0 to 1.
 
+    See Also
+    --------
+    htf.datasets.Twin : what it returns.
+    htf.datasets.TWINS : other randomizations.
+
     References
     ----------
     .. [1] C. Zhang, S. Bengio, M. Hardt, B. Recht, O. Vinyals, "Understanding deep learning requires rethinking

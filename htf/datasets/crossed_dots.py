@@ -45,6 +45,11 @@ def crossed_dots(data: LongRangeData, split: str = "validation", samples: int = 
     TypeError, ValueError
         If the data is of another task, the split is not one of the three or has no images, or `samples` is below 1.
 
+    See Also
+    --------
+    htf.datasets.pathfinder : the data.
+    htf.ranks.separation_profile : interactions of patches of any images.
+
     Notes
     -----
     Scenes are drawn again from the data's settings, as fast as the split itself.

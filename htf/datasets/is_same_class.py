@@ -78,6 +78,11 @@ def is_same_class(
     FileNotFoundError, ConnectionError
         As `load`.
 
+    See Also
+    --------
+    htf.datasets.pathfinder, htf.datasets.far_parity : other long-range tasks.
+    htf.regularizers.preset_areas : patches at the two images.
+
     Notes
     -----
     Test pairs are of the source's test images.  A sixth of its train images, of each class, is kept for validation

@@ -73,6 +73,12 @@ def pathfinder(
         If an argument is out of range, if the curves do not fit the image (the message says which size they fit), or
         if the file in the cache is damaged.
 
+    See Also
+    --------
+    htf.datasets.is_same_class, htf.datasets.far_parity : other long-range tasks.
+    htf.datasets.crossed_dots : the same scenes with their dots exchanged.
+    htf.regularizers.random_patches : patches for a regularizer that makes a CNN solve it.
+
     Notes
     -----
     Where the dots are says nothing about the label, nor does their distance: scenes are drawn in twos, one of each
