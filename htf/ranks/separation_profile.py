@@ -48,6 +48,22 @@ class SeparationProfile:
     strength_errors : tuple of float
     settings : dict
         The measurement's settings, as JSON can hold them.
+
+    See Also
+    --------
+    htf.ranks.separation_profile : measures it.
+    htf.plotting.plot_separation_profile : draws it.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.randn(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> products = lambda x: (x[..., 1:] * x[..., :-1]).sum((1, 2, 3))  # of each pixel and the next one
+    >>> profile = htf.ranks.separation_profile(products, x, [0, 1, 2], patch=1)
+    >>> [share > 0.01 for share in profile.shares]  # relates neighbours only
+    [True, False, False]
+    >>> profile.table().splitlines()[0]
+    'distance    share   error   strength     error'
     """
 
     distances: tuple[int, ...]
@@ -152,6 +168,12 @@ def separation_profile(
     ValueError
         For distances that do not fit the images, naming the largest, less than two images, and outputs of another
         shape, or not finite.
+
+    See Also
+    --------
+    htf.ranks.SeparationProfile : what it returns.
+    htf.ranks.separation_rank : of tensors and networks on a tree, exactly.
+    htf.regularizers.Interaction : a term of a loss that promotes such interactions.
 
     Notes
     -----

@@ -53,6 +53,12 @@ class InputGradientChange(PatchRegularizer):
     RuntimeWarning
         If all gradients at A are zero, as for a model that ignores its input there.
 
+    See Also
+    --------
+    htf.regularizers.GradientFieldChange : less noisy, from fewer samples.
+    htf.regularizers.Interaction : first derivatives only.
+    htf.regularizers.random_patches, htf.regularizers.preset_areas : patches to relate.
+
     Notes
     -----
     Takes second derivatives, so neither the model nor the step can be wrapped in `torch.compile`.  The passes of the

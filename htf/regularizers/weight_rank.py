@@ -47,6 +47,12 @@ class WeightRank:
     TypeError, ValueError
         For an unknown penalty, a weight that is not finite, no modules, and `eps` that is not above 0.
 
+    See Also
+    --------
+    htf.ranks.effective_rank : one of the penalties, of singular values.
+    htf.overparameterize : depth, which lowers ranks without a penalty.
+    htf.truncate : cuts ranks afterwards.
+
     Notes
     -----
     One SVD of each weight, which is not differentiated: with :math:`u_i, v_i` held fixed,
