@@ -75,6 +75,13 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
     history_ : History
     n_features_in_ : int
 
+    See Also
+    --------
+    htf.models.GenerativeClassifier : classes from samples with values missing.
+    htf.models.TensorRegressor : numbers in place of classes.
+    htf.models.load : a saved model.
+    htf.training.classify : training of networks of one's own.
+
     Examples
     --------
     >>> import htf

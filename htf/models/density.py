@@ -107,6 +107,13 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     n_features_in_ : int
         Pixels or features.
 
+    See Also
+    --------
+    htf.models.GenerativeClassifier : classes by Bayes' rule.
+    htf.plotting.plot_completions, htf.plotting.plot_learned : pictures.
+    htf.models.load : a saved model.
+    htf.training.objectives.likelihood, htf.training.ExpectationMaximization : what it is trained by.
+
     Notes
     -----
     Answers are tensors where tensors are asked for, else NumPy arrays.  Real numbers beyond those that were fitted
@@ -335,6 +342,19 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         -----
         From the root down: a component is drawn, then one of each child; O(nodes · width) per sample, and O(nodes ·
         width²) where some values are given.  With `squared`, value by value, O(nodes · width³).
+
+        Examples
+        --------
+        >>> import torch, htf
+        >>> x = torch.randint(0, 3, (200, 4), generator=torch.Generator().manual_seed(0))
+        >>> x[:, 1] = x[:, 0]
+        >>> density = htf.models.TensorDensity(levels=3, width=4, smoothing=1e-6, device="cpu").fit(x)
+        >>> density.sample(5, seed=0).shape
+        torch.Size([5, 4])
+        >>> known = torch.tensor([[0, -1, -1, -1], [2, -1, -1, -1]])
+        >>> drawn = density.sample(10, given=known, missing=known < 0, seed=0)
+        >>> drawn.shape, drawn[:, :, 1].unique(dim=1).tolist()  # feature 1 repeats feature 0
+        (torch.Size([2, 10, 4]), [[0], [2]])
         """
         self._check_fitted()
         n = positive("n", n)

@@ -51,6 +51,13 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
     history_ : History
     n_features_in_ : int
 
+    See Also
+    --------
+    htf.models.TensorDensity : without classes.
+    htf.models.TensorClassifier : trained to tell classes, where nothing is missing.
+    htf.plotting.plot_missing_data : accuracies under missing pixels.
+    htf.models.load : a saved model.
+
     Notes
     -----
     `leaf`, `batch_size` and `smoothing` are those that told most labels of a fifth of the digits' training images,

@@ -50,6 +50,11 @@ def collapse(
     ValueError
         If there is no such layer, as in a model that was collapsed before.
 
+    See Also
+    --------
+    htf.overparameterize, htf.factorize : make such models.
+    htf.truncate : lowers ranks before.
+
     Notes
     -----
     In training mode outputs are the same too, except for layers with batch normalization inside.

@@ -64,6 +64,12 @@ def truncate(
     ValueError
         If there is no such layer, names fit none, or the budget cannot be met, in which case nothing is changed.
 
+    See Also
+    --------
+    htf.factorize, htf.overparameterize : make layers that can be truncated.
+    htf.collapse : plain layers again.
+    htf.surgery.Report : what it returns.
+
     Notes
     -----
     Layers that share their factors share the truncated ones.  Plain layers are left alone: see `factorize`.

@@ -58,6 +58,11 @@ class DeepNetwork(nn.Module):
     ValueError, TypeError
         Where an argument does not fit; the message names it.
 
+    See Also
+    --------
+    htf.nn.MatrixFactorization : linear networks that are fitted to entries of a matrix.
+    htf.ranks.kernel_effective_rank : ranks of its features.
+
     Notes
     -----
     Entries have variance :math:`g^2 / d_{\text{in}}`, Gaussian or uniform, with the gain g of what follows the layer:

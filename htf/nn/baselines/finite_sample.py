@@ -45,6 +45,20 @@ class FiniteSampleNetwork(nn.Module):
     ------
     ValueError
         For another activation.
+
+    See Also
+    --------
+    htf.nn.finite_sample_network : finds the weights for given points.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> a, b = torch.tensor([1.0, 1.0]), torch.tensor([0.0, 1.0])
+    >>> net = htf.nn.FiniteSampleNetwork(a, b, w=torch.tensor([1.0, -1.0]))  # a ramp from 0 to 1 along x + y
+    >>> net(torch.tensor([[-1.0, 0.0], [0.25, 0.25], [2.0, 1.0]])).tolist()
+    [0.0, 0.5, 1.0]
+    >>> net.hidden(torch.tensor([[2.0, 1.0]])).tolist()
+    [[3.0, 2.0]]
     """
 
     def __init__(self, a: Tensor, b: Tensor, w: Tensor, activation: str = "relu") -> None:
@@ -98,6 +112,11 @@ def finite_sample_network(
         For another activation, shapes that do not fit, values that are not finite, complex values, and where two points
         of different targets are equal, or so close that no direction tells them apart in float64; the message says
         which.
+
+    See Also
+    --------
+    htf.nn.FiniteSampleNetwork : what it returns.
+    htf.datasets.corrupted_labels : labels that no network can predict, but fit.
 
     Notes
     -----
