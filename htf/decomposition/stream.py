@@ -63,6 +63,11 @@ class HTStream:
     TypeError, ValueError
         For a tolerance that is negative or no number, an axis that is no integer, and a tree that is none.
 
+    See Also
+    --------
+    htf.hierarchical_tucker : where the array is there as a whole.
+    htf.tensors.ht_relative_error : compares with an array on disk.
+
     Notes
     -----
     The tree is turned so that its root joins the axis of the series with all other modes.  Every other node then has

@@ -61,6 +61,7 @@ def optimize_tree(
     See Also
     --------
     htf.arrange : a tree of many features, by cuts of the graph of their correlations.
+    htf.tensors.ht_change_tree : brings a tensor to the tree.
 
     References
     ----------
