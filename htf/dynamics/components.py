@@ -44,6 +44,11 @@ def component_rates(network: Factorization, end_gradient: Tensor | None = None) 
         share matrices; an `end_gradient` for one that has no end matrices, or of another shape; parameters without
         gradients.
 
+    See Also
+    --------
+    htf.nn.ComponentRates : what it returns.
+    htf.dynamics.compare_rates : rates over a whole fit, measured and predicted.
+
     Notes
     -----
     All in float64.  Never forms a tensor: the end tensor is linear in each vector of a component, so

@@ -33,6 +33,21 @@ class Phases:
     rest : float
         The largest of those that did not rise at the end, relative to the largest of all; 0 if there are none, and NaN
         if none of them was recorded.
+
+    See Also
+    --------
+    htf.dynamics.phases : finds them.
+    htf.dynamics.study : fits from many starts.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=2, observed=60, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=3, init=htf.nn.init.balanced(1e-3), seed=0)
+    >>> history = htf.training.fit(net, problem, lr=0.05, steps=300, track=htf.dynamics.singular_values())
+    >>> (found,) = htf.dynamics.phases(history)
+    >>> found.count, found.overlap, bool(found.steps[0, 2] < found.steps[1, 0])  # one after the other
+    (2, 0.0, True)
     """
 
     group: str
@@ -88,6 +103,11 @@ def phases(history: History, tracker: str | None = None, share: float = 0.05) ->
     ------
     ValueError
         If the history has no such tracker, or several and none is named; or for a share that is not between 0 and 1.
+
+    See Also
+    --------
+    htf.dynamics.Phases : what it returns.
+    htf.dynamics.singular_values, htf.dynamics.component_norms, htf.dynamics.local_component_norms : what to track.
 
     Notes
     -----
