@@ -59,7 +59,8 @@ class DimensionTree:
 
     Examples
     --------
-    >>> tree = DimensionTree.balanced(4)
+    >>> import htf
+    >>> tree = htf.DimensionTree.balanced(4)
     >>> tree.children(tree.root)
     (4, 5)
     >>> tree.modes(5)

@@ -99,7 +99,8 @@ def tensor_completion(
 
     Examples
     --------
-    >>> problem = tensor_completion((8, 8, 8, 8), "ht", rank=5, observed=2048, norm=64)
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((8, 8, 8, 8), "ht", rank=5, observed=2048, norm=64)
     >>> problem.indices.shape, problem.test_values.shape, float(problem.target.norm().round(decimals=9))
     (torch.Size([2048, 4]), torch.Size([2048]), 64.0)
     """
@@ -182,7 +183,8 @@ def tensor_sensing(
 
     Examples
     --------
-    >>> problem = tensor_sensing((4, 5, 6), "cp", rank=2, measurements=100, norm=1)
+    >>> import htf
+    >>> problem = htf.datasets.tensor_sensing((4, 5, 6), "cp", rank=2, measurements=100, norm=1)
     >>> problem.vectors.shape, problem.values.shape
     (torch.Size([100, 3, 6]), torch.Size([100]))
     """
@@ -254,7 +256,8 @@ def diverging_completion(
 
     Examples
     --------
-    >>> problem = diverging_completion()
+    >>> import htf
+    >>> problem = htf.datasets.diverging_completion()
     >>> problem.indices.tolist(), problem.values.tolist()
     ([[0, 1], [1, 0], [1, 1]], [1.0, 1.0, 0.0])
     """
@@ -332,11 +335,13 @@ def completion_from_file(
 
     Examples
     --------
+    >>> import htf
+    >>> from pathlib import Path
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "entries.csv"
     ...     written = path.write_text("user,film,stars\n0,0,5\n0,1,3\n1,1,4\n")
-    ...     problem = completion_from_file(path, test_fraction=0.34)
+    ...     problem = htf.datasets.completion_from_file(path, test_fraction=0.34)
     >>> problem.shape, len(problem.values), len(problem.test_values)
     ((2, 2), 2, 1)
     """

@@ -47,7 +47,7 @@ def corrupted_labels(share: float) -> Twin:
     --------
     >>> import htf
     >>> data = htf.datasets.load("digits")
-    >>> corrupted = corrupted_labels(0.25)(data, seed=0)
+    >>> corrupted = htf.datasets.corrupted_labels(0.25)(data, seed=0)
     >>> round(float((corrupted.train_labels == data.train_labels).float().mean()), 1)
     0.8
     """

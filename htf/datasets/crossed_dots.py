@@ -58,7 +58,7 @@ def crossed_dots(data: LongRangeData, split: str = "validation", samples: int = 
     --------
     >>> import htf
     >>> data = htf.datasets.pathfinder(path_length=3, size=48, train=2, validation=4, test=2)
-    >>> crossed_dots(data).shape
+    >>> htf.datasets.crossed_dots(data).shape
     torch.Size([4, 2, 2, 1, 48, 48])
     """
     if not isinstance(data, LongRangeData):

@@ -90,7 +90,8 @@ def far_parity(
 
     Examples
     --------
-    >>> data = far_parity((8, 8), distance=4, train=100, validation=20, test=20)
+    >>> import htf
+    >>> data = htf.datasets.far_parity((8, 8), distance=4, train=100, validation=20, test=20)
     >>> (one, other), = data.settings["positions"]
     >>> image, label = data.train.images[0, 0], int(data.train.labels[0])
     >>> bool(image[*one] == image[*other]) == bool(label)

@@ -96,7 +96,8 @@ def is_same_class(
 
     Examples
     --------
-    >>> data = is_same_class("digits", distance=20, train=100, validation=20, test=20)
+    >>> import htf
+    >>> data = htf.datasets.is_same_class("digits", distance=20, train=100, validation=20, test=20)
     >>> data.train.images.shape, data.settings["areas"]
     (torch.Size([100, 1, 10, 40]), [[1, 2, 8, 8], [1, 30, 8, 8]])
     """

@@ -102,7 +102,8 @@ def pathfinder(
 
     Examples
     --------
-    >>> data = pathfinder(path_length=3, size=48, train=20, validation=0, test=10)
+    >>> import htf
+    >>> data = htf.datasets.pathfinder(path_length=3, size=48, train=20, validation=0, test=10)
     >>> data.train.images.shape, int(data.train.labels.sum())
     (torch.Size([20, 1, 48, 48]), 10)
     """

@@ -176,7 +176,7 @@ def ht_completion(
     >>> import numpy as np, htf
     >>> z = htf.random_ht((6, 6, 6, 6), rank=2, random_state=0)
     >>> indices = np.random.RandomState(1).randint(0, 6, (500, 4))
-    >>> x = ht_completion(indices, z.entries(indices), z.shape, rank=2, random_state=0)
+    >>> x = htf.ht_completion(indices, z.entries(indices), z.shape, rank=2, random_state=0)
     >>> bool(np.linalg.norm(x.to_tensor() - z.to_tensor()) < 1e-6 * np.linalg.norm(z.to_tensor()))
     True
     """

@@ -189,9 +189,9 @@ def cross_approximation(
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, htf
     >>> weights = 0.5 ** np.arange(1, 61)
-    >>> x, info = cross_approximation(lambda i: 1 / (1 + i @ weights), (2,) * 60, random_state=0, return_info=True)
+    >>> x, info = htf.cross_approximation(lambda i: 1 / (1 + i @ weights), (2,) * 60, random_state=0, return_info=True)
     >>> info.converged, x.rank[-2] <= 8
     (True, True)
     """

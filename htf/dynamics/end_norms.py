@@ -176,8 +176,9 @@ def norm_lower_bound(loss: float | Tensor) -> float | Tensor:
 
     Examples
     --------
-    >>> round(norm_lower_bound(1e-4), 2), norm_lower_bound(0.25), norm_lower_bound(1.0)
-    (57.72, 0.5, 0.0)
+    >>> import htf
+    >>> [round(htf.dynamics.norm_lower_bound(loss), 2) for loss in (1e-4, 0.25, 1.0)]
+    [57.72, 0.5, 0.0]
     """
     if not isinstance(loss, Tensor):
         return float(norm_lower_bound(torch.tensor(loss, dtype=torch.float64, device="cpu")))

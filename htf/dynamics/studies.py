@@ -260,7 +260,8 @@ def study(
 
     Examples
     --------
-    >>> found = study("mf", dim=8, rank=1, depth=2, observed=48, init_std=1e-3, seeds=range(2), steps=800)
+    >>> import htf
+    >>> found = htf.dynamics.study("mf", dim=8, rank=1, depth=2, observed=48, init_std=1e-3, seeds=range(2), steps=800)
     >>> (row,) = found.summary()
     >>> row.exact, row.seeds
     (2, 2)

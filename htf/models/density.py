@@ -129,10 +129,11 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
 
     Examples
     --------
-    >>> import htf
-    >>> x = torch.randint(0, 2, (500, 6), generator=Generator().manual_seed(0))
+    >>> import math
+    >>> import torch, htf
+    >>> x = torch.randint(0, 2, (500, 6), generator=torch.Generator().manual_seed(0))
     >>> x[:, 3] = x[:, 0]
-    >>> density = TensorDensity(levels=2, width=4, epochs=20, batch_size=50, device="cpu").fit(x)
+    >>> density = htf.models.TensorDensity(levels=2, width=4, epochs=20, batch_size=50, device="cpu").fit(x)
     >>> missing = torch.zeros(1, 6, dtype=torch.bool).index_fill(1, torch.tensor([3]), True)
     >>> int(density.most_probable(torch.ones(1, 6, dtype=torch.long), missing=missing)[0, 3])
     1

@@ -69,9 +69,10 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
 
     Examples
     --------
-    >>> x = torch.randint(0, 2, (400, 6), generator=Generator().manual_seed(0))
+    >>> import torch, htf
+    >>> x = torch.randint(0, 2, (400, 6), generator=torch.Generator().manual_seed(0))
     >>> y = x[:, 0] + x[:, 1]
-    >>> classifier = GenerativeClassifier(levels=2, width=6, epochs=20, device="cpu").fit(x, y)
+    >>> classifier = htf.models.GenerativeClassifier(levels=2, width=6, epochs=20, device="cpu").fit(x, y)
     >>> bool(classifier.score(x, y) > 0.95)
     True
     >>> classifier.predict(torch.tensor([[1, 1, 0, 0, 0, 0]]), missing=torch.tensor([[False] * 2 + [True] * 4]))

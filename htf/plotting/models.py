@@ -50,7 +50,7 @@ def plot_images(rows: Mapping[str, Any], columns: int = 8, *, limits: tuple[floa
     --------
     >>> import htf
     >>> digits = htf.datasets.load("digits").train_images[:16]
-    >>> figure = plot_images({"first": digits[:8], "second": digits[8:]})
+    >>> figure = htf.plotting.plot_images({"first": digits[:8], "second": digits[8:]})
     >>> len(figure.axes)
     16
     """
@@ -210,8 +210,9 @@ def plot_missing_data(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
 
     Examples
     --------
+    >>> import htf
     >>> curves = {"tree": {"none": 0.95, "iid 0.5": [0.93, 0.94]}, "cnn": {"none": 0.98, "iid 0.5": 0.7}}
-    >>> figure = plot_missing_data(curves)
+    >>> figure = htf.plotting.plot_missing_data(curves)
     >>> [ax.get_xlabel() for ax in figure.axes]
     ['share of pixels missing']
     """
@@ -280,7 +281,8 @@ def plot_confusion(labels: Any, predicted: Any, ax: Axes | None = None) -> Axes:
 
     Examples
     --------
-    >>> ax = plot_confusion(["a", "a", "b"], ["a", "b", "b"])
+    >>> import htf
+    >>> ax = htf.plotting.plot_confusion(["a", "a", "b"], ["a", "b", "b"])
     >>> [text.get_text() for text in ax.texts]
     ['1', '1', '1']
     """

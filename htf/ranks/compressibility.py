@@ -258,11 +258,11 @@ def compressibility(
 
     Examples
     --------
-    >>> import torch
+    >>> import torch, htf
     >>> layer = torch.nn.Linear(64, 64, bias=False)
     >>> weight = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
     >>> _ = layer.weight.data.copy_(weight @ weight.mT)
-    >>> found = compressibility(layer, torch.eye(64), noise=1e-3, formats=["matrix"])
+    >>> found = htf.ranks.compressibility(layer, torch.eye(64), noise=1e-3, formats=["matrix"])
     >>> found.parameters, found.effective_parameters  # rank 3: 3 * (64 + 64) numbers
     (4096, 384)
     """

@@ -94,7 +94,8 @@ def kernel_effective_rank(features: Tensor, normalize: bool = True) -> Tensor:
 
     Examples
     --------
-    >>> float(kernel_effective_rank(torch.eye(3))).__round__(6)
+    >>> import torch, htf
+    >>> round(htf.ranks.kernel_effective_rank(torch.eye(3)).item(), 6)
     3.0
     """
     rows = _rows(features, normalize).double()

@@ -190,8 +190,9 @@ def separation_profile(
 
     Examples
     --------
+    >>> import torch, htf
     >>> x = torch.rand(20, 1, 8, 8)
-    >>> profile = separation_profile(lambda x: x[:, 0, 0, 0] + x[:, 0, 7, 7], x, [0, 4])
+    >>> profile = htf.ranks.separation_profile(lambda x: x[:, 0, 0, 0] + x[:, 0, 7, 7], x, [0, 4])
     >>> [round(share, 6) for share in profile.shares]
     [0.0, 0.0]
     """

@@ -49,7 +49,7 @@ def effective_rank(singular_values: Array) -> Array:
     --------
     >>> import numpy as np
     >>> from htf.ranks import effective_rank
-    >>> float(effective_rank(np.array([2.0, 2.0, 0.0]))).__round__(6)
+    >>> round(float(effective_rank(np.array([2.0, 2.0, 0.0]))), 6)
     2.0
     """
     B, S = _checked(singular_values)

@@ -83,7 +83,7 @@ class InputGradientChange(PatchRegularizer):
 
     Examples
     --------
-    >>> import htf
+    >>> import torch, htf
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 7), nn.Tanh(), nn.Flatten(), nn.Linear(16, 1))
     >>> reg = htf.regularizers.InputGradientChange(htf.regularizers.random_patches(2), weight=3.0, seed=0)

@@ -125,17 +125,17 @@ class TreeEntropy(TreeRegularizer):
     TypeError, ValueError
         For a weight that is not finite, and no edges.
 
-    Notes
-    -----
-    O(N R³) for a network, in one pass up and one down the tree, a few products a level; O(N n r² + N r⁴) for an HT
-    tensor.  Only products and sums are differentiated: gradients of any order are right at repeated and zero singular
-    values.  A tensor that is zero has entropy 0 and no gradient.
-
     See Also
     --------
     htf.ranks.renyi2_entropies : the same entropies, edge by edge.
     htf.regularizers.TreeLogDet : sees singular values that have yet to rise.
     htf.regularizers.separating_edges : edges between two patches.
+
+    Notes
+    -----
+    O(N R³) for a network, in one pass up and one down the tree, a few products a level; O(N n r² + N r⁴) for an HT
+    tensor.  Only products and sums are differentiated: gradients of any order are right at repeated and zero singular
+    values.  A tensor that is zero has entropy 0 and no gradient.
 
     References
     ----------
@@ -144,7 +144,7 @@ class TreeEntropy(TreeRegularizer):
 
     Examples
     --------
-    >>> import htf
+    >>> import torch, htf
     >>> tree = htf.DimensionTree.grid(4, 4)
     >>> edges = htf.regularizers.separating_edges(tree, 4, (0, 0, 1, 1), (3, 3, 1, 1))
     >>> reg = htf.regularizers.TreeEntropy(0.1, edges)

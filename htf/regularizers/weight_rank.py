@@ -72,10 +72,12 @@ class WeightRank:
 
     Examples
     --------
+    >>> import htf
+    >>> from torch import nn
     >>> layer = nn.Linear(3, 3, bias=False)
     >>> _ = nn.init.eye_(layer.weight)
-    >>> reg = WeightRank("effective_rank", weight=0.1)
-    >>> float(reg(layer).detach()).__round__(6), round(reg.last, 6)
+    >>> reg = htf.regularizers.WeightRank("effective_rank", weight=0.1)
+    >>> round(reg(layer).item(), 6), round(reg.last, 6)
     (0.3, 3.0)
     """
 

@@ -141,7 +141,9 @@ def factorize(
 
     Examples
     --------
-    >>> small = factorize(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)), "matrix", rank=8)
+    >>> import htf
+    >>> from torch import nn
+    >>> small = htf.factorize(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)), "matrix", rank=8)
     >>> [type(layer).__name__ for layer in small]
     ['FactorizedLinear', 'ReLU', 'Linear']
     """

@@ -114,7 +114,9 @@ def overparameterize(
 
     Examples
     --------
-    >>> deep = overparameterize(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), depth=3, seed=0)
+    >>> import htf
+    >>> from torch import nn
+    >>> deep = htf.overparameterize(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), depth=3, seed=0)
     >>> [type(layer).__name__ for layer in deep]
     ['OverparamLinear', 'ReLU', 'OverparamLinear']
     """

@@ -76,9 +76,10 @@ def truncate(
 
     Examples
     --------
-    >>> from htf.surgery import factorize
-    >>> model = factorize(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), "matrix", rank=16)
-    >>> report = truncate(model, rank=4)
+    >>> import htf
+    >>> from torch import nn
+    >>> model = htf.factorize(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), "matrix", rank=16)
+    >>> report = htf.truncate(model, rank=4)
     >>> report.parameters_before, report.parameters_after
     (2112, 576)
     """

@@ -290,7 +290,7 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
         See Also
         --------
-        to : another dtype or device of the same backend, through which gradients flow.
+        htf.HTTensor.to : another dtype or device of the same backend, through which gradients flow.
         """
         target = tl.backend.BackendManager.load_backend(name)
         if "dtype" in kwargs:

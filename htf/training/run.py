@@ -99,9 +99,16 @@ class Training(Resumable):
     ValueError, TypeError
         Where an argument does not fit; the message names it, what came and what was expected.
 
+    See Also
+    --------
+    htf.training.objectives.function : an objective of one's own.
+    htf.training.fit, htf.training.classify : two uses of it.
+    htf.training.early_stopping, htf.training.reached : rules.
+
     Examples
     --------
-    >>> import htf
+    >>> import torch, htf
+    >>> from torch import nn
     >>> from htf.training import Training, early_stopping, objectives
     >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     >>> y = x[:, :3].argmax(1)

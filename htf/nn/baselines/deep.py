@@ -83,7 +83,8 @@ class DeepNetwork(nn.Module):
 
     Examples
     --------
-    >>> net = DeepNetwork(4, 3, depth=5, width=8, activation="relu", runs=100, seed=0)
+    >>> import torch, htf
+    >>> net = htf.nn.DeepNetwork(4, 3, depth=5, width=8, activation="relu", runs=100, seed=0)
     >>> x = torch.ones(7, 4)
     >>> net(x).shape, net.features(x).shape
     (torch.Size([100, 7, 3]), torch.Size([100, 7, 8]))

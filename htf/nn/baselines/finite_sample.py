@@ -152,9 +152,9 @@ def finite_sample_network(
 
     Examples
     --------
-    >>> import torch
+    >>> import torch, htf
     >>> x, y = torch.eye(4), torch.tensor([3, 1, 4, 1])
-    >>> network = finite_sample_network(x, y)
+    >>> network = htf.nn.finite_sample_network(x, y)
     >>> network(x).round().int().tolist(), sum(p.numel() for p in network.parameters())
     ([3, 1, 4, 1], 12)
     """
