@@ -46,7 +46,7 @@ def component_rates(network: Factorization, end_gradient: Tensor | None = None) 
 
     See Also
     --------
-    htf.nn.ComponentRates : what it returns.
+    htf.dynamics.ComponentRates : what it returns.
     htf.dynamics.compare_rates : rates over a whole fit, measured and predicted.
 
     Notes

@@ -28,7 +28,7 @@ class ComponentGroup:
 
     See Also
     --------
-    htf.nn.ComponentRates : their sizes and rates.
+    htf.dynamics.ComponentRates : their sizes and rates.
     htf.nn.Factorization : its method ``component_groups`` gives them.
 
     Examples
