@@ -348,6 +348,14 @@ class DimensionTree:
         -------
         rows, columns : tuple of int
             The modes below `node`, and all the others, both ascending.
+
+        Examples
+        --------
+        >>> import htf, numpy as np
+        >>> tree = htf.DimensionTree.interleaved(4)
+        >>> rows, columns = tree.matricization(4)
+        >>> np.ones((2, 3, 4, 5)).transpose(rows + columns).reshape(8, -1).shape, rows, columns
+        ((8, 15), (0, 2), (1, 3))
         """
         rows = set(self.modes(node))
         return tuple(sorted(rows)), tuple(m for m in range(self._order) if m not in rows)
@@ -369,6 +377,14 @@ class DimensionTree:
         -------
         dict
             From each inner node to the value of its level.
+
+        Examples
+        --------
+        >>> import htf
+        >>> tree = htf.DimensionTree.balanced(8)
+        >>> widths = tree.by_level([4, 8, 16])  # of pairs, of fours, of the root
+        >>> htf.nn.HTNetwork(tree, dims=3, width=widths, seed=0).widths[0]
+        {8: 4, 9: 4, 10: 4, 11: 4, 12: 8, 13: 8, 14: 16}
         """
         if len(values) != self.depth:
             raise ValueError(f"values has {len(values)} entries; the tree has {self.depth} inner levels")

@@ -175,6 +175,16 @@ class CompletionProblem(_Problem):
             For another ending.
         OSError
             If the file cannot be written; what was there is kept.
+
+        Examples
+        --------
+        >>> import tempfile, htf
+        >>> problem = htf.datasets.tensor_completion((6, 6, 6), "cp", rank=2, observed=100, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     problem.save(f"{folder}/problem.npz")
+        ...     again = htf.datasets.completion_from_file(f"{folder}/problem.npz")
+        >>> bool((again.indices == problem.indices).all()), again.test_values.shape
+        (True, torch.Size([116]))
         """
         path = Path(path)
         if path.suffix != ".npz":

@@ -280,6 +280,19 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
             Before `fit`.
         TypeError, ValueError
             For samples of another shape or range, NaN that is not marked, or a mask of another shape.
+
+        Examples
+        --------
+        >>> import torch, htf
+        >>> x = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0))
+        >>> density = htf.models.TensorDensity(levels=2, width=4, device="cpu").fit(x)
+        >>> every = torch.cartesian_prod(*[torch.arange(2)] * 4)
+        >>> round(density.log_prob(every).exp().sum().item(), 4)  # probabilities of all 16 samples
+        1.0
+        >>> missing = torch.tensor([[False, False, True, True]])
+        >>> pair = density.log_prob(torch.tensor([[1, 0, -1, -1]]), missing)  # two values are summed over
+        >>> bool(abs(pair.exp() - density.log_prob(every).exp()[8:12].sum()) < 1e-6)
+        True
         """
         given, indices, gone = self._read(x, missing)
         return self._answer(self._log_prob(indices, gone), given.as_tensor)

@@ -310,6 +310,18 @@ class Training(Resumable):
             If another process is training in the folder.
         KeyboardInterrupt
             After the step in which it came, with a checkpoint saved.
+
+        Examples
+        --------
+        >>> import tempfile, torch, htf
+        >>> x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+        >>> objective = htf.training.objectives.regression((x, x.sum(1, keepdim=True)), batch_size=10)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first = htf.training.Training(torch.nn.Linear(3, 1), objective, lr=0.01, out=folder)
+        ...     history = first.run(epochs=5)
+        ...     history = first.run(epochs=20)  # goes on from epoch 5
+        >>> len(history.loss), bool(history.loss[-1] < history.loss[0])
+        (20, True)
         """
         self.begin(epochs=epochs, steps=steps)
         self.run_to_end(on_advance, save_every, progress)

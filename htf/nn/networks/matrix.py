@@ -142,6 +142,14 @@ class MatrixFactorization(Factorization):
         """The end matrices W_L···W_1, (runs, d, d'); gradients flow.
 
         At depth 1 they are the parameters themselves.
+
+        Examples
+        --------
+        >>> import torch, htf
+        >>> net = htf.nn.MatrixFactorization((6, 4), depth=3, runs=2, seed=0)
+        >>> ends = net.end_matrices()
+        >>> ends.shape, torch.allclose(net(torch.tensor([[5, 0]]))[0], ends[:, 5, 0])
+        (torch.Size([2, 6, 4]), True)
         """
         return chain_product(self._chain())
 

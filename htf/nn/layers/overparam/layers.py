@@ -157,6 +157,14 @@ class OverparamLinear(Overparam):
             initialized, or of another kind.
         ValueError
             If a width is below the rank of the weight, residual connections cross, or an argument does not fit.
+
+        Examples
+        --------
+        >>> import torch, htf
+        >>> plain = torch.nn.Linear(8, 6)
+        >>> layer = htf.nn.OverparamLinear.from_plain(plain, depth=3, seed=0)
+        >>> torch.allclose(layer(torch.eye(8)), plain(torch.eye(8)), atol=1e-5)
+        True
         """
         check_plain(layer, nn.Linear, start)
         return cls(
