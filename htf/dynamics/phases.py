@@ -121,7 +121,7 @@ def phases(history: History, tracker: str | None = None, share: float = 0.05) ->
     >>> from htf.dynamics import phases, singular_values
     >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
     >>> net = htf.nn.MatrixFactorization((8, 8), depth=3, init="balanced", seed=0)
-    >>> (found,) = phases(htf.training.fit(net, problem, steps=1500, track=singular_values()))
+    >>> (found,) = phases(htf.training.fit(net, problem, lr=0.05, steps=300, track=singular_values()))
     >>> found.count, found.rest < 0.01
     (1, True)
     """

@@ -261,7 +261,7 @@ def study(
     Examples
     --------
     >>> import htf
-    >>> found = htf.dynamics.study("mf", dim=8, rank=1, depth=2, observed=48, init_std=1e-3, seeds=range(2), steps=800)
+    >>> found = htf.dynamics.study("mf", dim=8, rank=1, depth=2, observed=48, seeds=range(2), lr=0.05, steps=200)
     >>> (row,) = found.summary()
     >>> row.exact, row.seeds
     (2, 2)

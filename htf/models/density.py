@@ -285,7 +285,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         --------
         >>> import torch, htf
         >>> x = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0))
-        >>> density = htf.models.TensorDensity(levels=2, width=4, device="cpu").fit(x)
+        >>> density = htf.models.TensorDensity(levels=2, width=4, epochs=3, device="cpu").fit(x)
         >>> every = torch.cartesian_prod(*[torch.arange(2)] * 4)
         >>> round(density.log_prob(every).exp().sum().item(), 4)  # probabilities of all 16 samples
         1.0

@@ -258,7 +258,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         --------
         >>> import torch, htf
         >>> x = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0))
-        >>> model = htf.models.GenerativeClassifier(levels=2, width=4, device="cpu").fit(x, x[:, 0])
+        >>> model = htf.models.GenerativeClassifier(levels=2, width=4, epochs=5, device="cpu").fit(x, x[:, 0])
         >>> joint = model.log_joint(x[:3])  # samples, classes
         >>> bool((joint.argmax(1) == x[:3, 0]).all()), torch.allclose(joint.logsumexp(1), model.log_prob(x[:3]))
         (True, True)
