@@ -148,16 +148,6 @@ class FactorizedLinear(Factorized):
         -----
         In float64, by singular value decompositions; Tucker is refined by orthogonal iteration, CP fitted by
         alternating least squares, which takes long for high ranks and may miss better fits.
-
-        Examples
-        --------
-        >>> import torch, htf
-        >>> plain = torch.nn.Linear(64, 64)
-        >>> layer = htf.nn.FactorizedLinear.from_plain(plain, "matrix", energy=0.9)
-        >>> x = torch.eye(64)
-        >>> change = (layer(x) - plain(x)).norm() / plain.weight.norm()
-        >>> bool(change**2 <= 0.1)
-        True
         """
         check_type(layer, nn.Linear)
         blank = cls(
