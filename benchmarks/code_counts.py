@@ -37,7 +37,8 @@ def counts(root: Path) -> dict[str, Any]:
         "imports within functions": _inner_imports(trees, root),
         "isinstance of networks outside of their folder": _asked(trees),
         "private modules imported across folders": _private(trees, root),
-        "public callables without an example": _without_example(trees, root),
+        "public callables without an example": len(_without(">>>", trees, root)),
+        "public callables without See Also": len(_without("See Also\n--------", trees, root)),
     }
 
 
@@ -156,17 +157,37 @@ def _private(trees: dict[Path, ast.Module], root: Path) -> int:
     return found
 
 
-def _without_example(trees: dict[Path, ast.Module], root: Path) -> int:
-    """Functions and classes that a folder offers in ``__all__``, or htf itself, whose docstring shows no use."""
-    defined: dict[str, str] = {}
-    offered: set[str] = set()
+def _without(text: str, trees: dict[Path, ast.Module], root: Path) -> list[str]:
+    """Functions and classes that a folder offers in ``__all__``, or htf itself, whose docstring lacks a text."""
+    docstrings: dict[str, dict[str, str]] = {}
+    origins: dict[str, dict[str, str]] = {}
+    offered: dict[str, list[str]] = {}
     for path, tree in trees.items():
+        module = _module(path, root)
+        # Of the overloads of a function the last has the docstring.
+        docstrings[module] = {
+            node.name: ast.get_docstring(node) or ""
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module != module]
+        origins[module] = {alias.asname or alias.name: str(n.module) for n in imports for alias in n.names}
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                defined.setdefault(node.name, ast.get_docstring(node) or "")
-            if path.name == "__init__.py" and isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
-                offered |= {str(each.value) for each in node.value.elts if isinstance(each, ast.Constant)}
-    return sum(name in defined and ">>>" not in defined[name] for name in offered)
+            if isinstance(node, ast.Assign) and "__all__" in {ast.unparse(each) for each in node.targets}:
+                names = node.value.elts if isinstance(node.value, ast.List) else []
+                offered[module] = [str(each.value) for each in names if isinstance(each, ast.Constant)]
+
+    def defined(module: str, name: str) -> tuple[str, str | None]:
+        """The module in which a name is defined, and its docstring there; None for what is no function or class."""
+        while name not in docstrings[module] and origins[module].get(name) in docstrings:
+            module = origins[module][name]
+        return module, docstrings[module].get(name)
+
+    found = {f"{module}.{name}": defined(module, name) for module, names in offered.items() for name in names}
+    missing = {
+        (home, name.rpartition(".")[2]) for name, (home, doc) in found.items() if doc is not None and text not in doc
+    }
+    return sorted(f"{home}.{name}" for home, name in missing)
 
 
 def _checkout(commit: str, folder: str) -> Path:

@@ -1,7 +1,7 @@
 """Look at every built page in a browser, without a network: ``python docs/check_pages.py docs/_build/html``.
 
-At 1,400 and at 400 pixels, light and dark, a page must not scroll sideways, show TeX, load anything from elsewhere, print
-an error to the console or have a broken image or link. A Chromium must be installed (``CHROMIUM`` names another).
+At 1,400 and at 400 pixels, light and dark, a page must not scroll sideways, show TeX, load anything from elsewhere,
+print an error to the console or have a broken image or link. A Chromium must be installed (``CHROMIUM`` names another).
 """
 
 import os
@@ -19,14 +19,18 @@ FAULTS = """() => {
   const found = [];
   const root = document.scrollingElement;
   if (root.scrollWidth > window.innerWidth + 1) {
-    const wide = [...document.querySelectorAll("article *")].filter(e => e.getBoundingClientRect().right > window.innerWidth + 1);
-    found.push(`scrolls sideways to ${root.scrollWidth} (${wide.length ? wide[0].tagName + "." + wide[0].className : "?"})`);
+    const outside = element => element.getBoundingClientRect().right > window.innerWidth + 1;
+    const wide = [...document.querySelectorAll("article *")].find(outside);
+    found.push(`scrolls sideways to ${root.scrollWidth} (${wide ? wide.tagName + "." + wide.className : "?"})`);
   }
   for (const math of document.querySelectorAll(".math, .tex2jax_process"))
     if (/\\\\\\(|\\\\\\[|\\$\\$/.test(math.innerText)) found.push("shows TeX: " + math.innerText.slice(0, 40));
   for (const image of document.images) {
-    if (!image.complete || !image.naturalWidth) found.push("image " + image.getAttribute("src") + " is missing");
-    if (!image.alt && image.closest("article")) found.push("image " + image.getAttribute("src") + " has no text in its place");
+    const source = image.getAttribute("src");
+    if (!image.complete || !image.naturalWidth) found.push("image " + source + " is missing");
+    // Sphinx puts the file's name where no text is given.
+    const named = image.alt && !/\\.(png|svg|jpe?g)$/.test(image.alt);
+    if (!named && image.closest("article")) found.push("image " + source + " has no text in its place");
   }
   if (document.querySelector("mjx-merror")) found.push("a formula has an error");
   return found;

@@ -10,7 +10,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import jupyter_client
-
 from numpydoc.xref import DEFAULT_LINKS
 from sphinx.ext.autosummary import autosummary_toc
 
@@ -69,7 +68,7 @@ drawn = Path(tempfile.mkdtemp(prefix="htf-docs-"))
 (drawn / "logo.svg").write_text(logo())
 html_logo = html_favicon = str(drawn / "logo.svg")
 
-# Formulas are drawn without a network: one file of MathJax, whose SVG output needs no fonts, is copied from the package.
+# Formulas are drawn without a network: one file of MathJax is copied from the package; its SVG output needs no fonts.
 (mathjax,) = (file for file in files("sphinx-mathjax-offline") or () if file.name == "tex-svg-full.js")
 html_static_path.append(str(mathjax.locate()))
 mathjax_path = mathjax.name
@@ -103,7 +102,19 @@ def public_classes():
 
 
 ROOMS = (
-    *("arrangement", "datasets", "decomposition", "dynamics", "engine", "jobs", "models", "nn", "nn.init", "plotting"),
+    *(
+        "arrangement",
+        "cli",
+        "datasets",
+        "decomposition",
+        "dynamics",
+        "engine",
+        "jobs",
+        "models",
+        "nn",
+        "nn.init",
+        "plotting",
+    ),
     *("probes", "ranks", "regularizers", "surgery", "tensors", "training", "training.objectives"),
 )
 
@@ -121,7 +132,7 @@ autodoc_member_order = "bysource"
 # Class pages list methods themselves.
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
-# Types of arguments are links where they are classes of the library, of torch or of Python. An array is not always NumPy's.
+# Types of arguments are links where they are classes of the library, of torch or of Python; arrays need not be NumPy's.
 for word in ("array", "array_like", "array-like", "contextmanager", "generator", "namedtuple", "numpy", "scalar"):
     DEFAULT_LINKS.pop(word)
 numpydoc_xref_param_type = True
@@ -143,6 +154,6 @@ def setup(app):
 
 
 def leave_out_of_navigation(app, doctree):
-    """Pages of single names are found from tables and by search; the theme draws its navigation on every page, in full."""
+    """Pages of single names are reached from tables and by search: the theme draws all navigation on every page."""
     for node in list(doctree.findall(autosummary_toc)):
         node.parent.remove(node)

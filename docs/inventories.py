@@ -26,20 +26,25 @@ PYTHON = {
     ),
 }
 NUMPY = (
-    "arange argsort array asarray concatenate cumsum delete divmod einsum exp eye full linalg.det linalg.inv linalg.norm "
-    "linspace load log maximum mean meshgrid ones outer prod save sin sqrt stack sum tanh tensordot vdot zeros memmap ndarray"
+    "arange argsort array asarray concatenate cumsum delete divmod einsum exp eye full linalg.det linalg.inv "
+    "linalg.norm linspace load log maximum mean meshgrid ones outer prod save sin sqrt stack sum tanh tensordot "
+    "vdot zeros memmap ndarray"
 )
 TORCH = (
-    "arange cartesian_prod cat cdist compile exp export.export from_numpy func.grad linalg.det linalg.matrix_norm linalg.pinv "
-    "linalg.qr linalg.solve linalg.svdvals logspace manual_seed nn.functional.cross_entropy nn.functional.one_hot no_grad ones "
-    "rand randint randn randperm set_default_device set_num_threads tensor zeros"
+    "arange cartesian_prod cat cdist compile exp export.export from_numpy func.grad linalg.det linalg.matrix_norm "
+    "linalg.pinv linalg.qr linalg.solve linalg.svdvals logspace manual_seed nn.functional.cross_entropy "
+    "nn.functional.one_hot no_grad ones rand randint randn randperm set_default_device set_num_threads tensor "
+    "zeros"
 )
 TORCH_CLASSES = (
-    "Generator nn.BatchNorm2d nn.Conv1d nn.Conv2d nn.Conv3d nn.ConvTranspose2d nn.Embedding nn.Flatten nn.GRU nn.LSTM "
-    "nn.Linear nn.MaxPool2d nn.Module nn.MultiheadAttention nn.ReLU nn.Sequential optim.Adam optim.SGD "
+    "Generator nn.BatchNorm2d nn.Conv1d nn.Conv2d nn.Conv3d nn.ConvTranspose2d nn.Embedding nn.Flatten nn.GRU "
+    "nn.LSTM nn.Linear nn.MaxPool2d nn.Module nn.MultiheadAttention nn.ReLU nn.Sequential optim.Adam optim.SGD "
     "optim.lr_scheduler.LinearLR"
 )
-TENSORLY = "decomposition.parafac decomposition.tensor_train decomposition.tucker norm random.random_cp random.random_tt random.random_tucker"
+TENSORLY = (
+    "decomposition.parafac decomposition.tensor_train decomposition.tucker norm random.random_cp random.random_tt "
+    "random.random_tucker"
+)
 SKLEARN = "base.clone model_selection.GridSearchCV pipeline.Pipeline mixture.GaussianMixture"
 
 
@@ -82,12 +87,18 @@ ADDRESSES = {
     "sklearn": "https://scikit-learn.org/stable/",
 }
 
+HEAD = """\
+# Sphinx inventory version 2
+# Project: {}
+# Version:
+# The remainder of this file is compressed using zlib.
+"""
+
 
 def write(folder: Path) -> dict[str, tuple[str, str]]:
     """Write the inventories; return what `intersphinx_mapping` takes."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ADDRESSES:
-        head = f"# Sphinx inventory version 2\n# Project: {name}\n# Version: \n# The remainder of this file is compressed using zlib.\n"
         body = "".join(f"{line}\n" for line in lines(name)).encode()
-        (folder / f"{name}.inv").write_bytes(head.encode() + zlib.compress(body))
+        (folder / f"{name}.inv").write_bytes(HEAD.format(name).encode() + zlib.compress(body))
     return {name: (address, str(folder / f"{name}.inv")) for name, address in ADDRESSES.items()}

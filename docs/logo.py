@@ -19,5 +19,6 @@ def logo(size: int = 64) -> str:
     dots = [f'<circle cx="{x[n]:.1f}" cy="{y[n]:.1f}" r="{3 + 0.8 * place[n][1]:.1f}"/>' for n in place]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64" width="{size}" height="{size}">'
-        f'<g stroke="#0072b2" stroke-width="2.5" fill="none">{"".join(lines)}</g><g fill="#d55e00">{"".join(dots)}</g></svg>'
+        f'<g stroke="#0072b2" stroke-width="2.5" fill="none">{"".join(lines)}</g>'
+        f'<g fill="#d55e00">{"".join(dots)}</g></svg>'
     )

@@ -88,6 +88,11 @@ class HTFactorized(FactorizedTensor, name="HT"):  # type: ignore[misc,call-arg,u
     TypeError, ValueError
         Where factors do not fit the tree.
 
+    See Also
+    --------
+    htf.tltorch.HTTensorized : matrices, for tltorch's layers.
+    htf.HTTensor : the format.
+
     Examples
     --------
     >>> import htf.tltorch
@@ -293,6 +298,10 @@ class ComplexHTFactorized(ComplexHandler, HTFactorized, name="ComplexHT"):  # ty
     tree, factors
         As in `HTFactorized`, complex.
 
+    See Also
+    --------
+    htf.tltorch.HTFactorized : real tensors.
+
     Examples
     --------
     >>> import htf.tltorch, torch
@@ -332,6 +341,11 @@ class HTTensorized(HTFactorized, TensorizedTensor, name="HT"):  # type: ignore[m
     ----------
     shape : tuple of int
         Of the matrix; `tensor_shape` is that of the tensor.
+
+    See Also
+    --------
+    htf.tltorch.HTFactorized : tensors.
+    htf.nn.FactorizedLinear : a layer of this library that contracts factor by factor.
 
     Notes
     -----

@@ -44,8 +44,11 @@ class DimensionTree:
 
     See Also
     --------
-    DimensionTree.balanced, DimensionTree.grid, DimensionTree.interleaved, DimensionTree.linear,
-    DimensionTree.from_nested
+    htf.DimensionTree.balanced, htf.DimensionTree.grid : neighbours first, in a line or in an image.
+    htf.DimensionTree.interleaved, htf.DimensionTree.linear : far modes first, and tensor trains.
+    htf.DimensionTree.from_nested : written as nested tuples.
+    htf.optimize_tree, htf.arrange : trees found from data.
+    htf.plotting.draw_tree : pictures.
 
     References
     ----------
@@ -56,7 +59,8 @@ class DimensionTree:
 
     Examples
     --------
-    >>> tree = DimensionTree.balanced(4)
+    >>> import htf
+    >>> tree = htf.DimensionTree.balanced(4)
     >>> tree.children(tree.root)
     (4, 5)
     >>> tree.modes(5)
@@ -87,6 +91,20 @@ class DimensionTree:
             Number of modes.
         arity : int
             Children of a node, at least 2.  ``arity >= order`` gives the depth-one tree of CP.
+
+        Examples
+        --------
+        >>> import htf
+        >>> print(htf.DimensionTree.balanced(4))
+        {0, 1, 2, 3}
+        ├─ {0, 1}
+        │  ├─ {0}
+        │  └─ {1}
+        └─ {2, 3}
+           ├─ {2}
+           └─ {3}
+        >>> htf.DimensionTree.balanced(9, arity=3).depth
+        2
         """
         arity = _at_least_two("arity", arity)
         return cls._from_levels(order, lambda nodes: [nodes[i : i + arity] for i in range(0, len(nodes), arity)])
@@ -102,6 +120,13 @@ class DimensionTree:
         arity : int
             Children of a node, at least 2: nodes ``i``, ``i + s``, ``i + 2s``, ... are joined, where
             ``s`` is the number of groups on the level.
+
+        Examples
+        --------
+        >>> import htf
+        >>> tree = htf.DimensionTree.interleaved(4)
+        >>> [tree.modes(node) for node in tree.children(tree.root)]
+        [(0, 2), (1, 3)]
         """
         arity = _at_least_two("arity", arity)
 
@@ -113,7 +138,15 @@ class DimensionTree:
 
     @classmethod
     def linear(cls, order: int) -> DimensionTree:
-        """The tree of the tensor train: mode 2 joins (0, 1), mode 3 joins (0, 1, 2), and so on."""
+        """The tree of the tensor train: mode 2 joins (0, 1), mode 3 joins (0, 1, 2), and so on.
+
+        Examples
+        --------
+        >>> import htf
+        >>> tree = htf.DimensionTree.linear(4)
+        >>> [tree.modes(node) for node in tree.inner_nodes]
+        [(0, 1), (0, 1, 2), (0, 1, 2, 3)]
+        """
         order = positive("order", order)
         children: list[tuple[int, ...]] = []
         left = 0
@@ -142,6 +175,13 @@ class DimensionTree:
             Window of every level, square or (rows, columns); a sequence gives one window per level, from
             the pixels up, and its last entry serves for all further levels.  Two integers are one window
             in a tuple, and two square ones in a list.
+
+        Examples
+        --------
+        >>> import htf
+        >>> tree = htf.DimensionTree.grid(4, 4)  # of the 16 pixels, row by row
+        >>> [tree.modes(node) for node in tree.children(tree.root)]
+        [(0, 1, 4, 5), (2, 3, 6, 7), (8, 9, 12, 13), (10, 11, 14, 15)]
         """
         height, width = positive("height", height), positive("width", width)
         pairs = _windows(window)
@@ -174,6 +214,13 @@ class DimensionTree:
         ----------
         nested : nested tuples (or lists) of int
             The modes, each once; a tuple is a node.
+
+        Examples
+        --------
+        >>> import htf
+        >>> tree = htf.DimensionTree.from_nested(((0, 2), (1, 3)))
+        >>> tree.modes(4), tree.modes(5)
+        ((0, 2), (1, 3))
         """
         leaves: list[int] = []
         groups: list[list[Any]] = []  # the children of each tuple, in order of closing
@@ -301,6 +348,14 @@ class DimensionTree:
         -------
         rows, columns : tuple of int
             The modes below `node`, and all the others, both ascending.
+
+        Examples
+        --------
+        >>> import htf, numpy as np
+        >>> tree = htf.DimensionTree.interleaved(4)
+        >>> rows, columns = tree.matricization(4)
+        >>> np.ones((2, 3, 4, 5)).transpose(rows + columns).reshape(8, -1).shape, rows, columns
+        ((8, 15), (0, 2), (1, 3))
         """
         rows = set(self.modes(node))
         return tuple(sorted(rows)), tuple(m for m in range(self._order) if m not in rows)
@@ -322,6 +377,14 @@ class DimensionTree:
         -------
         dict
             From each inner node to the value of its level.
+
+        Examples
+        --------
+        >>> import htf
+        >>> tree = htf.DimensionTree.balanced(8)
+        >>> widths = tree.by_level([4, 8, 16])  # of pairs, of fours, of the root
+        >>> htf.nn.HTNetwork(tree, dims=3, width=widths, seed=0).widths[0]
+        {8: 4, 9: 4, 10: 4, 11: 4, 12: 8, 13: 8, 14: 16}
         """
         if len(values) != self.depth:
             raise ValueError(f"values has {len(values)} entries; the tree has {self.depth} inner levels")

@@ -38,6 +38,26 @@ class Arrangement:
         Weights of the graph.
     settings : dict
         As JSON can hold them.
+
+    See Also
+    --------
+    htf.arrange : makes it.
+    htf.plotting.plot_arrangement : draws it.
+    htf.ranks.data_entanglement : what a good arrangement lowers.
+
+    Examples
+    --------
+    >>> import numpy as np, htf
+    >>> x = np.random.default_rng(0).normal(size=(200, 6))
+    >>> x[:, 3:] = x[:, :3]  # features 3, 4 and 5 repeat 0, 1 and 2
+    >>> arranged = htf.arrange(x, method="correlation", cut="spectral", neighbours=2)
+    >>> places = {int(feature): place for place, feature in enumerate(arranged.order)}
+    >>> [abs(places[k] - places[k + 3]) for k in range(3)]  # pairs are neighbours
+    [1, 1, 1]
+    >>> arranged.tree.order, arranged.grid(2, 3).shape
+    (6, (2, 3))
+    >>> arranged.images(x, 2, 3).shape  # for a CNN
+    (200, 2, 3)
     """
 
     def __init__(
@@ -207,6 +227,12 @@ def arrange(
         number; an unknown method, similarity or cut.
     ModuleNotFoundError
         If METIS is asked for by name and pymetis is not installed.
+
+    See Also
+    --------
+    htf.arrangement.Arrangement : what it returns.
+    htf.optimize_tree : a tree of the modes of a tensor.
+    htf.ranks.data_entanglement : what a good arrangement lowers.
 
     Notes
     -----

@@ -17,7 +17,18 @@ __all__ = ["int_range", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 2 for bad input, 130 after an interrupt."""
+    """Run the command; returns its exit status: 0, 2 for bad input, 130 after an interrupt.
+
+    See Also
+    --------
+    htf.probes.rank_fit, htf.dynamics.study : what the commands call.
+
+    Examples
+    --------
+    >>> from htf.cli import main
+    >>> main(["plot", "no/such/folder"])  # a message goes to standard error
+    2
+    """
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:

@@ -10,7 +10,18 @@ FIGURE = "rank_fit.png"
 
 
 def int_range(text: str) -> list[int]:
-    """Integers from "3", "1,2,5" or "1:15" (both ends included)."""
+    """Integers from "3", "1,2,5" or "1:15" (both ends included).
+
+    See Also
+    --------
+    htf.cli.main : the command.
+
+    Examples
+    --------
+    >>> from htf.cli import int_range
+    >>> list(int_range("1:4")), list(int_range("2,3,8"))
+    ([1, 2, 3, 4], [2, 3, 8])
+    """
     values: list[int] = []
     for part in text.split(","):
         try:

@@ -84,6 +84,12 @@ def tensor_completion(
         rank below 1 or above what the shape allows; more entries than there are, or none left to test on; a norm that
         is not positive, or a negative noise; values that all underflow, or overflow.  The message names the argument.
 
+    See Also
+    --------
+    htf.datasets.CompletionProblem : what it returns.
+    htf.datasets.tensor_sensing : measurements in place of entries.
+    htf.datasets.completion_from_file : entries of one's own.
+
     References
     ----------
     .. [1] N. Razin, N. Cohen, "Implicit regularization in deep learning may not be explainable by norms", NeurIPS 2020.
@@ -93,7 +99,8 @@ def tensor_completion(
 
     Examples
     --------
-    >>> problem = tensor_completion((8, 8, 8, 8), "ht", rank=5, observed=2048, norm=64)
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((8, 8, 8, 8), "ht", rank=5, observed=2048, norm=64)
     >>> problem.indices.shape, problem.test_values.shape, float(problem.target.norm().round(decimals=9))
     (torch.Size([2048, 4]), torch.Size([2048]), 64.0)
     """
@@ -163,6 +170,11 @@ def tensor_sensing(
     TypeError, ValueError
         As `tensor_completion`, and for fewer than one measurement.
 
+    See Also
+    --------
+    htf.datasets.SensingProblem : what it returns.
+    htf.datasets.tensor_completion : entries in place of measurements.
+
     References
     ----------
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
@@ -171,7 +183,8 @@ def tensor_sensing(
 
     Examples
     --------
-    >>> problem = tensor_sensing((4, 5, 6), "cp", rank=2, measurements=100, norm=1)
+    >>> import htf
+    >>> problem = htf.datasets.tensor_sensing((4, 5, 6), "cp", rank=2, measurements=100, norm=1)
     >>> problem.vectors.shape, problem.values.shape
     (torch.Size([100, 3, 6]), torch.Size([100]))
     """
@@ -231,6 +244,11 @@ def diverging_completion(
     TypeError
         If `dtype` is no floating type.
 
+    See Also
+    --------
+    htf.dynamics.norm_lower_bound : how large norms must be at a loss.
+    htf.plotting.plot_norms_and_rank : norms and effective rank while the loss falls.
+
     References
     ----------
     .. [1] N. Razin, N. Cohen, "Implicit regularization in deep learning may not be explainable by norms", NeurIPS 2020,
@@ -238,7 +256,8 @@ def diverging_completion(
 
     Examples
     --------
-    >>> problem = diverging_completion()
+    >>> import htf
+    >>> problem = htf.datasets.diverging_completion()
     >>> problem.indices.tolist(), problem.values.tolist()
     ([[0, 1], [1, 0], [1, 1]], [1.0, 1.0, 0.0])
     """
@@ -309,13 +328,20 @@ def completion_from_file(
         integers, negative, out of range or there twice, values that are no finite numbers: the message names file and
         row.  For a split that leaves one of its parts empty.
 
+    See Also
+    --------
+    htf.datasets.CompletionProblem : what it returns.
+    htf.ht_completion : fits entries that are at hand as arrays.
+
     Examples
     --------
+    >>> import htf
+    >>> from pathlib import Path
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "entries.csv"
     ...     written = path.write_text("user,film,stars\n0,0,5\n0,1,3\n1,1,4\n")
-    ...     problem = completion_from_file(path, test_fraction=0.34)
+    ...     problem = htf.datasets.completion_from_file(path, test_fraction=0.34)
     >>> problem.shape, len(problem.values), len(problem.test_values)
     ((2, 2), 2, 1)
     """

@@ -33,6 +33,11 @@ def corrupted_labels(share: float) -> Twin:
     TypeError, ValueError
         If share is no number from 0 to 1.
 
+    See Also
+    --------
+    htf.datasets.Twin : what it returns.
+    htf.datasets.TWINS : other randomizations.
+
     References
     ----------
     .. [1] C. Zhang, S. Bengio, M. Hardt, B. Recht, O. Vinyals, "Understanding deep learning requires rethinking
@@ -42,7 +47,7 @@ def corrupted_labels(share: float) -> Twin:
     --------
     >>> import htf
     >>> data = htf.datasets.load("digits")
-    >>> corrupted = corrupted_labels(0.25)(data, seed=0)
+    >>> corrupted = htf.datasets.corrupted_labels(0.25)(data, seed=0)
     >>> round(float((corrupted.train_labels == data.train_labels).float().mean()), 1)
     0.8
     """

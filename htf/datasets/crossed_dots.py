@@ -45,6 +45,11 @@ def crossed_dots(data: LongRangeData, split: str = "validation", samples: int = 
     TypeError, ValueError
         If the data is of another task, the split is not one of the three or has no images, or `samples` is below 1.
 
+    See Also
+    --------
+    htf.datasets.pathfinder : the data.
+    htf.ranks.separation_profile : interactions of patches of any images.
+
     Notes
     -----
     Scenes are drawn again from the data's settings, as fast as the split itself.
@@ -53,7 +58,7 @@ def crossed_dots(data: LongRangeData, split: str = "validation", samples: int = 
     --------
     >>> import htf
     >>> data = htf.datasets.pathfinder(path_length=3, size=48, train=2, validation=4, test=2)
-    >>> crossed_dots(data).shape
+    >>> htf.datasets.crossed_dots(data).shape
     torch.Size([4, 2, 2, 1, 48, 48])
     """
     if not isinstance(data, LongRangeData):

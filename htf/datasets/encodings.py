@@ -37,6 +37,18 @@ def quantize(images: Tensor, levels: int = 2, maximum: int = 255) -> Tensor:
         For fewer than 2 levels, or pixels below 0 or above `maximum`.
     TypeError
         For images of a floating type.
+
+    See Also
+    --------
+    htf.datasets.one_hot : indices as unit vectors.
+    htf.datasets.affine : pixels as vectors, without rounding.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> images = torch.tensor([[[0, 100], [150, 255]]], dtype=torch.uint8)
+    >>> htf.datasets.quantize(images, levels=3)
+    tensor([[0, 1, 1, 2]], dtype=torch.uint8)
     """
     if levels < 2:
         raise ValueError(f"levels is {levels}; expected at least 2")
@@ -79,6 +91,21 @@ def affine(images: Tensor, maximum: int = 255) -> Tensor:
     ------
     ValueError
         For pixels below 0 or above `maximum`.
+
+    See Also
+    --------
+    htf.datasets.trigonometric : vectors of length 1.
+    htf.datasets.complementary : entries that sum to 1.
+    htf.datasets.encoding_moments : what a start that preserves scale needs to know of an encoding.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> images = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8)
+    >>> htf.datasets.affine(images)
+    tensor([[[1.0000, 0.0000],
+             [1.0000, 0.2000],
+             [1.0000, 1.0000]]])
     """
     x = _unit(images, maximum)
     return torch.stack([torch.ones_like(x), x], dim=2)
@@ -102,6 +129,22 @@ def trigonometric(images: Tensor, maximum: int = 255) -> Tensor:
     ------
     ValueError
         For pixels below 0 or above `maximum`.
+
+    See Also
+    --------
+    htf.datasets.affine : (1, x).
+    htf.datasets.fourier : more than two terms.
+    htf.datasets.encoding_moments : what a start that preserves scale needs to know of an encoding.
+
+    Examples
+    --------
+    >>> import htf
+    >>> images = htf.datasets.load("digits").test_images
+    >>> vectors = htf.datasets.trigonometric(images, maximum=16)
+    >>> vectors.shape
+    torch.Size([364, 64, 2])
+    >>> bool((vectors.norm(dim=-1) - 1).abs().max() < 1e-6)
+    True
     """
     angle = _unit(images, maximum) * (math.pi / 2)
     return torch.stack([angle.cos(), angle.sin()], dim=2)
@@ -127,6 +170,20 @@ def complementary(images: Tensor, maximum: int = 255) -> Tensor:
     ------
     ValueError
         For pixels below 0 or above `maximum`.
+
+    See Also
+    --------
+    htf.datasets.one_hot : the same for pixels of several levels.
+    htf.datasets.affine : (1, x).
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> images = torch.tensor([[[0, 51, 255]]], dtype=torch.uint8)
+    >>> htf.datasets.complementary(images)
+    tensor([[[1.0000, 0.0000],
+             [0.8000, 0.2000],
+             [0.0000, 1.0000]]])
     """
     x = _unit(images, maximum)
     return torch.stack([1 - x, x], dim=2)
@@ -154,6 +211,11 @@ def fourier(images: Tensor, maximum: int = 255, terms: int = 3) -> Tensor:
     ------
     TypeError, ValueError
         For pixels below 0 or above `maximum`, and `terms` that is no integer of at least 1.
+
+    See Also
+    --------
+    htf.datasets.trigonometric : two terms, of length 1.
+    htf.datasets.encoding_moments : moments of an encoding.
 
     Examples
     --------
@@ -187,6 +249,26 @@ def one_hot(indices: Tensor, levels: int) -> Tensor:
         If an index is below 0 or not below `levels`.
     TypeError
         For indices that are no tensor of integers.
+
+    See Also
+    --------
+    htf.datasets.quantize : indices from images.
+    htf.datasets.complementary : a soft version for two levels.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> indices = torch.tensor([[0, 2], [1, 1]])
+    >>> vectors = htf.datasets.one_hot(indices, levels=3)
+    >>> vectors[0]
+    tensor([[1., 0., 0.],
+            [0., 0., 1.]])
+
+    A network gives the same for indices as for their unit vectors:
+
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(2), dims=3, width=4, seed=0)
+    >>> torch.allclose(net(indices), net(vectors))
+    True
     """
     check_tensor(indices, "indices")
     if indices.dtype.is_floating_point or indices.dtype.is_complex:
@@ -224,6 +306,11 @@ def encoding_moments(
     ------
     ValueError
         For `one_hot` without `levels`.
+
+    See Also
+    --------
+    htf.nn.init.scale_preserving : the start that takes them.
+    htf.datasets.affine, htf.datasets.trigonometric, htf.datasets.one_hot : encoders.
 
     Notes
     -----

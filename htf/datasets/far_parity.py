@@ -68,6 +68,11 @@ def far_parity(
         If an argument is out of range, if pairs do not fit the shape, if there are too few different images, or if
         the file in the cache is damaged.
 
+    See Also
+    --------
+    htf.datasets.pathfinder, htf.datasets.is_same_class : tasks of images that look like something.
+    htf.datasets.LongRangeData : what it returns.
+
     Notes
     -----
     Each pair has its pixels on both sides of the middle of the columns.  As a tensor of order height × width and
@@ -85,7 +90,8 @@ def far_parity(
 
     Examples
     --------
-    >>> data = far_parity((8, 8), distance=4, train=100, validation=20, test=20)
+    >>> import htf
+    >>> data = htf.datasets.far_parity((8, 8), distance=4, train=100, validation=20, test=20)
     >>> (one, other), = data.settings["positions"]
     >>> image, label = data.train.images[0, 0], int(data.train.labels[0])
     >>> bool(image[*one] == image[*other]) == bool(label)

@@ -37,6 +37,22 @@ def read_idx(path: str | Path) -> NDArray[np.uint8]:
         the file.  Of a gzipped file no more is decompressed than the header declares.
     FileNotFoundError
         If there is none.
+
+    See Also
+    --------
+    htf.datasets.load : MNIST and Fashion-MNIST with their labels, checked.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from htf.datasets import read_idx
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "images-idx3-ubyte"
+    ...     _ = path.write_bytes(bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, *range(6)]))  # uint8, 2 axes, 2 by 3
+    ...     read_idx(path)
+    array([[0, 1, 2],
+           [3, 4, 5]], dtype=uint8)
     """
     return parse_idx(read_content(Path(path)), str(path))
 

@@ -59,6 +59,24 @@ class ImageData:
         (n,) int64.
     maximum : int
         255, or 16 for the digits.
+
+    See Also
+    --------
+    htf.datasets.load : data sets by name.
+    htf.datasets.Twin : randomizations of a data set.
+
+    Examples
+    --------
+    >>> import htf
+    >>> data = htf.datasets.load("digits")
+    >>> data.train_images.shape, data.test_images.shape, data.maximum, data.image_size
+    (torch.Size([1433, 8, 8]), torch.Size([364, 8, 8]), 16, (8, 8))
+    >>> small = data.take(100, 50)
+    >>> len(small.train_labels), len(small.test_labels)
+    (100, 50)
+    >>> images, labels = data.holdout(0.2, seed=0).test.tensors()  # a validation part of the train set
+    >>> images.shape, images.dtype
+    (torch.Size([287, 1, 8, 8]), torch.float32)
     """
 
     name: str
@@ -72,12 +90,12 @@ class ImageData:
 
     @property
     def train(self) -> Split:
-        """The train images, (n, channels, height, width), and their labels."""
+        """The train images, (n, channels, height, width), and their labels, as a `Split`."""
         return _split(self.train_images, self.train_labels, self.maximum)
 
     @property
     def test(self) -> Split:
-        """The test images, (n, channels, height, width), and their labels."""
+        """The test images, (n, channels, height, width), and their labels, as a `Split`."""
         return _split(self.test_images, self.test_labels, self.maximum)
 
     @property
@@ -184,6 +202,19 @@ def load(name: str = "digits", data_dir: str | Path | None = None) -> ImageData:
         If `data_dir` does not hold the files.
     ConnectionError
         If they cannot be downloaded.
+
+    See Also
+    --------
+    htf.datasets.ImageData : what it returns.
+    htf.datasets.TWINS : randomized twins.
+    htf.datasets.quantize, htf.datasets.affine : inputs of networks, made from images.
+
+    Examples
+    --------
+    >>> import htf
+    >>> digits = htf.datasets.load("digits")
+    >>> digits.train_images.shape, digits.train_labels.shape, digits.test_images.shape
+    (torch.Size([1433, 8, 8]), torch.Size([1433]), torch.Size([364, 8, 8]))
     """
     if name == "digits":
         return _digits()
@@ -224,6 +255,17 @@ def one_vs_all(labels: Tensor, positive: int) -> Tensor:
     ------
     ValueError
         If the class does not occur.
+
+    See Also
+    --------
+    htf.probes.rank_fit : fits of all classes against the others.
+    htf.datasets.load : data sets by name.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> htf.datasets.one_vs_all(torch.tensor([3, 1, 4, 1]), positive=1)
+    tensor([0., 1., 0., 1.])
     """
     if not bool((labels == positive).any()):
         raise ValueError(f"class {positive} does not occur; labels are {sorted(set(labels.tolist()))}")

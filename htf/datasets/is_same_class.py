@@ -78,6 +78,11 @@ def is_same_class(
     FileNotFoundError, ConnectionError
         As `load`.
 
+    See Also
+    --------
+    htf.datasets.pathfinder, htf.datasets.far_parity : other long-range tasks.
+    htf.regularizers.preset_areas : patches at the two images.
+
     Notes
     -----
     Test pairs are of the source's test images.  A sixth of its train images, of each class, is kept for validation
@@ -91,7 +96,8 @@ def is_same_class(
 
     Examples
     --------
-    >>> data = is_same_class("digits", distance=20, train=100, validation=20, test=20)
+    >>> import htf
+    >>> data = htf.datasets.is_same_class("digits", distance=20, train=100, validation=20, test=20)
     >>> data.train.images.shape, data.settings["areas"]
     (torch.Size([100, 1, 10, 40]), [[1, 2, 8, 8], [1, 30, 8, 8]])
     """

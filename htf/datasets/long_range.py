@@ -31,6 +31,19 @@ class LongRangeData:
         None of them has an image, or what an image is made from, in common with another.
     settings : dict
         All that the images were made from, seed included, as JSON can hold it.
+
+    See Also
+    --------
+    htf.datasets.pathfinder, htf.datasets.is_same_class, htf.datasets.far_parity : what makes such data.
+    htf.datasets.Split : one of its splits.
+    htf.plotting.plot_samples : pictures of it.
+
+    Examples
+    --------
+    >>> import htf
+    >>> data = htf.datasets.far_parity((8, 8), distance=4, train=100, validation=20, test=20)
+    >>> data.image_size, len(data.train), data.settings["distance"]
+    ((1, 8, 8), 100, 4)
     """
 
     name: str

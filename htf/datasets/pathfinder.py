@@ -73,6 +73,12 @@ def pathfinder(
         If an argument is out of range, if the curves do not fit the image (the message says which size they fit), or
         if the file in the cache is damaged.
 
+    See Also
+    --------
+    htf.datasets.is_same_class, htf.datasets.far_parity : other long-range tasks.
+    htf.datasets.crossed_dots : the same scenes with their dots exchanged.
+    htf.regularizers.random_patches : patches for a regularizer that makes a CNN solve it.
+
     Notes
     -----
     Where the dots are says nothing about the label, nor does their distance: scenes are drawn in twos, one of each
@@ -96,7 +102,8 @@ def pathfinder(
 
     Examples
     --------
-    >>> data = pathfinder(path_length=3, size=48, train=20, validation=0, test=10)
+    >>> import htf
+    >>> data = htf.datasets.pathfinder(path_length=3, size=48, train=20, validation=0, test=10)
     >>> data.train.images.shape, int(data.train.labels.sum())
     (torch.Size([20, 1, 48, 48]), 10)
     """

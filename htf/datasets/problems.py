@@ -92,6 +92,32 @@ class CompletionProblem(_Problem):
     TypeError, ValueError
         If shapes or dtypes do not match, no entry is observed, an index is out of range, an entry is there twice,
         observed or for testing, or a value is no finite number.  The message names the argument.
+
+    See Also
+    --------
+    htf.datasets.tensor_completion : planted problems.
+    htf.datasets.completion_from_file : entries of one's own.
+    htf.ht_completion : fits entries by hierarchical Tucker tensors.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> problem = htf.datasets.tensor_completion((6, 6, 6), "cp", rank=2, observed=0.5, seed=0)
+    >>> problem.indices.shape, problem.values.shape, problem.test_indices.shape
+    (torch.Size([108, 3]), torch.Size([108]), torch.Size([108, 3]))
+    >>> zero = torch.zeros(6, 6, 6, dtype=torch.float64)
+    >>> float(problem.reconstruction_error(zero)), float(problem.test_error(problem.test_values))
+    (1.0, 0.0)
+
+    Entries of one's own are a problem too:
+
+    >>> own = htf.datasets.CompletionProblem(
+    ...     tree=htf.DimensionTree.balanced(2), shape=(2, 2), settings={},
+    ...     indices=torch.tensor([[0, 0], [0, 1], [1, 0]]), values=torch.tensor([1.0, 2.0, 2.0]),
+    ...     test_indices=torch.tensor([[1, 1]]), test_values=torch.tensor([4.0]),
+    ... )
+    >>> float(own.test_error(torch.tensor([3.0])))
+    0.25
     """
 
     indices: Tensor = field(repr=False)
@@ -149,6 +175,16 @@ class CompletionProblem(_Problem):
             For another ending.
         OSError
             If the file cannot be written; what was there is kept.
+
+        Examples
+        --------
+        >>> import tempfile, htf
+        >>> problem = htf.datasets.tensor_completion((6, 6, 6), "cp", rank=2, observed=100, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     problem.save(f"{folder}/problem.npz")
+        ...     again = htf.datasets.completion_from_file(f"{folder}/problem.npz")
+        >>> bool((again.indices == problem.indices).all()), again.test_values.shape
+        (True, torch.Size([116]))
         """
         path = Path(path)
         if path.suffix != ".npz":
@@ -186,6 +222,19 @@ class SensingProblem(_Problem):
         The planted tensor in its own format.
     settings : mapping
         What `describe` returns.
+
+    See Also
+    --------
+    htf.datasets.tensor_sensing : makes it.
+    htf.datasets.CompletionProblem : entries in place of measurements.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_sensing((4, 5, 6), "cp", rank=2, measurements=100, seed=0)
+    >>> net = htf.nn.CPNetwork(problem.shape, rank=2, dtype=problem.values.dtype, seed=0)
+    >>> net(problem.vectors).shape, problem.values.shape
+    (torch.Size([100, 1]), torch.Size([100]))
     """
 
     vectors: Tensor = field(repr=False)

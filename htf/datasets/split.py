@@ -29,6 +29,22 @@ class Split(Dataset[tuple[Tensor, Tensor]]):
     ------
     TypeError, ValueError
         For images that are not uint8 of four axes, and labels that are not as many int64.
+
+    See Also
+    --------
+    htf.datasets.LongRangeData : three splits of a task.
+
+    Examples
+    --------
+    >>> import htf
+    >>> from torch.utils.data import DataLoader
+    >>> split = htf.datasets.far_parity((8, 8), distance=4, train=100, validation=20, test=20).train
+    >>> images, labels = next(iter(DataLoader(split, batch_size=32)))
+    >>> images.shape, images.dtype, labels.shape
+    (torch.Size([32, 1, 8, 8]), torch.float32, torch.Size([32]))
+    >>> images, labels = split.tensors()  # all at once
+    >>> images.shape, float(images.max())
+    (torch.Size([100, 1, 8, 8]), 1.0)
     """
 
     images: Tensor = field(repr=False)

@@ -27,6 +27,22 @@ class Twin:
         Whether images depend on the seed; if not, fits to several twins share their inputs.
     transform : callable
         From data and a generator to data.
+
+    See Also
+    --------
+    htf.datasets.TWINS : the twins there are, by name.
+    htf.datasets.corrupted_labels : part of the labels replaced.
+    htf.probes.rank_fit : ranks that fit data and twins.
+
+    Examples
+    --------
+    >>> import htf
+    >>> data = htf.datasets.load("digits")
+    >>> twin = htf.datasets.TWINS["random_labels"](data, seed=0)
+    >>> bool((twin.train_images == data.train_images).all())
+    True
+    >>> round(float((twin.train_labels == data.train_labels).float().mean()), 1)  # one in ten by chance
+    0.1
     """
 
     name: str

@@ -61,6 +61,11 @@ def ht_als(
     ValueError, TypeError
         As `hierarchical_tucker`, and if `init` has another shape, or not just one of `init` and `rank` is given.
 
+    See Also
+    --------
+    htf.hierarchical_tucker : the decomposition that it starts from, near the optimum in one pass.
+    htf.ht_completion : fits to some entries.
+
     Notes
     -----
     With the tensor orthogonalized towards a node, the best factor there is the projection of the dense tensor on all
@@ -72,6 +77,14 @@ def ht_als(
     ----------
     .. [1] S. Holtz, T. Rohwedder, R. Schneider, "The alternating linear scheme for tensor optimization in the tensor
        train format", SIAM J. Sci. Comput. 34 (2012).
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> dense = np.random.default_rng(0).normal(size=(6, 6, 6, 6))
+    >>> x, errors = htf.ht_als(dense, rank=3, return_errors=True)
+    >>> x.rank, errors[-1] <= errors[0], all(later <= earlier for earlier, later in zip(errors, errors[1:]))
+    ((3, 3, 3, 3, 3, 3, 1), True, True)
     """
     by_name("ht_als", positional, "rank", "tol")
     B = check_array(tensor, "tensor")

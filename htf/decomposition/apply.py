@@ -76,6 +76,11 @@ def apply(
     UserWarning
         As `cross_approximation`, if the tolerance was not reached or not confirmed.
 
+    See Also
+    --------
+    htf.cross_approximation : functions of indices.
+    htf.tensors.ht_hadamard, htf.tensors.ht_power : exact products.
+
     Notes
     -----
     As many entries of every tensor are read as `cross_approximation` asks for, O(N r³) multiplications each.  Its first

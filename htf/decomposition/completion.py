@@ -48,6 +48,19 @@ class CompletionInfo:
         expect under noise.  Of errors up to 0.9 they confirm 1.2 times that, if a fit from another start predicts the
         same; more, never.  So under noise, or with a rank that is too low, a fit converges to an error that no other
         start lowered, and `validation_error` says how large that is.
+
+    See Also
+    --------
+    htf.ht_completion : gives it, with ``return_info=True``.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> z = htf.random_ht((6, 6, 6), rank=2, random_state=0)
+    >>> indices = np.random.default_rng(1).integers(0, 6, (150, 3))
+    >>> x, info = htf.ht_completion(indices, z.entries(indices), z.shape, random_state=0, return_info=True)
+    >>> info.converged, info.rank, info.validation_error < 1e-6
+    (True, (2, 2, 2, 2, 1), True)
     """
 
     errors: tuple[float, ...]
@@ -126,6 +139,13 @@ def ht_completion(
         a leaf's frame (which are named), the entries held out do not confirm the fit, or it was still improving after
         `n_iter_max` passes: wherever ``converged`` is False.
 
+    See Also
+    --------
+    htf.ht_completion_masked : from a dense tensor and a mask.
+    htf.HTCompletion : as an estimator.
+    htf.datasets.completion_from_file : entries in files.
+    htf.training.fit : by gradient descent, as the papers do.
+
     Notes
     -----
     A pass goes around the tree and keeps the tensor orthogonalized towards the node it is at, whose factor it then
@@ -156,7 +176,7 @@ def ht_completion(
     >>> import numpy as np, htf
     >>> z = htf.random_ht((6, 6, 6, 6), rank=2, random_state=0)
     >>> indices = np.random.RandomState(1).randint(0, 6, (500, 4))
-    >>> x = ht_completion(indices, z.entries(indices), z.shape, rank=2, random_state=0)
+    >>> x = htf.ht_completion(indices, z.entries(indices), z.shape, rank=2, random_state=0)
     >>> bool(np.linalg.norm(x.to_tensor() - z.to_tensor()) < 1e-6 * np.linalg.norm(z.to_tensor()))
     True
     """
@@ -227,6 +247,20 @@ def ht_completion_masked(tensor: Array, mask: Array | None = None, *positional: 
     TypeError
         For a mask that is no array of booleans or real numbers, or that is a masked array itself, and as
         `ht_completion`.
+
+    See Also
+    --------
+    htf.ht_completion : from index tuples and values.
+    htf.HTCompletion : as an estimator.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> dense = np.cos(np.add.outer(np.arange(8.0), np.add.outer(np.arange(8.0), np.arange(8.0))) / 3)
+    >>> known = np.random.default_rng(0).random(dense.shape) < 0.4
+    >>> x = htf.ht_completion_masked(np.where(known, dense, np.nan), known, rank=2, random_state=0)
+    >>> bool(abs(x.to_tensor() - dense).max() < 1e-6)
+    True
     """
     by_name("ht_completion_masked", positional, "rank", "tol")
     known = np.ones(np.shape(tensor), dtype=bool)
@@ -264,6 +298,21 @@ class HTCompletion(DecompositionMixin):  # type: ignore[misc]
         After `fit_transform`.
     info_ : CompletionInfo
         How it went.
+
+    See Also
+    --------
+    htf.ht_completion_masked : the function.
+    htf.HierarchicalTucker : where all entries are known.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> dense = np.cos(np.add.outer(np.arange(8.0), np.add.outer(np.arange(8.0), np.arange(8.0))) / 3)
+    >>> mask = np.random.default_rng(0).random(dense.shape) < 0.4
+    >>> model = htf.HTCompletion(rank=2, random_state=0)
+    >>> x = model.fit_transform(dense, mask)
+    >>> model.info_.converged, x.relative_error(dense) < 1e-6
+    (True, True)
     """
 
     def __init__(

@@ -45,6 +45,19 @@ class CrossInfo:
     converged : bool
         Whether the error is within the tolerance, and a second look agreed: on fresh entries of all these kinds, those
         that ascents to large entries met, and new pivots; or all entries were read.
+
+    See Also
+    --------
+    htf.cross_approximation, htf.apply : give it, with ``return_info=True``.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x, info = htf.cross_approximation(
+    ...     lambda i: 1 / (1.0 + i.sum(1)), (10,) * 6, tol=1e-6, random_state=0, return_info=True
+    ... )
+    >>> info.converged, info.error < 1e-6, info.evaluations < 10**5  # of a million entries
+    (True, True, True)
     """
 
     evaluations: int
@@ -132,6 +145,12 @@ def cross_approximation(
         error no longer fell, or as random entries are zero, nearly all of them.  The best tensor met is returned, and
         the message tells its error.
 
+    See Also
+    --------
+    htf.apply : functions of HT tensors.
+    htf.ht_completion : where the entries cannot be chosen.
+    htf.tensors.ht_mean, htf.tensors.ht_argmax : mean and maximum of a function.
+
     Notes
     -----
     Node t has row pivots :math:`I_t \subset I_{c_1} \times \dots \times I_{c_k}`, taken from those of its children,
@@ -170,9 +189,9 @@ def cross_approximation(
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, htf
     >>> weights = 0.5 ** np.arange(1, 61)
-    >>> x, info = cross_approximation(lambda i: 1 / (1 + i @ weights), (2,) * 60, random_state=0, return_info=True)
+    >>> x, info = htf.cross_approximation(lambda i: 1 / (1 + i @ weights), (2,) * 60, random_state=0, return_info=True)
     >>> info.converged, x.rank[-2] <= 8
     (True, True)
     """

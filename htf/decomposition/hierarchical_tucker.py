@@ -75,6 +75,14 @@ def hierarchical_tucker(
         For an empty mode, NaN or infinite entries, arrays that are not supported, a tree of another order,
         options that do not exist or are given by position, and with neither `rank` nor `tol`.
 
+    See Also
+    --------
+    htf.HierarchicalTucker : as an estimator.
+    htf.ht_als : sweeps that lower the error at given ranks.
+    htf.HTStream : arrays that arrive in blocks.
+    htf.cross_approximation : from a function, of few entries.
+    htf.optimize_tree : the tree with the fewest parameters.
+
     Notes
     -----
     With :math:`\sigma^{(t)}_i` the singular values of the matricization of node t, the error is at most :math:`(\sum_t
@@ -281,6 +289,19 @@ class HierarchicalTucker(DecompositionMixin):  # type: ignore[misc]
     ----------
     decomposition_ : HTTensor
         Of the last tensor that was fitted.
+
+    See Also
+    --------
+    htf.hierarchical_tucker : the function.
+    htf.HTCompletion : where entries are missing.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> dense = 1 / (1.0 + np.add.outer(np.arange(8.0), np.add.outer(np.arange(8.0), np.arange(8.0))))
+    >>> x = htf.HierarchicalTucker(rank=4).fit_transform(dense)
+    >>> x.rank, x.relative_error(dense) < 1e-3
+    ((4, 4, 4, 4, 1), True)
     """
 
     def __init__(

@@ -63,6 +63,11 @@ class HTStream:
     TypeError, ValueError
         For a tolerance that is negative or no number, an axis that is no integer, and a tree that is none.
 
+    See Also
+    --------
+    htf.hierarchical_tucker : where the array is there as a whole.
+    htf.tensors.ht_relative_error : compares with an array on disk.
+
     Notes
     -----
     The tree is turned so that its root joins the axis of the series with all other modes.  Every other node then has
@@ -159,6 +164,15 @@ class HTStream:
             If the first block has no such axis.
         RuntimeError
             If a block was refused before: without it, what follows would stand in the wrong place.  See `resume`.
+
+        Examples
+        --------
+        >>> import htf, numpy as np
+        >>> stream = htf.HTStream(tol=1e-6)
+        >>> for day in range(5):
+        ...     stream.update(np.cos(day + np.add.outer(np.arange(10.0), np.arange(8.0)))[None])
+        >>> stream.shape, stream.tensor.rank
+        ((5, 10, 8), (2, 2, 2, 2, 1))
         """
         if self._failure is not None:
             number, error = self._failure

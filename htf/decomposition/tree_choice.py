@@ -49,6 +49,11 @@ def optimize_tree(
         For a tolerance that is not positive or not below 1, NaN entries, order 1, an unknown method, or features or
         labels that `htf.ranks.data_entanglement` refuses.
 
+    See Also
+    --------
+    htf.arrange : a tree of many features, by cuts of the graph of their correlations.
+    htf.tensors.ht_change_tree : brings a tensor to the tree.
+
     Notes
     -----
     Ranks are those of the matricizations at ``tol`` · norm / √(2N-3), as in the decomposition.  The rank of a set of
@@ -57,10 +62,6 @@ def optimize_tree(
     clusters depend on each other as far as the rank of their union is below the product of their ranks (Ballani &
     Grasedyck 2014).  Spectra are taken of the core of a lossless Tucker decomposition, which is smaller than the
     tensor; those of data are of Gram matrices of the samples, O(samples² features + samples³) each.
-
-    See Also
-    --------
-    htf.arrange : a tree of many features, by cuts of the graph of their correlations.
 
     References
     ----------

@@ -25,10 +25,24 @@ def unbalancedness() -> Tracker:
     TypeError
         At the start of a fit, for a factorization of which no balance is defined.
 
+    See Also
+    --------
+    htf.nn.init.balanced : a start where it is 0.
+    htf.dynamics.compare_rates : theory, which holds where it is small.
+
     Notes
     -----
     Gradient flow keeps it; gradient descent changes it to second order in its steps, so that growth says that steps
     are too large to follow the flow.  The rates of `component_rates` are exact where it is 0.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=2, init="balanced", seed=0)
+    >>> history = htf.training.fit(net, problem, steps=50, track=htf.dynamics.unbalancedness())
+    >>> bool(history["unbalancedness"]["unbalancedness"].max() < 1e-3)
+    True
     """
     return Unbalancedness()
 

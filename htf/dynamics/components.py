@@ -44,6 +44,11 @@ def component_rates(network: Factorization, end_gradient: Tensor | None = None) 
         share matrices; an `end_gradient` for one that has no end matrices, or of another shape; parameters without
         gradients.
 
+    See Also
+    --------
+    htf.dynamics.ComponentRates : what it returns.
+    htf.dynamics.compare_rates : rates over a whole fit, measured and predicted.
+
     Notes
     -----
     All in float64.  Never forms a tensor: the end tensor is linear in each vector of a component, so
@@ -62,10 +67,10 @@ def component_rates(network: Factorization, end_gradient: Tensor | None = None) 
 
     Examples
     --------
-    >>> import htf
+    >>> import torch, htf
     >>> net = htf.nn.CPNetwork((4, 5, 6), rank=[2, 3], init="balanced", seed=0, dtype=torch.float64)
     >>> (net(torch.tensor([[0, 1, 2]])) - 1).square().sum().backward()
-    >>> rates = component_rates(net)["components"]
+    >>> rates = htf.dynamics.component_rates(net)["components"]
     >>> rates.order, rates.predicted.shape, rates.counts.tolist()
     (3, torch.Size([2, 3]), [2, 3])
     """

@@ -38,6 +38,11 @@ def norms(p: float | Sequence[float] | None = None) -> Tracker:
         If a p is not above 0 or no number; at the start of a fit, if it is not 2 and the network is no
         MatrixFactorization, or for a large tensor of a factorization that is on no tree.
 
+    See Also
+    --------
+    htf.dynamics.effective_ranks : what falls while norms may rise.
+    htf.plotting.plot_norms_and_rank : draws both.
+
     Notes
     -----
     Singular values of each run, or for tensors on a tree `htf.ranks.log_norm`, O(N R³) per run: never the tensor.
@@ -46,6 +51,14 @@ def norms(p: float | Sequence[float] | None = None) -> Tracker:
     References
     ----------
     .. [1] N. Razin, N. Cohen, "Implicit regularization in deep learning may not be explainable by norms", NeurIPS 2020.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.MatrixFactorization((2, 2), depth=2, init="identity", dtype=torch.float64)
+    >>> history = htf.training.fit(net, htf.datasets.diverging_completion(), steps=50, track=htf.dynamics.norms([1, 2]))
+    >>> list(history["norms"]), bool(history["norms"]["schatten 2"][-1] > history["norms"]["schatten 2"][0])
+    (['schatten 1', 'schatten 2'], True)
     """
     if p is None:
         return Norms(None)
@@ -134,6 +147,11 @@ def norm_lower_bound(loss: float | Tensor) -> float | Tensor:
     ValueError
         If a loss is negative or NaN.
 
+    See Also
+    --------
+    htf.datasets.diverging_completion : the problem.
+    htf.dynamics.norms : norms of a fit to it.
+
     Notes
     -----
     Every Schatten norm and quasi-norm is at least the spectral norm, hence at least :math:`|w_{11}|`: the bound holds
@@ -158,8 +176,9 @@ def norm_lower_bound(loss: float | Tensor) -> float | Tensor:
 
     Examples
     --------
-    >>> round(norm_lower_bound(1e-4), 2), norm_lower_bound(0.25), norm_lower_bound(1.0)
-    (57.72, 0.5, 0.0)
+    >>> import htf
+    >>> [round(htf.dynamics.norm_lower_bound(loss), 2) for loss in (1e-4, 0.25, 1.0)]
+    [57.72, 0.5, 0.0]
     """
     if not isinstance(loss, Tensor):
         return float(norm_lower_bound(torch.tensor(loss, dtype=torch.float64, device="cpu")))

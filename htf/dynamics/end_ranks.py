@@ -46,6 +46,12 @@ def effective_ranks(nodes: Sequence[int] | None = None, tree: DimensionTree | No
         At the start of a fit, for a node that the tree has not, a tree of another number of modes, nodes or a tree for
         a network that takes none, or a large tensor of a factorization that is on no tree.
 
+    See Also
+    --------
+    htf.dynamics.norms : norms.
+    htf.ranks.effective_rank : of singular values.
+    htf.dynamics.singular_values : the singular values themselves.
+
     Notes
     -----
     Tensors of at most 2¹⁴ entries are written out for all runs at once in float64, larger ones go through
@@ -54,6 +60,16 @@ def effective_ranks(nodes: Sequence[int] | None = None, tree: DimensionTree | No
     References
     ----------
     .. [1] O. Roy, M. Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=2, init="identity", seed=0)
+    >>> history = htf.training.fit(net, problem, lr=0.05, steps=125, track=htf.dynamics.effective_ranks())
+    >>> ranks = history["effective_ranks"]["end matrix"][:, 0]
+    >>> round(ranks[0].item()), round(ranks[-1].item())
+    (8, 1)
     """
     return EffectiveRanks(None if nodes is None else tuple(nodes), tree)
 

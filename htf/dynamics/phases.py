@@ -33,6 +33,21 @@ class Phases:
     rest : float
         The largest of those that did not rise at the end, relative to the largest of all; 0 if there are none, and NaN
         if none of them was recorded.
+
+    See Also
+    --------
+    htf.dynamics.phases : finds them.
+    htf.dynamics.study : fits from many starts.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=2, observed=60, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=3, init=htf.nn.init.balanced(1e-3), seed=0)
+    >>> history = htf.training.fit(net, problem, lr=0.05, steps=300, track=htf.dynamics.singular_values())
+    >>> (found,) = htf.dynamics.phases(history)
+    >>> found.count, found.overlap, bool(found.steps[0, 2] < found.steps[1, 0])  # one after the other
+    (2, 0.0, True)
     """
 
     group: str
@@ -89,6 +104,11 @@ def phases(history: History, tracker: str | None = None, share: float = 0.05) ->
     ValueError
         If the history has no such tracker, or several and none is named; or for a share that is not between 0 and 1.
 
+    See Also
+    --------
+    htf.dynamics.Phases : what it returns.
+    htf.dynamics.singular_values, htf.dynamics.component_norms, htf.dynamics.local_component_norms : what to track.
+
     Notes
     -----
     Trackers record the largest components of each moment; a component is followed by its index, and singular values by
@@ -101,7 +121,7 @@ def phases(history: History, tracker: str | None = None, share: float = 0.05) ->
     >>> from htf.dynamics import phases, singular_values
     >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
     >>> net = htf.nn.MatrixFactorization((8, 8), depth=3, init="balanced", seed=0)
-    >>> (found,) = phases(htf.training.fit(net, problem, steps=1500, track=singular_values()))
+    >>> (found,) = phases(htf.training.fit(net, problem, lr=0.05, steps=300, track=singular_values()))
     >>> found.count, found.rest < 0.01
     (1, True)
     """

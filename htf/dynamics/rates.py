@@ -43,6 +43,22 @@ class RateRecords:
         The component's value where it was first and last recorded; `end` is 0 if it was not among the recorded then.
     largest : Tensor
         The run's largest value at the end.
+
+    See Also
+    --------
+    htf.dynamics.compare_rates : makes them, for each group of components.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), 3, init=htf.nn.init.balanced(1e-3), seed=0, dtype=torch.float64)
+    >>> track = htf.dynamics.singular_values(3)
+    >>> history = htf.training.fit(net, problem, lr=0.02, steps=125, every=5, track=track)
+    >>> records = htf.dynamics.compare_rates(history).groups["end matrix"]
+    >>> rising = records.rising()
+    >>> bool((records.measured[rising] / records.predicted[rising] - 1).abs().max() < 0.1)
+    True
     """
 
     order: int
@@ -96,6 +112,21 @@ class Exponent:
         a and c, by least squares in logarithms.
     points : int
         Pairs of steps that they come from.
+
+    See Also
+    --------
+    htf.dynamics.RateComparison.exponents : fits them.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), 3, init=htf.nn.init.balanced(1e-3), seed=0, dtype=torch.float64)
+    >>> track = htf.dynamics.singular_values(3)
+    >>> history = htf.training.fit(net, problem, lr=0.02, steps=125, every=5, track=track)
+    >>> (found,) = htf.dynamics.compare_rates(history).exponents()
+    >>> round(found.slope, 1), round(found.expected_slope, 1), found.expected_constant
+    (1.3, 1.3, 3.0)
     """
 
     group: str
@@ -126,6 +157,22 @@ class RateComparison:
     tracker : str
     groups : dict
         From the name of each group to its `RateRecords`.
+
+    See Also
+    --------
+    htf.dynamics.compare_rates : makes it.
+    htf.plotting.plot_rates : draws it.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), 3, init=htf.nn.init.balanced(1e-3), seed=0, dtype=torch.float64)
+    >>> track = htf.dynamics.singular_values(3)
+    >>> history = htf.training.fit(net, problem, lr=0.02, steps=125, every=5, track=track)
+    >>> comparison = htf.dynamics.compare_rates(history)
+    >>> list(comparison.groups), len(comparison.exponents()), comparison.reasons()
+    (['end matrix'], 1, {})
     """
 
     tracker: str
@@ -289,6 +336,12 @@ def compare_rates(history: History, tracker: str | None = None) -> RateCompariso
         If the history has no such tracker, or several and none is named; no two consecutive steps; or no flow time,
         because the optimizer does not step along the gradient.
 
+    See Also
+    --------
+    htf.dynamics.RateComparison : what it returns.
+    htf.dynamics.component_rates : rates at one moment.
+    htf.plotting.plot_rates : a figure.
+
     Notes
     -----
     A record comes from each pair of consecutive steps at which a component was recorded both times, matched by its
@@ -309,6 +362,17 @@ def compare_rates(history: History, tracker: str | None = None) -> RateCompariso
     .. [2] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
     .. [3] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
        convolutional neural networks", ICML 2022.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), 3, init=htf.nn.init.balanced(1e-3), seed=0, dtype=torch.float64)
+    >>> track = htf.dynamics.singular_values(3)
+    >>> history = htf.training.fit(net, problem, lr=0.02, steps=125, every=5, track=track)
+    >>> half, most = htf.dynamics.compare_rates(history).deviation([0.5, 0.9])["end matrix"].tolist()
+    >>> half < 0.01, most < 0.05  # relative deviation of measured from predicted rates
+    (True, True)
     """
     name, groups = trajectories(history, tracker)
     pairs = (history.steps.diff() == 1).nonzero().flatten()

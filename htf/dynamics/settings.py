@@ -50,6 +50,18 @@ class StudySettings(ABC):
         Steps between recorded moments.
     problem_seed : int
         Seed of the planted tensor, its observed entries and their noise.
+
+    See Also
+    --------
+    htf.dynamics.MatrixStudy, htf.dynamics.CPStudy, htf.dynamics.HTStudy : the settings of each format.
+    htf.dynamics.study : runs them.
+
+    Examples
+    --------
+    >>> import htf
+    >>> settings = htf.dynamics.CPStudy(rank=3, init_std=(1e-2, 1e-3), seeds=range(4))
+    >>> isinstance(settings, htf.dynamics.StudySettings), len(settings.starts)
+    (True, 8)
     """
 
     format: ClassVar[str]
@@ -150,6 +162,20 @@ class MatrixStudy(StudySettings):
         Matrices that are multiplied.
     rank, dim, observed, noise, init_std, seeds, steps, lr, loss, every, problem_seed
         As in `StudySettings`; `dim` is 64 and `init_std` 1e-3 by default.
+
+    See Also
+    --------
+    htf.dynamics.study : runs it.
+    htf.dynamics.CPStudy, htf.dynamics.HTStudy : other formats.
+
+    Examples
+    --------
+    >>> import htf
+    >>> settings = htf.dynamics.MatrixStudy(depth=4, dim=32, rank=3, observed=512)
+    >>> settings.shape, settings.network().runs
+    ((32, 32), 10)
+    >>> settings.problem().values.shape
+    torch.Size([512])
     """
 
     format = "mf"
@@ -188,6 +214,18 @@ class CPStudy(StudySettings):
         Components of the network.
     rank, dim, observed, noise, init_std, seeds, steps, lr, loss, every, problem_seed
         As in `StudySettings`; `init_std` is 3e-3 by default.
+
+    See Also
+    --------
+    htf.dynamics.study : runs it.
+    htf.dynamics.MatrixStudy, htf.dynamics.HTStudy : other formats.
+
+    Examples
+    --------
+    >>> import htf
+    >>> settings = htf.dynamics.CPStudy(order=4, dim=8, rank=3, components=16, observed=1000)
+    >>> settings.shape, settings.network().ranks[0], settings.tracker().name
+    ((8, 8, 8, 8), 16, 'component_norms')
     """
 
     format = "cp"
@@ -227,6 +265,11 @@ class HTStudy(StudySettings):
     rank, dim, observed, noise, init_std, seeds, steps, lr, loss, every, problem_seed
         As in `StudySettings`; `dim` is 8, `init_std` 3e-3 and `steps` 30,000 by default.
 
+    See Also
+    --------
+    htf.dynamics.study : runs it.
+    htf.dynamics.MatrixStudy, htf.dynamics.CPStudy : other formats.
+
     Notes
     -----
     The planted tensor is that of an HTNetwork of width `rank`, so it has exactly `rank` local components at every node.
@@ -240,6 +283,13 @@ class HTStudy(StudySettings):
     often rises twice, for different components of the root: with columns at random, one seed in four has six where five
     were planted.  With Gaussian entries the singular values differ tenfold and more, and the last take very long to
     rise.
+
+    Examples
+    --------
+    >>> import htf
+    >>> settings = htf.dynamics.HTStudy(dim=4, rank=2, width=8, observed=128, seeds=range(3))
+    >>> settings.shape, settings.tree, settings.network().runs
+    ((4, 4, 4, 4), DimensionTree(4, [(0, 1), (2, 3), (4, 5)]), 3)
     """
 
     format = "ht"

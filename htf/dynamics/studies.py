@@ -53,6 +53,19 @@ class ScaleSummary:
         Mean, least and most at the end.
     loss : float
         The largest at the end.
+
+    See Also
+    --------
+    htf.dynamics.Study.summary : makes them.
+
+    Examples
+    --------
+    >>> import htf
+    >>> small = {"dim": 8, "rank": 1, "depth": 2, "observed": 48, "seeds": range(2), "lr": 0.05, "steps": 200}
+    >>> for row in htf.dynamics.study("mf", init_std=(1e-3, 0.5), **small).summary():
+    ...     print(row.init_std, row.exact, row.test_error[0] < 0.1)
+    0.001 2 True
+    0.5 0 False
     """
 
     init_std: float
@@ -75,6 +88,20 @@ class Study:
     settings : MatrixStudy, CPStudy or HTStudy
     history : History
         Losses and components of all runs together.
+
+    See Also
+    --------
+    htf.dynamics.study : makes it.
+    htf.plotting.plot_study, htf.plotting.plot_error_against_init : pictures.
+
+    Examples
+    --------
+    >>> import htf
+    >>> found = htf.dynamics.study("mf", dim=8, rank=1, depth=2, observed=48, seeds=range(2), steps=50)
+    >>> found.runs, found.errors(1e-3).shape
+    ([(0.001, 0), (0.001, 1)], torch.Size([2]))
+    >>> print(found.table().splitlines()[0])
+    matrix factorization of depth 2: 8×8, rank 1, 48 of 64 entries observed; 2 seeds, 50 steps
     """
 
     settings: StudySettings
@@ -219,6 +246,11 @@ def study(
     ValueError, TypeError
         For settings that do not fit, or a folder that holds another run.
 
+    See Also
+    --------
+    htf.dynamics.Study : what it returns.
+    htf.training.fit : fits problems and networks of one's own.
+
     References
     ----------
     .. [1] S. Arora, N. Cohen, W. Hu, Y. Luo, "Implicit regularization in deep matrix factorization", NeurIPS 2019.
@@ -228,7 +260,8 @@ def study(
 
     Examples
     --------
-    >>> found = study("mf", dim=8, rank=1, depth=2, observed=48, init_std=1e-3, seeds=range(2), steps=800)
+    >>> import htf
+    >>> found = htf.dynamics.study("mf", dim=8, rank=1, depth=2, observed=48, seeds=range(2), lr=0.05, steps=200)
     >>> (row,) = found.summary()
     >>> row.exact, row.seeds
     (2, 2)

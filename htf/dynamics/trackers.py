@@ -43,6 +43,11 @@ def singular_values(top: int = 10) -> Tracker:
     TypeError
         At the start of a fit, for another network; see `Factorization.component_kinds`.
 
+    See Also
+    --------
+    htf.dynamics.component_norms, htf.dynamics.local_component_norms : of tensors.
+    htf.dynamics.phases, htf.dynamics.compare_rates : what can be told from the record.
+
     Notes
     -----
     An SVD of every run's end matrix in float64, at two steps in succession, so that rates can be compared with theory.
@@ -50,6 +55,16 @@ def singular_values(top: int = 10) -> Tracker:
     References
     ----------
     .. [1] S. Arora, N. Cohen, W. Hu, Y. Luo, "Implicit regularization in deep matrix factorization", NeurIPS 2019.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=2, init="balanced", runs=3, seed=0)
+    >>> history = htf.training.fit(net, problem, lr=0.05, steps=100, track=htf.dynamics.singular_values(top=4))
+    >>> values = history["singular_values"]["end matrix/values"]
+    >>> values.shape, bool((values[-1, :, 1] < 0.01 * values[-1, :, 0]).all())  # moments, runs, values: one rises
+    (torch.Size([9, 3, 4]), True)
     """
     return ComponentTracker("singular_values", positive("top", top))
 
@@ -74,9 +89,24 @@ def component_norms(top: int = 10) -> Tracker:
     TypeError
         At the start of a fit, for another network; see `Factorization.component_kinds`.
 
+    See Also
+    --------
+    htf.dynamics.singular_values, htf.dynamics.local_component_norms : of matrices and trees.
+    htf.dynamics.phases, htf.dynamics.compare_rates : what can be told from the record.
+
     References
     ----------
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((6, 6, 6), "cp", rank=1, observed=150, norm=15)
+    >>> net = htf.nn.CPNetwork((6, 6, 6), rank=8, init=htf.nn.init.gaussian(0.01), seed=0)
+    >>> history = htf.training.fit(net, problem, lr=0.03, steps=200, track=htf.dynamics.component_norms(top=3))
+    >>> values = history["component_norms"]["components/values"]
+    >>> values.shape, bool(values[-1, 0, 1] < 0.05 * values[-1, 0, 0])  # moments, runs, components: one rises
+    (torch.Size([17, 1, 3]), True)
     """
     return ComponentTracker("component_norms", positive("top", top))
 
@@ -103,10 +133,24 @@ def local_component_norms(top: int = 10, nodes: Sequence[int] | None = None) -> 
     TypeError, ValueError
         At the start of a fit, for another network, one whose nodes share matrices, or a node that the tree has not.
 
+    See Also
+    --------
+    htf.dynamics.singular_values, htf.dynamics.component_norms : of matrices and CP.
+    htf.dynamics.phases, htf.dynamics.compare_rates : what can be told from the record.
+
     References
     ----------
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
        convolutional neural networks", ICML 2022, definition 2.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((4, 4, 4, 4), "ht", rank=1, observed=150, norm=16)
+    >>> net = htf.nn.HTNetwork(problem.tree, 4, 6, init=htf.nn.init.gaussian(0.1), seed=0)
+    >>> history = htf.training.fit(net, problem, steps=50, track=htf.dynamics.local_component_norms(top=3, nodes=[6]))
+    >>> history["local_component_norms"]["node 6/values"].shape  # moments, runs, components
+    torch.Size([5, 1, 3])
     """
     chosen = None if nodes is None else tuple(map(int, nodes))
     return ComponentTracker("local_component_norms", positive("top", top), chosen)

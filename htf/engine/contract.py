@@ -53,9 +53,27 @@ def contract(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Tensor | No
     Tensor
         (batch, runs, outputs).
 
+    See Also
+    --------
+    htf.engine.Plan : what is computed for given inputs.
+    htf.nn.HTNetwork : a network whose outputs it computes.
+
     Notes
     -----
     O(rows x runs x width (arity + width)) operations per node, `Plan.multiplications` in all.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> from htf.engine import Layout, Plan, contract
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(4), dims=3, width=2, seed=0)
+    >>> layout = Layout.build(net.tree, dims=3, width=2)
+    >>> plan = Plan(layout, torch.tensor([[0, 1, 2, 0], [2, 2, 1, 1]]))
+    >>> leaves = torch.stack([net.matrix(mode) for mode in range(4)]).unsqueeze(2)  # nodes, rows, runs, width
+    >>> pairs = torch.stack([net.matrix(4), net.matrix(5)]).unsqueeze(0)  # runs, nodes, rows, columns
+    >>> outputs = contract(plan, [leaves], [pairs, net.matrix(6)[None, None]])
+    >>> torch.allclose(outputs[:, :, 0], net(torch.tensor([[0, 1, 2, 0], [2, 2, 1, 1]])))
+    True
     """
     out = _contracted(plan, leaves, weights)
     dtype = out.value.dtype

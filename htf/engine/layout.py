@@ -23,6 +23,17 @@ class Block:
         Their level.
     rows, columns : int
         Shape of each node's matrix W: (mode dimension or own width) x (width of the parent).
+
+    See Also
+    --------
+    htf.engine.Layout : whose blocks they are.
+
+    Examples
+    --------
+    >>> import htf
+    >>> layout = htf.engine.Layout.build(htf.DimensionTree.balanced(4), dims=3, width=2)
+    >>> [(block.nodes, block.level, block.rows, block.columns) for block in layout.blocks]
+    [((0, 1, 2, 3), 0, 3, 2), ((4, 5), 1, 2, 2), ((6,), 2, 2, 1)]
     """
 
     nodes: tuple[int, ...]
@@ -48,6 +59,20 @@ class Layout:
         Columns of the root's matrix.
     root_adds : bool
         Whether the root, without a matrix of its own, adds its components, as in CP.
+
+    See Also
+    --------
+    htf.engine.Plan : what is computed on it.
+    htf.nn.HTNetwork : a network of such matrices.
+
+    Examples
+    --------
+    >>> import htf
+    >>> layout = htf.engine.Layout.build(htf.DimensionTree.balanced(4), dims=3, width=2)
+    >>> layout.shape(0), layout.shape(4), layout.shape(6)  # a leaf, a pair, the root
+    ((3, 2), (2, 2), (2, 1))
+    >>> layout.n_parameters
+    34
     """
 
     tree: DimensionTree

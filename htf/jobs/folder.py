@@ -43,6 +43,11 @@ class FolderJob(ABC):
     temporary : tuple of str
         Patterns of files in the job's folder that are deleted once it is finished, such as "checkpoint*".
 
+    See Also
+    --------
+    htf.jobs.map_jobs : runs many of them.
+    htf.jobs.collect : their table.
+
     Examples
     --------
     Fits of several ranks and seeds, in one process or several, which can be stopped and started again at any time:
@@ -287,6 +292,28 @@ def collect(
     ------
     ValueError
         For a file that is damaged or of another job; the message names it.
+
+    See Also
+    --------
+    htf.jobs.FolderJob : jobs that write such files.
+    htf.jobs.map_jobs : runs them.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from dataclasses import dataclass
+    >>> from htf.jobs import FolderJob, collect, map_jobs
+    >>> @dataclass(frozen=True)
+    ... class Square(FolderJob):
+    ...     number: int
+    ...
+    ...     def compute(self, folder, report):
+    ...         return {"square": self.number**2}
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     done = list(map_jobs(Square.within(out), [Square(n) for n in (3, 1, 2)]))
+    ...     rows = collect(Square, out, key=lambda row: row["number"])  # writes table.csv there
+    >>> [(row["number"], row["square"]) for row in rows]
+    [(1, 1), (2, 4), (3, 9)]
     """
     rows = [row for content in job.contents(out) for row in job.rows(content)]
     if key is not None:

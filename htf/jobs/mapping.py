@@ -89,11 +89,29 @@ def map_jobs(
     RuntimeWarning
         When a worker is lost, when a job fails while others are left, and when the scheduler has no workers.
 
+    See Also
+    --------
+    htf.jobs.FolderJob : jobs that are kept in files and go on where they were stopped.
+    htf.jobs.claimed : for jobs that write files in another way.
+
     Notes
     -----
     An interrupt, and the end of the loop over the results, stop all jobs at their next report.  dask's wire protocol
     is pickle, so a scheduler can run any code in its workers and here: connect only to one that is trusted, on a
     network that is, or over TLS ("tls://host:8786", with certificates from dask's configuration).
+
+    Examples
+    --------
+    >>> from htf.jobs import map_jobs
+    >>> def run(number, report):
+    ...     for step in range(number):
+    ...         report(step / number)
+    ...     return number**2
+    >>> dict(map_jobs(run, [1, 2, 3]))
+    {1: 1, 2: 4, 3: 9}
+
+    With ``workers=4`` jobs run in four processes, with ``scheduler="tcp://host:8786"`` on a cluster; then `run` is a
+    function of a module.
     """
     workers, threads = positive("workers", workers), positive("threads", threads)
     jobs = list(jobs)
@@ -179,6 +197,27 @@ def claimed(lock: str | Path, report: Progress) -> Iterator[None]:
     -----
     RuntimeWarning
         When it has to wait.
+
+    See Also
+    --------
+    htf.jobs.map_jobs : whose jobs hold it.
+    htf.jobs.FolderJob : holds it by itself.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from htf.jobs import claimed, map_jobs
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> def run(name, report):
+    ...     done = Path(folder.name) / f"{name}.txt"
+    ...     with claimed(done.with_suffix(".lock"), report):
+    ...         if not done.exists():  # nobody did it while this one waited
+    ...             _ = done.write_text(name.upper())
+    ...     return done.read_text()
+    >>> dict(map_jobs(run, ["a", "b"]))
+    {'a': 'A', 'b': 'B'}
+    >>> folder.cleanup()
     """
     file = Path(lock)
     file.parent.mkdir(parents=True, exist_ok=True)

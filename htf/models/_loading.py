@@ -34,6 +34,23 @@ def load(path: str | os.PathLike[str]) -> Any:
     ------
     FileNotFoundError, ValueError
         If it is not there, damaged, or holds something else.
+
+    See Also
+    --------
+    htf.models.TensorClassifier, htf.models.TensorRegressor, htf.models.TensorDensity, htf.models.GenerativeClassifier
+    htf.load : HTTensors.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np, htf
+    >>> x = np.random.default_rng(0).normal(size=(64, 4))
+    >>> model = htf.models.TensorRegressor(width=4, epochs=2).fit(x, x[:, 0] * x[:, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/model.safetensors")
+    ...     again = htf.models.load(f"{folder}/model.safetensors")
+    >>> bool((again.predict(x) == model.predict(x)).all())
+    True
     """
     tensors, about = read_tensors(Path(path), FILE_KIND)
     kind = _BY_NAME.get(about.get("model", ""))

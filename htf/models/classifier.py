@@ -75,6 +75,13 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
     history_ : History
     n_features_in_ : int
 
+    See Also
+    --------
+    htf.models.GenerativeClassifier : classes from samples with values missing.
+    htf.models.TensorRegressor : numbers in place of classes.
+    htf.models.load : a saved model.
+    htf.training.classify : training of networks of one's own.
+
     Examples
     --------
     >>> import htf
@@ -185,6 +192,17 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         -------
         TensorClassifier
             Itself.
+
+        Examples
+        --------
+        >>> import htf
+        >>> digits = htf.datasets.load("digits")
+        >>> model = htf.models.TensorClassifier(width=8)
+        >>> for start in (0, 150):  # as batches arrive
+        ...     part = slice(start, start + 150)
+        ...     _ = model.partial_fit(digits.train_images[part], digits.train_labels[part], classes=range(10))
+        >>> model.predict_proba(digits.test_images[:5]).shape
+        (5, 10)
         """
         first = not hasattr(self, "module_")
         samples, labels = self._checked(X, y, reset=first, supervised=True)

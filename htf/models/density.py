@@ -107,6 +107,13 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     n_features_in_ : int
         Pixels or features.
 
+    See Also
+    --------
+    htf.models.GenerativeClassifier : classes by Bayes' rule.
+    htf.plotting.plot_completions, htf.plotting.plot_learned : pictures.
+    htf.models.load : a saved model.
+    htf.training.objectives.likelihood, htf.training.ExpectationMaximization : what it is trained by.
+
     Notes
     -----
     Answers are tensors where tensors are asked for, else NumPy arrays.  Real numbers beyond those that were fitted
@@ -122,10 +129,11 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
 
     Examples
     --------
-    >>> import htf
-    >>> x = torch.randint(0, 2, (500, 6), generator=Generator().manual_seed(0))
+    >>> import math
+    >>> import torch, htf
+    >>> x = torch.randint(0, 2, (500, 6), generator=torch.Generator().manual_seed(0))
     >>> x[:, 3] = x[:, 0]
-    >>> density = TensorDensity(levels=2, width=4, epochs=20, batch_size=50, device="cpu").fit(x)
+    >>> density = htf.models.TensorDensity(levels=2, width=4, epochs=20, batch_size=50, device="cpu").fit(x)
     >>> missing = torch.zeros(1, 6, dtype=torch.bool).index_fill(1, torch.tensor([3]), True)
     >>> int(density.most_probable(torch.ones(1, 6, dtype=torch.long), missing=missing)[0, 3])
     1
@@ -272,6 +280,19 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
             Before `fit`.
         TypeError, ValueError
             For samples of another shape or range, NaN that is not marked, or a mask of another shape.
+
+        Examples
+        --------
+        >>> import torch, htf
+        >>> x = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0))
+        >>> density = htf.models.TensorDensity(levels=2, width=4, epochs=3, device="cpu").fit(x)
+        >>> every = torch.cartesian_prod(*[torch.arange(2)] * 4)
+        >>> round(density.log_prob(every).exp().sum().item(), 4)  # probabilities of all 16 samples
+        1.0
+        >>> missing = torch.tensor([[False, False, True, True]])
+        >>> pair = density.log_prob(torch.tensor([[1, 0, -1, -1]]), missing)  # two values are summed over
+        >>> bool(abs(pair.exp() - density.log_prob(every).exp()[8:12].sum()) < 1e-6)
+        True
         """
         given, indices, gone = self._read(x, missing)
         return self._answer(self._log_prob(indices, gone), given.as_tensor)
@@ -335,6 +356,19 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         -----
         From the root down: a component is drawn, then one of each child; O(nodes · width) per sample, and O(nodes ·
         width²) where some values are given.  With `squared`, value by value, O(nodes · width³).
+
+        Examples
+        --------
+        >>> import torch, htf
+        >>> x = torch.randint(0, 3, (200, 4), generator=torch.Generator().manual_seed(0))
+        >>> x[:, 1] = x[:, 0]
+        >>> density = htf.models.TensorDensity(levels=3, width=4, smoothing=1e-6, device="cpu").fit(x)
+        >>> density.sample(5, seed=0).shape
+        torch.Size([5, 4])
+        >>> known = torch.tensor([[0, -1, -1, -1], [2, -1, -1, -1]])
+        >>> drawn = density.sample(10, given=known, missing=known < 0, seed=0)
+        >>> drawn.shape, drawn[:, :, 1].unique(dim=1).tolist()  # feature 1 repeats feature 0
+        (torch.Size([2, 10, 4]), [[0], [2]])
         """
         self._check_fitted()
         n = positive("n", n)

@@ -51,6 +51,13 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
     history_ : History
     n_features_in_ : int
 
+    See Also
+    --------
+    htf.models.TensorDensity : without classes.
+    htf.models.TensorClassifier : trained to tell classes, where nothing is missing.
+    htf.plotting.plot_missing_data : accuracies under missing pixels.
+    htf.models.load : a saved model.
+
     Notes
     -----
     `leaf`, `batch_size` and `smoothing` are those that told most labels of a fifth of the digits' training images,
@@ -62,9 +69,10 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
 
     Examples
     --------
-    >>> x = torch.randint(0, 2, (400, 6), generator=Generator().manual_seed(0))
+    >>> import torch, htf
+    >>> x = torch.randint(0, 2, (400, 6), generator=torch.Generator().manual_seed(0))
     >>> y = x[:, 0] + x[:, 1]
-    >>> classifier = GenerativeClassifier(levels=2, width=6, epochs=20, device="cpu").fit(x, y)
+    >>> classifier = htf.models.GenerativeClassifier(levels=2, width=6, epochs=20, device="cpu").fit(x, y)
     >>> bool(classifier.score(x, y) > 0.95)
     True
     >>> classifier.predict(torch.tensor([[1, 1, 0, 0, 0, 0]]), missing=torch.tensor([[False] * 2 + [True] * 4]))
@@ -245,6 +253,15 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
             Before `fit`.
         TypeError, ValueError
             For samples of another shape or range, NaN that is not marked, or a mask of another shape.
+
+        Examples
+        --------
+        >>> import torch, htf
+        >>> x = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0))
+        >>> model = htf.models.GenerativeClassifier(levels=2, width=4, epochs=5, device="cpu").fit(x, x[:, 0])
+        >>> joint = model.log_joint(x[:3])  # samples, classes
+        >>> bool((joint.argmax(1) == x[:3, 0]).all()), torch.allclose(joint.logsumexp(1), model.log_prob(x[:3]))
+        (True, True)
         """
         given, indices, gone = self._read(x, missing)
         return self._answer(self._log_joint(indices, gone), given.as_tensor)

@@ -37,6 +37,12 @@ class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
     history_ : History
     n_features_in_ : int
 
+    See Also
+    --------
+    htf.models.TensorClassifier : classes in place of numbers.
+    htf.models.load : a saved model.
+    htf.cross_approximation : functions that can be evaluated anywhere.
+
     Examples
     --------
     >>> import numpy as np

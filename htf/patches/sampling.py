@@ -27,6 +27,22 @@ class Patch(NamedTuple):
     top, left : int
         Row and column of its first pixel.
     height, width : int
+
+    See Also
+    --------
+    htf.regularizers.preset_areas, htf.regularizers.random_patches : what draws patches.
+    htf.regularizers.separating_edges : edges of a tree between two patches.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> patch = htf.regularizers.Patch(top=0, left=2, height=2, width=3)
+    >>> image = torch.arange(48).reshape(6, 8)
+    >>> image[patch.rows, patch.columns]
+    tensor([[ 2,  3,  4],
+            [10, 11, 12]])
+    >>> patch.distance(htf.regularizers.Patch(0, 7, 1, 1))
+    2
     """
 
     top: int
@@ -103,6 +119,20 @@ def preset_areas(*areas: Patch | tuple[int, int, int, int]) -> PatchSampler:
     TypeError, ValueError
         For fewer than two areas, areas that overlap or are not four integers; when called, for areas outside of the
         image.
+
+    See Also
+    --------
+    htf.regularizers.random_patches, htf.regularizers.far_patches, htf.regularizers.tree_patches : other samplers.
+    htf.datasets.is_same_class : data whose ``settings["areas"]`` are such areas.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> sampler = htf.regularizers.preset_areas((0, 0, 8, 8), (0, 24, 8, 8))
+    >>> first, second = sampler(8, 32, torch.Generator().manual_seed(0))
+    >>> sorted([first, second])
+    [Patch(top=0, left=0, height=8, width=8), Patch(top=0, left=24, height=8, width=8)]
+    >>> reg = htf.regularizers.InputGradientChange(sampler)
     """
     if len(areas) < 2:
         raise ValueError(f"areas holds {len(areas)} patches; expected at least 2")
@@ -139,10 +169,26 @@ def random_patches(size: int | tuple[int, int], distance: int = 0, adjacent: boo
         For sizes or distances that are no integers or negative; when called, for a distance that does not fit the
         image, naming the largest that does.
 
+    See Also
+    --------
+    htf.regularizers.far_patches : far pairs as often as near ones.
+    htf.regularizers.preset_areas, htf.regularizers.tree_patches : other samplers.
+    htf.regularizers.InputGradientChange : takes them.
+
     References
     ----------
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
        convolutional neural networks", ICML 2022, section 6 and appendix G.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> sampler = htf.regularizers.random_patches(2, distance=10)
+    >>> first, second = sampler(32, 32, torch.Generator().manual_seed(0))
+    >>> first, second
+    (Patch(top=1, left=18, height=2, width=2), Patch(top=18, left=28, height=2, width=2))
+    >>> first.distance(second) >= 10
+    True
     """
     return RandomPatches(_size(size), _distance(distance), bool(adjacent))
 
@@ -169,6 +215,21 @@ def far_patches(size: int | tuple[int, int], distance: int = 0) -> PatchSampler:
     ------
     TypeError, ValueError
         As `random_patches`.
+
+    See Also
+    --------
+    htf.regularizers.random_patches : all pairs of places alike.
+    htf.regularizers.preset_areas, htf.regularizers.tree_patches : other samplers.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> def mean_distance(sampler):
+    ...     pairs = [sampler(32, 32, generator) for _ in range(200)]
+    ...     return sum(first.distance(second) for first, second in pairs) / len(pairs)
+    >>> mean_distance(htf.regularizers.far_patches(2)) > mean_distance(htf.regularizers.random_patches(2))
+    True
     """
     return FarPatches(_size(size), _distance(distance))
 
@@ -193,6 +254,20 @@ def tree_patches(tree: DimensionTree | int = 2, nodes: Iterable[int] | None = No
     TypeError, ValueError, IndexError
         For nodes that have no children; when called, for a tree that does not fit the image, and a child whose pixels
         are no rectangle.
+
+    See Also
+    --------
+    htf.regularizers.random_patches, htf.regularizers.far_patches, htf.regularizers.preset_areas : other samplers.
+    htf.regularizers.separating_edges : the other way, from patches to edges.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> tree = htf.DimensionTree.grid(8, 8)
+    >>> sampler = htf.regularizers.tree_patches(tree, nodes=[tree.root])
+    >>> first, second = sampler(8, 8, torch.Generator().manual_seed(0))
+    >>> first.height, first.width, first.distance(second)  # quarters of the image, which the root joins
+    (4, 4, 0)
     """
     chosen = None if nodes is None else tuple(nodes)
     if chosen is not None and not chosen:

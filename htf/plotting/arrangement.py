@@ -28,6 +28,22 @@ def plot_data_entanglement(profile: DataEntanglement, ax: Axes | None = None, *,
     Returns
     -------
     matplotlib Axes
+
+    See Also
+    --------
+    htf.ranks.data_entanglement : what it draws.
+    htf.plotting.plot_arrangement : an arrangement of features.
+
+    Examples
+    --------
+    >>> import numpy as np, htf
+    >>> x = np.random.default_rng(0).normal(size=(100, 8))
+    >>> shuffled = htf.ranks.data_entanglement(x)
+    >>> smooth = htf.ranks.data_entanglement(x.cumsum(1))
+    >>> ax = htf.plotting.plot_data_entanglement(shuffled, label="independent")
+    >>> ax = htf.plotting.plot_data_entanglement(smooth, ax, label="a random walk")
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['independent', 'a random walk']
     """
     if ax is None:
         ax = Figure(figsize=(4.6, 3.2), layout="constrained").subplots()
@@ -67,6 +83,20 @@ def plot_arrangement(arranged: Arrangement, height: int | None = None, width: in
     -------
     matplotlib Figure
         Not attached to any window.
+
+    See Also
+    --------
+    htf.arrange : what it draws.
+    htf.plotting.plot_data_entanglement : entropies on the tree that was found.
+
+    Examples
+    --------
+    >>> import numpy as np, htf
+    >>> walk = np.random.default_rng(0).normal(size=(300, 9)).cumsum(1)
+    >>> arranged = htf.arrange(walk[:, ::-2], method="correlation", cut="spectral")
+    >>> figure = htf.plotting.plot_arrangement(arranged, 1, 5)
+    >>> [ax.get_title() for ax in figure.axes if ax.get_title()]
+    ['as given', 'by correlation', 'similarity of neighbours']
     """
     if (height is None) != (width is None):
         raise ValueError(f"height is {height} and width {width}; expected both or neither")

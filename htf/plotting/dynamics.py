@@ -52,6 +52,21 @@ def plot_history(history: History) -> Figure:
     -------
     matplotlib.figure.Figure
         Not attached to any window; ``figure.savefig(path)`` writes it.
+
+    See Also
+    --------
+    htf.training.fit : gives such a history.
+    htf.plotting.plot_components : components alone, of several histories.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), 2, init=htf.nn.init.balanced(1e-2), seed=0)
+    >>> history = htf.training.fit(net, problem, steps=20, track=[htf.dynamics.singular_values(3)])
+    >>> figure = htf.plotting.plot_history(history)
+    >>> [ax.get_ylabel() for ax in figure.axes if ax.axison]
+    ['loss', 'relative test error', 'singular values']
     """
     column = partial(_plot_column, history=history)
     draw: list[Callable[[Axes], None]] = [partial(column, values=history.loss, label="loss")]
@@ -103,10 +118,29 @@ def plot_components(
     ValueError, IndexError, KeyError
         If a history has no record of components, or has no such run or group.
 
+    See Also
+    --------
+    htf.dynamics.singular_values, htf.dynamics.component_norms, htf.dynamics.local_component_norms : to track.
+    htf.plotting.plot_history : all that was tracked in one fit.
+    htf.plotting.plot_study : starts of several sizes.
+
     References
     ----------
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
        convolutional neural networks", ICML 2022, figure 3.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> histories = {}
+    >>> for depth in (2, 3):
+    ...     net = htf.nn.MatrixFactorization((8, 8), depth, init=htf.nn.init.balanced(1e-2), seed=0)
+    ...     track = [htf.dynamics.singular_values(3)]
+    ...     histories[f"depth {depth}"] = htf.training.fit(net, problem, steps=20, track=track)
+    >>> figure = htf.plotting.plot_components(histories)
+    >>> [ax.get_title(loc="left") for ax in figure.axes]
+    ['depth 2', 'depth 3']
     """
     named = _named(histories)
     runs = [run] * len(named) if isinstance(run, int) else list(run)
@@ -132,6 +166,20 @@ def plot_study(study: Study) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
+
+    See Also
+    --------
+    htf.dynamics.study : what it draws.
+    htf.plotting.plot_error_against_init : test errors alone, of several studies.
+
+    Examples
+    --------
+    >>> import htf
+    >>> starts = {"init_std": (0.1, 0.01), "seeds": range(2)}
+    >>> study = htf.dynamics.study("mf", dim=8, rank=1, observed=50, steps=50, **starts)
+    >>> figure = htf.plotting.plot_study(study)
+    >>> [ax.get_xlabel() for ax in figure.axes if ax.axison]
+    ['iterations', 'iterations', 'standard deviation of the start']
     """
     history, scales = study.history, study.settings.init_std
     tracker = _component_tracker(history)
@@ -166,6 +214,21 @@ def plot_rates(comparison: RateComparison) -> Figure:
     ------
     ValueError
         If no component was recorded on its way up.
+
+    See Also
+    --------
+    htf.dynamics.compare_rates : what it draws.
+    htf.plotting.plot_components : the sizes themselves.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), 3, init=htf.nn.init.balanced(1e-3), seed=0, dtype=torch.float64)
+    >>> history = htf.training.fit(net, problem, steps=300, track=[htf.dynamics.singular_values(3)])
+    >>> figure = htf.plotting.plot_rates(htf.dynamics.compare_rates(history))
+    >>> [ax.get_ylabel() for ax in figure.axes]
+    ['measured, $d\\sigma/dt$', 'measured over alignment, $\\gamma^{-1} d\\sigma/dt$']
     """
     groups = {group: (records, _drawable(records)) for group, records in comparison.groups.items()}
     groups = {group: (records, chosen) for group, (records, chosen) in groups.items() if len(chosen)}
@@ -221,6 +284,22 @@ def plot_norms_and_rank(histories: History | Sequence[History] | Mapping[str, Hi
     ------
     KeyError, ValueError
         If a history has no record of these.
+
+    See Also
+    --------
+    htf.dynamics.norms, htf.dynamics.effective_ranks : what is to be tracked.
+    htf.datasets.diverging_completion : where norms grow without bound.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> problem = htf.datasets.diverging_completion()
+    >>> net = htf.nn.MatrixFactorization((2, 2), 2, init="identity", dtype=torch.float64)
+    >>> track = [htf.dynamics.norms(p=(1, 2)), htf.dynamics.effective_ranks()]
+    >>> history = htf.training.fit(net, problem, steps=50, track=track)
+    >>> figure = htf.plotting.plot_norms_and_rank(history)
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['schatten 1', 'schatten 2', 'lower bound of all']
     """
     named = _named(histories)
     names = [name for name in named[0][1]["norms"] if all(name in history["norms"] for _, history in named)]
@@ -266,6 +345,20 @@ def plot_error_against_init(studies: Study | Sequence[Study] | Mapping[str, Stud
     -------
     matplotlib.figure.Figure
         A point for each seed, and lines through the means.
+
+    See Also
+    --------
+    htf.dynamics.study : what it draws.
+    htf.plotting.plot_study : one study, with its components.
+
+    Examples
+    --------
+    >>> import htf
+    >>> small = {"dim": 8, "rank": 1, "observed": 50, "init_std": (0.1, 0.01), "seeds": range(2), "steps": 50}
+    >>> studies = {f"depth {L}": htf.dynamics.study("mf", depth=L, **small) for L in (2, 3)}
+    >>> figure = htf.plotting.plot_error_against_init(studies)
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['depth 2', 'depth 3']
     """
     if isinstance(studies, Mapping):
         named = list(studies.items())

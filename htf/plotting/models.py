@@ -41,11 +41,16 @@ def plot_images(rows: Mapping[str, Any], columns: int = 8, *, limits: tuple[floa
     ValueError
         If there are no images, or one of the rows is not of shape (n, height, width).
 
+    See Also
+    --------
+    htf.plotting.plot_completions : images with pixels missing.
+    htf.plotting.plot_samples : images of a long-range task.
+
     Examples
     --------
     >>> import htf
     >>> digits = htf.datasets.load("digits").train_images[:16]
-    >>> figure = plot_images({"first": digits[:8], "second": digits[8:]})
+    >>> figure = htf.plotting.plot_images({"first": digits[:8], "second": digits[8:]})
     >>> len(figure.axes)
     16
     """
@@ -102,6 +107,22 @@ def plot_completions(
     ------
     NotFittedError, TypeError, ValueError
         As `TensorDensity.sample`.
+
+    See Also
+    --------
+    htf.models.TensorDensity : what completes them.
+    htf.plotting.plot_missing_data : accuracies under missing pixels.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> digits = htf.datasets.load("digits")
+    >>> density = htf.models.TensorDensity(levels=17, width=8, epochs=1, device="cpu").fit(digits.train_images[:500])
+    >>> missing = torch.zeros(4, 8, 8, dtype=torch.bool)
+    >>> missing[:, 4:] = True  # the lower half
+    >>> figure = htf.plotting.plot_completions(density, digits.test_images[:4], missing)
+    >>> len(figure.axes)  # 4 images, what is known of them, two draws, the most probable
+    20
     """
     given = torch.as_tensor(images)[:columns]
     gone = torch.as_tensor(missing)[:columns]
@@ -136,6 +157,20 @@ def plot_learned(
     ------
     NotFittedError, IndexError, ValueError
         As `component_means`; for a model of tables.
+
+    See Also
+    --------
+    htf.models.TensorDensity : a model to look into.
+    htf.plotting.plot_images : rows of any images.
+
+    Examples
+    --------
+    >>> import htf
+    >>> images = htf.datasets.load("digits").train_images[:500]
+    >>> density = htf.models.TensorDensity(levels=17, width=8, epochs=1, device="cpu").fit(images)
+    >>> figure = htf.plotting.plot_learned(density, columns=4)
+    >>> len(figure.axes) % 4
+    0
     """
     tree = model.network.tree
     if len(model.shape_) != 2:
@@ -168,10 +203,16 @@ def plot_missing_data(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     ValueError
         If there are no accuracies.
 
+    See Also
+    --------
+    htf.models.GenerativeClassifier : classifies whatever is known.
+    htf.plotting.plot_completions : images with pixels missing.
+
     Examples
     --------
+    >>> import htf
     >>> curves = {"tree": {"none": 0.95, "iid 0.5": [0.93, 0.94]}, "cnn": {"none": 0.98, "iid 0.5": 0.7}}
-    >>> figure = plot_missing_data(curves)
+    >>> figure = htf.plotting.plot_missing_data(curves)
     >>> [ax.get_xlabel() for ax in figure.axes]
     ['share of pixels missing']
     """
@@ -234,9 +275,14 @@ def plot_confusion(labels: Any, predicted: Any, ax: Axes | None = None) -> Axes:
     ValueError
         If both are empty, or of different shapes.
 
+    See Also
+    --------
+    htf.models.TensorClassifier, htf.models.GenerativeClassifier : whose predictions to show.
+
     Examples
     --------
-    >>> ax = plot_confusion(["a", "a", "b"], ["a", "b", "b"])
+    >>> import htf
+    >>> ax = htf.plotting.plot_confusion(["a", "a", "b"], ["a", "b", "b"])
     >>> [text.get_text() for text in ax.texts]
     ['1', '1', '1']
     """

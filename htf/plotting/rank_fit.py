@@ -32,6 +32,21 @@ def plot_rank_fit(result: RankFit) -> Figure:
     -------
     matplotlib.figure.Figure
         Not attached to any window; ``figure.savefig(path)`` writes it.
+
+    See Also
+    --------
+    htf.probes.rank_fit : what it draws.
+    htf.probes.RankFit : loads and plots runs.
+
+    Examples
+    --------
+    >>> import htf
+    >>> digits = htf.datasets.load("digits").take(300, 100)
+    >>> settings = htf.training.FitSettings(epochs=2)
+    >>> result = htf.probes.rank_fit(digits, formats=["cp"], ranks=[1, 2, 4], settings=settings, progress=False)
+    >>> figure = htf.plotting.plot_rank_fit(result)
+    >>> figure.axes[0].get_xlabel()
+    'CP rank'
     """
     if not result.records:
         raise ValueError("result has no records to plot")

@@ -30,6 +30,19 @@ def plot_samples(data: LongRangeData, samples: int = 8) -> Figure:
     ------
     TypeError, ValueError
         If `samples` is no integer, or less than 2, one of each label.
+
+    See Also
+    --------
+    htf.datasets.LongRangeData : what it draws.
+    htf.plotting.plot_images : rows of any images.
+
+    Examples
+    --------
+    >>> import htf
+    >>> data = htf.datasets.is_same_class("digits", distance=10, train=20, validation=2, test=2)
+    >>> figure = htf.plotting.plot_samples(data, samples=6)
+    >>> len(figure.axes)
+    6
     """
     if positive("samples", samples) < 2:
         raise ValueError(f"samples is {samples}; expected at least 2, one of each label")

@@ -31,6 +31,19 @@ def plot_separation_profile(
     Returns
     -------
     matplotlib Axes
+
+    See Also
+    --------
+    htf.ranks.separation_profile : what it draws.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.rand(50, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> profile = htf.ranks.separation_profile(htf.nn.small_resnet(seed=0), x, [0, 4, 8], samples=16, grid=2)
+    >>> ax = htf.plotting.plot_separation_profile(profile, label="untrained")
+    >>> ax.get_lines()[0].get_xdata().tolist()
+    [0, 4, 8]
     """
     if ax is None:
         ax = Figure(figsize=(4.6, 3.2), layout="constrained").subplots()

@@ -38,6 +38,24 @@ def draw_tree(
     Returns
     -------
     matplotlib Axes
+
+    See Also
+    --------
+    htf.DimensionTree.draw : the same as a method.
+    htf.ranks.hierarchical_rank : ranks to show as widths.
+
+    Examples
+    --------
+    >>> import htf
+    >>> tree = htf.DimensionTree.balanced(4)
+    >>> ax = htf.plotting.draw_tree(tree, labels={0: "time", 1: "height", 2: "width", 3: "colour"})
+    >>> [text.get_text() for text in ax.texts]
+    ['time', 'height', 'width', 'colour']
+
+    Edges as wide as the ranks of a tensor:
+
+    >>> x = htf.random_ht((3, 3, 3, 3), rank=2, random_state=0)
+    >>> ax = htf.plotting.draw_tree(x.tree, widths=htf.ranks.hierarchical_rank(x))
     """
     if ax is None:
         ax = Figure(figsize=(min(1 + 0.5 * tree.order, 14), 1 + 0.7 * tree.depth), layout="constrained").subplots()

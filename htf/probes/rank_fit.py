@@ -93,6 +93,12 @@ def rank_fit(
     ImportError, ConnectionError, ChildProcessError
         See `htf.jobs.map_jobs`.
 
+    See Also
+    --------
+    htf.probes.RankFit : what it returns.
+    htf.datasets.TWINS : randomizations to compare with.
+    htf.ranks.data_entanglement : another measure of how well data suit a tree, without a fit.
+
     Notes
     -----
     A fit's start and twin depend on its own seed, rank and class, and batches come in one order, so a fit is the same
@@ -103,6 +109,19 @@ def rank_fit(
     ----------
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021, figure 2.
     .. [2] C. Zhang et al., "Understanding deep learning requires rethinking generalization", ICLR 2017.
+
+    Examples
+    --------
+    >>> import htf
+    >>> digits = htf.datasets.load("digits").take(300, 100)
+    >>> settings = htf.training.FitSettings(epochs=3)
+    >>> result = htf.probes.rank_fit(
+    ...     digits, formats=["cp"], ranks=[2, 8], twins=["original", "random_labels"], settings=settings, progress=False
+    ... )
+    >>> original, _ = result.mean("train", rank=8, twin="original")
+    >>> random, _ = result.mean("train", rank=8, twin="random_labels")
+    >>> original < random  # the same rank fits the data better than random labels
+    True
     """
     formats, twins = _known("format", formats, FORMATS), _known("twin", twins, TWINS)
     ranks, classes, seeds = _integers("ranks", ranks, 1), _integers("classes", classes, 0), _integers("seeds", seeds, 0)

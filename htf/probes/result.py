@@ -44,6 +44,19 @@ class FitRecord:
         Epochs after which the fit went back to an earlier state.
     collapsed : bool
         Whether it ended no better than the constant function.
+
+    See Also
+    --------
+    htf.probes.RankFit : all of a run.
+
+    Examples
+    --------
+    >>> import htf
+    >>> digits = htf.datasets.load("digits").take(300, 100)
+    >>> run = {"formats": ["cp"], "ranks": [2], "twins": ["original"], "progress": False}
+    >>> (record,) = htf.probes.rank_fit(digits, settings=htf.training.FitSettings(epochs=3), **run).records
+    >>> record.format, record.rank, record.n_parameters, len(record.train_history)
+    ('cp', 2, 256, 3)
     """
 
     format: str
@@ -82,6 +95,25 @@ class RankFit:
         Time spent training.
     complete : bool
         Whether every fit asked for is there.
+
+    See Also
+    --------
+    htf.probes.rank_fit : makes it.
+    htf.plotting.plot_rank_fit : the papers' figure.
+
+    Examples
+    --------
+    >>> import tempfile, htf
+    >>> digits = htf.datasets.load("digits").take(300, 100)
+    >>> run = {"formats": ["cp"], "ranks": [1, 4], "twins": ["original"], "progress": False}
+    >>> result = htf.probes.rank_fit(digits, settings=htf.training.FitSettings(epochs=3), **run)
+    >>> result.values("rank"), len(result.select(rank=4)), result.complete
+    ([1, 4], 1, True)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result.save(folder)
+    ...     again = htf.probes.RankFit.load(folder)
+    >>> again.table() == result.table()
+    True
     """
 
     settings: dict[str, Any]

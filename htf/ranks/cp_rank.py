@@ -26,6 +26,17 @@ class CPRankEstimate(NamedTuple):
         From each rank tried to the relative error of its best fit.
     lower_bound : int
         No lower rank meets the tolerance, as no matricization allows it.
+
+    See Also
+    --------
+    htf.ranks.cp_rank : finds it.
+
+    Examples
+    --------
+    >>> import numpy as np, htf
+    >>> found = htf.ranks.cp_rank(np.eye(3), random_state=0)
+    >>> found.rank, found.lower_bound, list(found.errors)
+    (3, 3, [3])
     """
 
     rank: int | None
@@ -68,6 +79,11 @@ def cp_rank(
         If `tensor` is no floating array, has fewer than two axes, an empty one, or NaN or infinite entries; if
         `max_rank`, `n_init` or `n_iter_max` is below 1, or `tol` is negative or not finite.
 
+    See Also
+    --------
+    htf.ranks.hierarchical_rank, htf.ranks.separation_rank : ranks of matricizations, which can be computed.
+    htf.tensors.cp_to_ht, htf.tensors.ht_to_cp : conversions.
+
     Notes
     -----
     CP rank is NP-hard to compute (Hillar & Lim 2013), and alternating least squares may miss a fit that exists, so the
@@ -80,6 +96,19 @@ def cp_rank(
     .. [1] C. J. Hillar, L.-H. Lim, "Most tensor problems are NP-hard", J. ACM 60 (2013).
     .. [2] V. de Silva, L.-H. Lim, "Tensor rank and the ill-posedness of the best low-rank approximation problem", SIAM
        J. Matrix Anal. Appl. 30 (2008).
+
+    Examples
+    --------
+    A tensor of rank 3 all of whose matricizations have rank 2:
+
+    >>> import numpy as np, htf
+    >>> w = np.zeros((2, 2, 2))
+    >>> w[1, 0, 0] = w[0, 1, 0] = w[0, 0, 1] = 1
+    >>> found = htf.ranks.cp_rank(w, tol=1e-4, n_init=1, n_iter_max=200, random_state=0)
+    >>> found.lower_bound, found.rank
+    (2, 3)
+    >>> found.errors[2] < 0.1  # rank 2 comes close, ever closer the longer it is fitted
+    True
     """
     B = _checked_backend(tensor)
     relative = check_tolerance(tol) or 0.0

@@ -48,6 +48,24 @@ class DataEntanglement:
         Their standard deviations from one permutation to another.
     settings : dict
         The measurement's settings, as JSON can hold them.
+
+    See Also
+    --------
+    htf.ranks.data_entanglement : measures it.
+    htf.plotting.plot_data_entanglement : draws it.
+    htf.arrange : an arrangement of features that lowers it.
+
+    Examples
+    --------
+    >>> import numpy as np, htf
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(0, 2, 100)
+    >>> x = rng.normal(size=(100, 4)) + y[:, None]
+    >>> found = htf.ranks.data_entanglement(x, y, permutations=5, seed=0)
+    >>> print(found.table())
+    level  nodes      mean  largest     null
+        0      4    0.4293   0.5488   0.4460
+        1      2    0.5516   0.5516   0.5877
     """
 
     tree: DimensionTree
@@ -204,6 +222,12 @@ def data_entanglement(
         number; a tree of another order; permutations without labels.
     MemoryError
         If Gram matrices of the samples do not fit into memory, saying how many samples do.
+
+    See Also
+    --------
+    htf.ranks.DataEntanglement : what it returns.
+    htf.arrange : an arrangement of features that lowers it.
+    htf.ranks.entanglement_entropies : the same entropies of a tensor or network.
 
     Notes
     -----

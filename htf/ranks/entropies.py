@@ -37,6 +37,12 @@ def entanglement_entropies(x: Ranked, edges: Iterable[int] | None = None, run: i
     TypeError, ValueError
         If `x` is nothing that has a tree, or has NaN or infinite entries.
 
+    See Also
+    --------
+    htf.ranks.renyi2_entropies : in closed form, with gradients of any order.
+    htf.ranks.spectra : the singular values themselves.
+    htf.ranks.data_entanglement : entropies of data.
+
     Notes
     -----
     O(N R³) multiplications for ConvACs, O(N n r² + N r⁴) for HT tensors.  Gradients flow, and are right at repeated and
@@ -47,6 +53,14 @@ def entanglement_entropies(x: Ranked, edges: Iterable[int] | None = None, run: i
     ----------
     .. [1] Y. Levine, D. Yakira, N. Cohen, A. Shashua, "Deep learning and quantum entanglement: fundamental connections
        with implications to network design", ICLR 2018.
+
+    Examples
+    --------
+    >>> import numpy as np, htf
+    >>> x = htf.hierarchical_tucker(np.eye(3), tol=0)  # three equal singular values
+    >>> entropies = htf.ranks.entanglement_entropies(x)
+    >>> {node: round(float(entropy), 4) for node, entropy in entropies.items()}, round(float(np.log(3)), 4)
+    ({0: 1.0986, 1: 1.0986}, 1.0986)
     """
     frames = Frames.of(x, run)
     B, chosen = frames.backend, check_edges(frames.tree, edges)
@@ -86,6 +100,11 @@ def renyi2_entropies(x: Ranked, edges: Iterable[int] | None = None, run: int = 0
     TypeError, ValueError
         If `x` is nothing that has a tree, or has NaN or infinite entries.
 
+    See Also
+    --------
+    htf.ranks.entanglement_entropies : von Neumann entropies, which are larger.
+    htf.regularizers.TreeEntropy : a term of a loss made of them.
+
     Notes
     -----
     Products and sums alone, so that gradients of any order are right everywhere but at zero.  O(N R³) multiplications
@@ -95,6 +114,15 @@ def renyi2_entropies(x: Ranked, edges: Iterable[int] | None = None, run: int = 0
     ----------
     .. [1] Y. Levine, D. Yakira, N. Cohen, A. Shashua, "Deep learning and quantum entanglement: fundamental connections
        with implications to network design", ICLR 2018.
+
+    Examples
+    --------
+    >>> import htf
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(4), dims=3, width=3, seed=0)
+    >>> renyi, entropy = htf.ranks.renyi2_entropies(net), htf.ranks.entanglement_entropies(net)
+    >>> all(0 <= renyi[node] <= entropy[node] for node in net.tree.levels[0])
+    True
+    >>> sum(renyi.values()).backward()  # a loss
     """
     frames = Frames.of(x, run)
     B, chosen = frames.backend, check_edges(frames.tree, edges)

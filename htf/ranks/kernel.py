@@ -31,6 +31,20 @@ def kernel_matrix(features: Tensor, normalize: bool = True) -> Tensor:
     ------
     TypeError, ValueError
         If `features` is no floating tensor of two axes at least, is empty, or has NaN or infinite entries.
+
+    See Also
+    --------
+    htf.ranks.kernel_effective_rank : its effective rank.
+    htf.ranks.cluster_order : an order of samples for pictures of it.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> features = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
+    >>> htf.ranks.kernel_matrix(features)
+    tensor([[1.0000, 0.0000, 0.7071],
+            [0.0000, 1.0000, 0.7071],
+            [0.7071, 0.7071, 1.0000]])
     """
     rows = _rows(features, normalize)
     return rows @ rows.mT
@@ -60,6 +74,11 @@ def kernel_effective_rank(features: Tensor, normalize: bool = True) -> Tensor:
     TypeError, ValueError
         As `kernel_matrix`.
 
+    See Also
+    --------
+    htf.ranks.kernel_matrix : the Gram matrix.
+    htf.ranks.effective_rank : of singular values.
+
     Notes
     -----
     O(n width min(n, width)) each, by the eigenvalues of the smaller of the two Gram matrices.  Gradients are finite at
@@ -75,7 +94,8 @@ def kernel_effective_rank(features: Tensor, normalize: bool = True) -> Tensor:
 
     Examples
     --------
-    >>> float(kernel_effective_rank(torch.eye(3))).__round__(6)
+    >>> import torch, htf
+    >>> round(htf.ranks.kernel_effective_rank(torch.eye(3)).item(), 6)
     3.0
     """
     rows = _rows(features, normalize).double()
@@ -107,6 +127,10 @@ def cluster_order(kernel: Tensor) -> Tensor:
     TypeError, ValueError
         If `kernel` is no finite, symmetric matrix.
 
+    See Also
+    --------
+    htf.ranks.kernel_matrix : the Gram matrix of features.
+
     Notes
     -----
     Leaves of the tree of hierarchical clustering by average linkage, in the order of the least sum of distances between
@@ -116,6 +140,15 @@ def cluster_order(kernel: Tensor) -> Tensor:
     ----------
     .. [1] Z. Bar-Joseph, D. K. Gifford, T. S. Jaakkola, "Fast optimal leaf ordering for hierarchical clustering",
        Bioinformatics 17 (2001).
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> kernel = htf.ranks.kernel_matrix(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.1, 1.0], [1.0, 0.1]]))
+    >>> order = htf.ranks.cluster_order(kernel)
+    >>> order.tolist()  # samples 0 and 2 are alike, 1 and 3 are
+    [0, 2, 3, 1]
+    >>> picture = kernel[order][:, order]
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform

@@ -37,6 +37,13 @@ def spectra(x: Ranked, run: int = 0) -> dict[int, Array]:
     TypeError, ValueError
         If `x` is nothing that has a tree, or has NaN or infinite entries.
 
+    See Also
+    --------
+    htf.ranks.hierarchical_rank : how many of them are not zero.
+    htf.ranks.log_norm : the norm that they are relative to.
+    htf.ranks.separation_spectrum : of modes that are no node of the tree.
+    htf.tensors.ht_singular_values : absolute values, for HT tensors.
+
     Notes
     -----
     Accurate to rounding error relative to the largest: no Gramian is taken.  HT tensors are orthogonalized,
@@ -50,6 +57,16 @@ def spectra(x: Ranked, run: int = 0) -> dict[int, Array]:
     References
     ----------
     .. [1] L. Grasedyck, "Hierarchical singular value decomposition of tensors", SIAM J. Matrix Anal. Appl. 31 (2010).
+
+    Examples
+    --------
+    >>> import htf
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(4), dims=5, width=3, seed=0)
+    >>> found = htf.ranks.spectra(net)
+    >>> {node: len(values) for node, values in found.items()}  # modes 0 to 3, then the two pairs
+    {0: 3, 1: 3, 2: 3, 3: 3, 4: 3, 5: 3}
+    >>> round((found[4] ** 2).sum().item(), 6)
+    1.0
     """
     return spectra_of(Frames.of(x, run))
 
@@ -72,6 +89,19 @@ def log_norm(x: Ranked, run: int = 0) -> Array:
     ------
     IndexError, TypeError, ValueError
         As `spectra`.
+
+    See Also
+    --------
+    htf.ranks.spectra : singular values relative to the norm.
+    htf.tensors.ht_norm : the norm itself, which may underflow or overflow.
+
+    Examples
+    --------
+    >>> import htf
+    >>> tree = htf.DimensionTree.balanced(1024)
+    >>> net = htf.nn.HTNetwork(tree, dims=2, width=2, init=htf.nn.init.gaussian(0.01), seed=0)
+    >>> round(htf.ranks.log_norm(net).item() / 1000)  # in thousands: the norm itself is 0 in double precision
+    -8
     """
     frames = Frames.of(x, run)
     return overlaps.log_norm(frames.tree, frames.factors, frames.diagonal) + frames.log_scale
@@ -98,9 +128,22 @@ def hierarchical_rank(x: Ranked, tol: float | None = None, run: int = 0) -> dict
     IndexError, TypeError, ValueError
         As `spectra`, and for a tolerance that is no number, negative or not finite.
 
+    See Also
+    --------
+    htf.ranks.spectra : the singular values.
+    htf.ranks.separation_rank : of modes that are no node of the tree.
+    htf.tensors.ht_round : an HT tensor of these ranks.
+
     Notes
     -----
     The lowest ranks of an HT tensor on this tree that equals x (Grasedyck 2010).  A ConvAC may need larger widths.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 4, 4, 4), rank=2, random_state=0)
+    >>> htf.ranks.hierarchical_rank(x + x)  # stored with rank 4
+    {0: 2, 1: 2, 2: 2, 3: 2, 4: 2, 5: 2}
     """
     check_tolerance(tol)
     return {node: numerical_rank(constant(values), tol) for node, values in spectra(x, run).items()}

@@ -39,6 +39,11 @@ def separation_spectrum(x: Ranked, modes: Sequence[int], run: int = 0) -> Array:
     TypeError
         If `x` is nothing that has a tree.
 
+    See Also
+    --------
+    htf.ranks.separation_rank : how many of them are not zero.
+    htf.ranks.spectra : of all nodes of the tree at once.
+
     Notes
     -----
     Where the modes or the rest are a node of the tree, this is what `spectra` finds there; for CP they always are.
@@ -49,6 +54,14 @@ def separation_spectrum(x: Ranked, modes: Sequence[int], run: int = 0) -> Array:
     References
     ----------
     .. [1] N. Cohen, A. Shashua, "Inductive bias of deep convolutional networks through pooling geometry", ICLR 2017.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 4, 4, 4), rank=2, random_state=0)
+    >>> values = htf.ranks.separation_spectrum(x, [0, 2])  # the tree joins modes 0 and 1
+    >>> values.shape, round(float((values**2).sum()), 6)
+    ((4,), 1.0)
     """
     frames = Frames.of(x, run)
     chosen = _checked_modes(modes, frames.tree.order)
@@ -90,9 +103,24 @@ def separation_rank(x: Ranked, modes: Sequence[int], tol: float | None = None, r
     IndexError, TypeError, ValueError
         As `separation_spectrum`, and for a tolerance that is no number, negative or not finite.
 
+    See Also
+    --------
+    htf.ranks.separation_spectrum : the singular values.
+    htf.ranks.hierarchical_rank : of all nodes of the tree at once.
+    htf.ranks.separation_profile : how much any network depends on interactions, by distance.
+
     References
     ----------
     .. [1] N. Cohen, A. Shashua, "Inductive bias of deep convolutional networks through pooling geometry", ICLR 2017.
+
+    Examples
+    --------
+    >>> import htf
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(8), dims=4, width=3, seed=0)
+    >>> htf.ranks.separation_rank(net, [0, 1, 2, 3])  # neighbours, which the tree joins early
+    3
+    >>> htf.ranks.separation_rank(net, [0, 2, 4, 6])  # interleaved
+    81
     """
     check_tolerance(tol)
     return numerical_rank(constant(separation_spectrum(x, modes, run)), tol)

@@ -48,6 +48,22 @@ class SeparationProfile:
     strength_errors : tuple of float
     settings : dict
         The measurement's settings, as JSON can hold them.
+
+    See Also
+    --------
+    htf.ranks.separation_profile : measures it.
+    htf.plotting.plot_separation_profile : draws it.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.randn(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    >>> products = lambda x: (x[..., 1:] * x[..., :-1]).sum((1, 2, 3))  # of each pixel and the next one
+    >>> profile = htf.ranks.separation_profile(products, x, [0, 1, 2], patch=1)
+    >>> [share > 0.01 for share in profile.shares]  # relates neighbours only
+    [True, False, False]
+    >>> profile.table().splitlines()[0]
+    'distance    share   error   strength     error'
     """
 
     distances: tuple[int, ...]
@@ -153,6 +169,12 @@ def separation_profile(
         For distances that do not fit the images, naming the largest, less than two images, and outputs of another
         shape, or not finite.
 
+    See Also
+    --------
+    htf.ranks.SeparationProfile : what it returns.
+    htf.ranks.separation_rank : of tensors and networks on a tree, exactly.
+    htf.regularizers.Interaction : a term of a loss that promotes such interactions.
+
     Notes
     -----
     ``samples * grid**2`` images are evaluated for each distance.  Variances are estimated without bias, so that shares
@@ -168,8 +190,9 @@ def separation_profile(
 
     Examples
     --------
+    >>> import torch, htf
     >>> x = torch.rand(20, 1, 8, 8)
-    >>> profile = separation_profile(lambda x: x[:, 0, 0, 0] + x[:, 0, 7, 7], x, [0, 4])
+    >>> profile = htf.ranks.separation_profile(lambda x: x[:, 0, 0, 0] + x[:, 0, 7, 7], x, [0, 4])
     >>> [round(share, 6) for share in profile.shares]
     [0.0, 0.0]
     """

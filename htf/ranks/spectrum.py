@@ -26,6 +26,11 @@ def effective_rank(singular_values: Array) -> Array:
     TypeError, ValueError
         If `singular_values` is no floating array of one axis, is empty, or holds NaN, infinite or negative values.
 
+    See Also
+    --------
+    htf.ranks.stable_rank, htf.ranks.participation_ratio : smoother relatives.
+    htf.ranks.numerical_rank : a count of singular values.
+
     Notes
     -----
     Gradients flow. At a singular value of 0 the derivative is infinite; that value is left out, so that gradients are
@@ -44,7 +49,7 @@ def effective_rank(singular_values: Array) -> Array:
     --------
     >>> import numpy as np
     >>> from htf.ranks import effective_rank
-    >>> float(effective_rank(np.array([2.0, 2.0, 0.0]))).__round__(6)
+    >>> round(float(effective_rank(np.array([2.0, 2.0, 0.0]))), 6)
     2.0
     """
     B, S = _checked(singular_values)
@@ -79,9 +84,19 @@ def stable_rank(singular_values: Array) -> Array:
     TypeError, ValueError
         As `effective_rank`.
 
+    See Also
+    --------
+    htf.ranks.effective_rank, htf.ranks.participation_ratio, htf.ranks.numerical_rank
+
     References
     ----------
     .. [1] M. Rudelson, R. Vershynin, "Sampling from large matrices", J. ACM 54 (2007).
+
+    Examples
+    --------
+    >>> import numpy as np, htf
+    >>> float(htf.ranks.stable_rank(np.array([2.0, 1.0, 1.0])))
+    1.5
     """
     B, S = _checked(singular_values)
     if S is None:
@@ -107,9 +122,21 @@ def participation_ratio(singular_values: Array) -> Array:
     TypeError, ValueError
         As `effective_rank`.
 
+    See Also
+    --------
+    htf.ranks.effective_rank, htf.ranks.stable_rank, htf.ranks.numerical_rank
+
     Notes
     -----
     Smooth everywhere but at zero, unlike the other two.
+
+    Examples
+    --------
+    >>> import numpy as np, htf
+    >>> float(htf.ranks.participation_ratio(np.array([2.0, 1.0, 1.0])))
+    2.0
+    >>> float(htf.ranks.participation_ratio(np.array([1.0, 1.0, 1.0])))
+    3.0
     """
     B, S = _checked(singular_values)
     if S is None:
@@ -138,6 +165,20 @@ def numerical_rank(spectrum: Array, tol: float | None = None) -> int:
     ------
     TypeError, ValueError
         As `effective_rank`; and for a tolerance that is no number, negative or not finite.
+
+    See Also
+    --------
+    htf.ranks.effective_rank, htf.ranks.stable_rank : ranks that are no integers.
+    htf.ranks.hierarchical_rank : numerical ranks on all edges of a tree.
+
+    Examples
+    --------
+    >>> import numpy as np, htf
+    >>> spectrum = np.linalg.svd(np.outer([1.0, 2.0, 3.0], [1.0, 1.0, 1.0]), compute_uv=False)
+    >>> htf.ranks.numerical_rank(spectrum)
+    1
+    >>> htf.ranks.numerical_rank(np.array([1.0, 0.1, 0.01]), tol=0.05)
+    2
     """
     tol = check_tolerance(tol)
     B, S = _checked(spectrum)

@@ -53,6 +53,12 @@ class InputGradientChange(PatchRegularizer):
     RuntimeWarning
         If all gradients at A are zero, as for a model that ignores its input there.
 
+    See Also
+    --------
+    htf.regularizers.GradientFieldChange : less noisy, from fewer samples.
+    htf.regularizers.Interaction : first derivatives only.
+    htf.regularizers.random_patches, htf.regularizers.preset_areas : patches to relate.
+
     Notes
     -----
     Takes second derivatives, so neither the model nor the step can be wrapped in `torch.compile`.  The passes of the
@@ -77,7 +83,7 @@ class InputGradientChange(PatchRegularizer):
 
     Examples
     --------
-    >>> import htf
+    >>> import torch, htf
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 7), nn.Tanh(), nn.Flatten(), nn.Linear(16, 1))
     >>> reg = htf.regularizers.InputGradientChange(htf.regularizers.random_patches(2), weight=3.0, seed=0)

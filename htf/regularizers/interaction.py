@@ -59,6 +59,12 @@ class Interaction(PatchRegularizer):
     RuntimeWarning
         If all outputs of all grids are equal although images differ, as for a model that ignores its input there.
 
+    See Also
+    --------
+    htf.regularizers.InputGradientChange, htf.regularizers.GradientFieldChange : by gradients at the input.
+    htf.regularizers.preset_areas, htf.regularizers.random_patches : patches to relate.
+    htf.ranks.separation_profile : measures what it promotes.
+
     Notes
     -----
     One call costs a pass of ``samples * grid**2`` images forward and backward; the model may be compiled.
@@ -79,6 +85,21 @@ class Interaction(PatchRegularizer):
     .. [1] I. M. Sobol, "Sensitivity estimates for nonlinear mathematical models", Math. Model. Comput. Exp. 1 (1993).
     .. [2] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
        convolutional neural networks", ICML 2022, section 6.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> _ = torch.manual_seed(0)
+    >>> reg = htf.regularizers.Interaction(htf.regularizers.random_patches(2), weight=1.0, seed=0)
+    >>> x, y = torch.rand(16, 1, 8, 8), torch.randint(2, (16,)).float()
+    >>> linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1))
+    >>> round(reg(linear, x, y).item(), 3)  # a sum over pixels relates no two patches
+    1.0
+    >>> wide = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    >>> loss = torch.nn.functional.binary_cross_entropy_with_logits(wide(x)[:, 0], y) + reg(wide, x, y)
+    >>> loss.backward()
+    >>> 0 < reg.last < 1
+    True
     """
 
     def __init__(

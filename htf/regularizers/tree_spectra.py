@@ -125,15 +125,17 @@ class TreeEntropy(TreeRegularizer):
     TypeError, ValueError
         For a weight that is not finite, and no edges.
 
+    See Also
+    --------
+    htf.ranks.renyi2_entropies : the same entropies, edge by edge.
+    htf.regularizers.TreeLogDet : sees singular values that have yet to rise.
+    htf.regularizers.separating_edges : edges between two patches.
+
     Notes
     -----
     O(N R³) for a network, in one pass up and one down the tree, a few products a level; O(N n r² + N r⁴) for an HT
     tensor.  Only products and sums are differentiated: gradients of any order are right at repeated and zero singular
     values.  A tensor that is zero has entropy 0 and no gradient.
-
-    See Also
-    --------
-    htf.ranks.renyi2_entropies : the same entropies, edge by edge.
 
     References
     ----------
@@ -142,7 +144,7 @@ class TreeEntropy(TreeRegularizer):
 
     Examples
     --------
-    >>> import htf
+    >>> import torch, htf
     >>> tree = htf.DimensionTree.grid(4, 4)
     >>> edges = htf.regularizers.separating_edges(tree, 4, (0, 0, 1, 1), (3, 3, 1, 1))
     >>> reg = htf.regularizers.TreeEntropy(0.1, edges)
@@ -186,6 +188,12 @@ class TreeLogDet(TreeRegularizer):
     TypeError, ValueError
         For a weight that is not finite, no edges, and `eps` that is not above 0.
 
+    See Also
+    --------
+    htf.regularizers.TreeEntropy : sees the largest singular values.
+    htf.regularizers.separating_edges : edges between two patches.
+    htf.ranks.spectra : the singular values.
+
     Notes
     -----
     As `TreeEntropy`, with a determinant of width × width in place of a trace.
@@ -194,6 +202,20 @@ class TreeLogDet(TreeRegularizer):
     ----------
     .. [1] M. Fazel, H. Hindi, S. P. Boyd, "Log-det heuristic for matrix rank minimization with applications to Hankel
        and Euclidean distance matrices", ACC 2003.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(8), dims=3, width=3, seed=0)
+    >>> reg = htf.regularizers.TreeLogDet(weight=-1.0)  # below 0: ranks are lowered
+    >>> optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+    >>> for step in range(30):
+    ...     optimizer.zero_grad()
+    ...     loss = reg(net)  # add it to the loss of the data
+    ...     loss.backward()
+    ...     optimizer.step()
+    >>> round(reg.last, 1), htf.ranks.hierarchical_rank(net, tol=0.1)[8]
+    (0.0, 1)
     """
 
     def __init__(self, weight: float = 1.0, edges: Iterable[int] | None = None, eps: float = 1e-3) -> None:
@@ -237,6 +259,19 @@ def separating_edges(
     ------
     TypeError, ValueError
         If the tree is none of such an image, the patches overlap or leave it, or no edge separates them.
+
+    See Also
+    --------
+    htf.regularizers.TreeEntropy, htf.regularizers.TreeLogDet : terms on some edges of a tree.
+    htf.regularizers.tree_patches : patches that a tree separates.
+
+    Examples
+    --------
+    >>> import htf
+    >>> tree = htf.DimensionTree.grid(4, 4)
+    >>> edges = htf.regularizers.separating_edges(tree, 4, (0, 0, 2, 2), (2, 2, 2, 2))  # two quarters of the image
+    >>> [tree.modes(node) for node in edges]
+    [(0, 1, 4, 5), (10, 11, 14, 15)]
     """
     if tree.order % positive("width", width):
         raise ValueError(f"width is {width}; expected a divisor of the tree's {tree.order} modes")

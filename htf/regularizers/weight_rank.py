@@ -47,6 +47,12 @@ class WeightRank:
     TypeError, ValueError
         For an unknown penalty, a weight that is not finite, no modules, and `eps` that is not above 0.
 
+    See Also
+    --------
+    htf.ranks.effective_rank : one of the penalties, of singular values.
+    htf.overparameterize : depth, which lowers ranks without a penalty.
+    htf.truncate : cuts ranks afterwards.
+
     Notes
     -----
     One SVD of each weight, which is not differentiated: with :math:`u_i, v_i` held fixed,
@@ -66,10 +72,12 @@ class WeightRank:
 
     Examples
     --------
+    >>> import htf
+    >>> from torch import nn
     >>> layer = nn.Linear(3, 3, bias=False)
     >>> _ = nn.init.eye_(layer.weight)
-    >>> reg = WeightRank("effective_rank", weight=0.1)
-    >>> float(reg(layer).detach()).__round__(6), round(reg.last, 6)
+    >>> reg = htf.regularizers.WeightRank("effective_rank", weight=0.1)
+    >>> round(reg(layer).item(), 6), round(reg.last, 6)
     (0.3, 3.0)
     """
 

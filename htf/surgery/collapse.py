@@ -50,6 +50,11 @@ def collapse(
     ValueError
         If there is no such layer, as in a model that was collapsed before.
 
+    See Also
+    --------
+    htf.overparameterize, htf.factorize : make such models.
+    htf.truncate : lowers ranks before.
+
     Notes
     -----
     In training mode outputs are the same too, except for layers with batch normalization inside.
@@ -59,9 +64,10 @@ def collapse(
 
     Examples
     --------
-    >>> from htf.surgery import overparameterize
+    >>> import htf
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
-    >>> collapse(overparameterize(model, depth=3, seed=0))
+    >>> htf.collapse(htf.overparameterize(model, depth=3, seed=0))
     Sequential(
       (0): Linear(in_features=4, out_features=3, bias=True)
       (1): ReLU()

@@ -123,6 +123,13 @@ def factorize(
     ValueError
         If nothing can be changed, names fit nothing, or the budget cannot be met; arguments that do not fit are named.
 
+    See Also
+    --------
+    htf.truncate : lowers ranks further, in place.
+    htf.collapse : plain layers again.
+    htf.ranks.compressibility : how small layers may be.
+    htf.nn.FactorizedLinear, htf.nn.FactorizedConv2d : its layers.
+
     Notes
     -----
     A layer that would not be smaller than it is, or cannot have the rank, is left alone; the report says so.
@@ -134,7 +141,9 @@ def factorize(
 
     Examples
     --------
-    >>> small = factorize(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)), "matrix", rank=8)
+    >>> import htf
+    >>> from torch import nn
+    >>> small = htf.factorize(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)), "matrix", rank=8)
     >>> [type(layer).__name__ for layer in small]
     ['FactorizedLinear', 'ReLU', 'Linear']
     """

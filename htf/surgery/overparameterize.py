@@ -93,6 +93,12 @@ def overparameterize(
     ValueError
         If nothing can be changed, or names fit nothing; arguments that do not fit are named.
 
+    See Also
+    --------
+    htf.collapse : the plain model after training.
+    htf.truncate : lowers ranks of products that have become low.
+    htf.nn.OverparamLinear, htf.nn.OverparamConv2d : its layers.
+
     Notes
     -----
     Layers whose weight is used elsewhere too, or made by weight_norm and the like, are left alone; the report says why.
@@ -108,7 +114,9 @@ def overparameterize(
 
     Examples
     --------
-    >>> deep = overparameterize(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), depth=3, seed=0)
+    >>> import htf
+    >>> from torch import nn
+    >>> deep = htf.overparameterize(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), depth=3, seed=0)
     >>> [type(layer).__name__ for layer in deep]
     ['OverparamLinear', 'ReLU', 'OverparamLinear']
     """

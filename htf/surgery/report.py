@@ -34,6 +34,19 @@ class Change:
         Multiplications for the example; None without one.
     error : float or None
         Of the weight, relative to its Frobenius norm, where it was approximated.
+
+    See Also
+    --------
+    htf.surgery.Report : all changes of a model.
+
+    Examples
+    --------
+    >>> import htf
+    >>> from torch import nn
+    >>> _, report = htf.factorize(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), "matrix", rank=8, with_report=True)
+    >>> change = report.rows[0]
+    >>> change.name, change.before, change.parameters_before, change.parameters_after
+    ('0', 'Linear(64, 64)', 4160, 1088)
     """
 
     name: str
@@ -65,6 +78,23 @@ class Report:
     in_use_before, in_use_after : int or None
         Of `truncate`: parameters as its `budget` counts them, those of over-parameterized layers as `collapse` makes
         them; None from other functions.
+
+    See Also
+    --------
+    htf.factorize, htf.overparameterize, htf.truncate, htf.collapse : what gives one.
+    htf.surgery.Change : a row of it.
+
+    Examples
+    --------
+    >>> import htf
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+    >>> small, report = htf.overparameterize(model, depth=3, with_report=True)
+    >>> print(report)
+    layer        before          after                                                parameters
+    0            Linear(64, 64)  OverparamLinear(depth 3, widths 64-64)  4,160 → 12,352 (296.9%)
+    2            Linear(64, 2)   OverparamLinear(depth 3, widths 2-2)         130 → 138 (106.2%)
+    whole model                                                          4,290 → 12,490 (291.1%)
     """
 
     rows: tuple[Change, ...]

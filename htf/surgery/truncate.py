@@ -64,15 +64,22 @@ def truncate(
     ValueError
         If there is no such layer, names fit none, or the budget cannot be met, in which case nothing is changed.
 
+    See Also
+    --------
+    htf.factorize, htf.overparameterize : make layers that can be truncated.
+    htf.collapse : plain layers again.
+    htf.surgery.Report : what it returns.
+
     Notes
     -----
     Layers that share their factors share the truncated ones.  Plain layers are left alone: see `factorize`.
 
     Examples
     --------
-    >>> from htf.surgery import factorize
-    >>> model = factorize(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), "matrix", rank=16)
-    >>> report = truncate(model, rank=4)
+    >>> import htf
+    >>> from torch import nn
+    >>> model = htf.factorize(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), "matrix", rank=16)
+    >>> report = htf.truncate(model, rank=4)
     >>> report.parameters_before, report.parameters_after
     (2112, 576)
     """

@@ -48,6 +48,20 @@ def ht_add(*ht_tensors: HTTensor | RawHT) -> HTTensor:
     ------
     ValueError, TypeError
         Without any tensor, or where trees, shapes, precisions, devices or backends differ.
+
+    See Also
+    --------
+    htf.tensors.ht_round_sum : the rounded sum, without forming it.
+    htf.tensors.ht_add_scalar : a number added to every entry.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> y = htf.random_ht((4, 5, 6), rank=1, random_state=1)
+    >>> total = htf.tensors.ht_add(x, y)  # or x + y
+    >>> total.rank, bool(abs(total[1, 2, 3] - x[1, 2, 3] - y[1, 2, 3]) < 1e-12)
+    ((3, 3, 3, 3, 1), True)
     """
     if not ht_tensors:
         raise ValueError("there is nothing to add; expected at least one tensor")
@@ -138,6 +152,19 @@ def ht_scale(ht_tensor: HTTensor | RawHT, factor: float | Array) -> HTTensor:
     ------
     TypeError, ValueError
         For arrays with axes and what is no number.
+
+    See Also
+    --------
+    htf.tensors.ht_hadamard : entrywise products of tensors.
+    htf.tensors.ht_add_scalar : a number added to every entry.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> twice = htf.tensors.ht_scale(x, 2)  # or 2 * x
+    >>> twice.rank == x.rank, bool(abs(twice.norm() - 2 * x.norm()) < 1e-12)
+    (True, True)
     """
     x = as_ht(ht_tensor)
     if getattr(factor, "shape", ()) != ():
@@ -166,6 +193,20 @@ def ht_hadamard(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
     ------
     ValueError, TypeError
         Where trees, shapes, precisions, devices or backends differ.
+
+    See Also
+    --------
+    htf.tensors.ht_power : products of a tensor with itself.
+    htf.apply : any function of entries, of the lowest ranks.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> y = htf.random_ht((4, 5, 6), rank=2, random_state=1)
+    >>> product = htf.tensors.ht_hadamard(x, y)  # or x * y
+    >>> product.rank, np.allclose(product.to_tensor(), x.to_tensor() * y.to_tensor())
+    ((4, 4, 4, 4, 1), True)
     """
     x, y = pair(first, second)
     B, tree = backend_of(x.factors[0]), x.tree
@@ -218,6 +259,19 @@ def ht_outer(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
     ------
     ValueError, TypeError
         If both have several outputs, or dtypes, devices or backends differ.
+
+    See Also
+    --------
+    htf.tensors.ht_tensordot : contracts modes of two tensors.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5), rank=2, random_state=0)
+    >>> y = htf.random_ht((6, 7), rank=3, random_state=1)
+    >>> product = htf.tensors.ht_outer(x, y)
+    >>> product.shape, product.rank  # leaves, the two old roots, the new one
+    ((4, 5, 6, 7), (2, 2, 3, 3, 1, 1, 1))
     """
     x, y = alike(as_ht(first), as_ht(second))
     if x.outputs > 1 and y.outputs > 1:
@@ -270,6 +324,12 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     ValueError, TypeError
         Where trees, shapes, precisions, devices or backends differ.
 
+    See Also
+    --------
+    htf.tensors.ht_norm : the root of the inner product with itself.
+    htf.tensors.ht_tensordot : over some modes.
+    htf.tensors.ht_distance : accurate for nearly equal tensors.
+
     Notes
     -----
     O(N n r² + N r⁴) multiplications: overlaps of the two tensors' frames, from the leaves to the root.  A power of two
@@ -281,6 +341,14 @@ def ht_inner(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     Conjugation is that of ``numpy.vdot`` and of TensorLy's norms and least squares, so that ``ht_inner(x, x)`` is the
     square of the norm.  ``tensorly.tenalg.inner`` conjugates nothing: that is ``ht_inner(x.conj(), y)``, or
     `ht_tensordot` over all modes.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> y = htf.random_ht((4, 5, 6), rank=3, random_state=1)
+    >>> np.allclose(htf.tensors.ht_inner(x, y), (x.to_tensor() * y.to_tensor()).sum())
+    True
     """
     x, y = pair(first, second)
     plain = _plain_inner(x, y)
@@ -363,10 +431,22 @@ def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:
     -------
     0-dimensional array
 
+    See Also
+    --------
+    htf.tensors.ht_inner, htf.tensors.ht_distance
+    htf.ranks.log_norm : its logarithm, at any order.
+
     Notes
     -----
     The root of `ht_inner` of the tensor with itself, as costly and as differentiable; at zero the derivative is zero,
     as that of `torch.linalg.vector_norm`.  Right to rounding at every scale, as the square itself is not formed.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> np.allclose(htf.tensors.ht_norm(x), np.linalg.norm(x.to_tensor()))
+    True
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
@@ -397,6 +477,11 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
     ValueError, TypeError
         Where trees, shapes, precisions, devices or backends differ.
 
+    See Also
+    --------
+    htf.tensors.ht_relative_error : from a dense array.
+    htf.tensors.ht_norm, htf.tensors.ht_inner
+
     Notes
     -----
     The difference is orthogonalized, so that its norm is that of the root: nothing is subtracted that is nearly equal
@@ -404,6 +489,14 @@ def ht_distance(first: HTTensor | RawHT, second: HTTensor | RawHT) -> Array:
 
     Derivatives are those of inner products, Re ⟨x - y, dx - dy⟩ over the distance: with an error of some
     ε ‖x‖ / ‖x - y‖, and zero where the distance is.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> y = x + 1e-12 * htf.random_ht((4, 5, 6), rank=1, random_state=1)
+    >>> bool(1e-13 < htf.tensors.ht_distance(x, y) / x.norm() < 1e-11)
+    True
     """
     x, y = pair(first, second)
     B = backend_of(x.factors[0])

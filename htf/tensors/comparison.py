@@ -34,6 +34,11 @@ def ht_relative_error(ht_tensor: HTTensor | RawHT, array: Array) -> float:
     ValueError, TypeError
         For another shape, no numbers, NaN or infinite entries, and zarr arrays that miss chunks.
 
+    See Also
+    --------
+    htf.tensors.ht_distance : of two HT tensors.
+    htf.hierarchical_tucker : decomposes the array.
+
     Notes
     -----
     Neither the dense tensor nor a stored array is ever in memory as a whole: blocks of 32 MiB are compared one after

@@ -19,6 +19,17 @@ def ht_conj(ht_tensor: HTTensor | RawHT) -> HTTensor:
     -------
     HTTensor
         Of the conjugate factors, and so of the same ranks.
+
+    See Also
+    --------
+    htf.tensors.ht_real, htf.tensors.ht_imag
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0, dtype=np.complex128)
+    >>> np.allclose(htf.tensors.ht_conj(x).to_tensor(), x.to_tensor().conj())
+    True
     """
     x = as_ht(ht_tensor)
     if not is_complex(x.factors[0]):
@@ -39,6 +50,19 @@ def ht_real(ht_tensor: HTTensor | RawHT) -> HTTensor:
         Real, exact, of at most twice the ranks: a frame holds the real and the imaginary parts of the complex one side
         by side.  A leaf whose rank would exceed its dimension gets the identity as its frame.  `ht_round` finds the
         lowest ranks.
+
+    See Also
+    --------
+    htf.tensors.ht_imag, htf.tensors.ht_conj
+    htf.tensors.ht_round : the lowest ranks.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0, dtype=np.complex128)
+    >>> real = htf.tensors.ht_real(x)  # or x.real
+    >>> x.rank, real.rank, np.allclose(real.to_tensor(), x.to_tensor().real)
+    ((2, 2, 2, 2, 1), (4, 4, 4, 4, 1), True)
     """
     x = as_ht(ht_tensor)
     return _part(x, 0) if is_complex(x.factors[0]) else x
@@ -55,6 +79,18 @@ def ht_imag(ht_tensor: HTTensor | RawHT) -> HTTensor:
     -------
     HTTensor
         Real, exact, of at most twice the ranks, as that of `ht_real`.
+
+    See Also
+    --------
+    htf.tensors.ht_real, htf.tensors.ht_conj
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0, dtype=np.complex128)
+    >>> again = x.real + 1j * htf.tensors.ht_imag(x)
+    >>> bool(htf.tensors.ht_distance(again, x) < 1e-12 * x.norm())
+    True
     """
     x = as_ht(ht_tensor)
     return _part(x, 1) if is_complex(x.factors[0]) else x * 0

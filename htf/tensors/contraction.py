@@ -37,7 +37,17 @@ def ht_mode_dot(ht_tensor: HTTensor | RawHT, matrix_or_vector: Array, mode: int)
 
     See Also
     --------
-    ht_multi_mode_dot : along several modes at once.
+    htf.tensors.ht_multi_mode_dot : along several modes at once.
+    htf.tensors.ht_contract : with vectors.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> htf.tensors.ht_mode_dot(x, np.ones((3, 5)), mode=1).shape
+    (4, 3, 6)
+    >>> htf.tensors.ht_mode_dot(x, np.ones(5), mode=1).shape  # a vector removes the mode
+    (4, 6)
     """
     return ht_multi_mode_dot(ht_tensor, [matrix_or_vector], [mode])
 
@@ -74,6 +84,19 @@ def ht_multi_mode_dot(
     TypeError
         If an operand is of another backend or precision than the tensor, or a mode no integer.  Real and complex ones
         may be mixed.
+
+    See Also
+    --------
+    htf.tensors.ht_mode_dot : along one mode.
+    htf.tensors.ht_contract : with vectors.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> smooth = np.full((2, 4), 0.25), np.ones(6)
+    >>> htf.tensors.ht_multi_mode_dot(x, smooth, modes=[0, 2]).shape
+    (2, 5)
     """
     x = as_ht(ht_tensor)
     modes = range(x.order) if modes is None else modes
@@ -128,6 +151,11 @@ def ht_contract(ht_tensor: HTTensor | RawHT, vectors: Mapping[int, Array] | Sequ
     IndexError, TypeError
         As in `ht_multi_mode_dot`.
 
+    See Also
+    --------
+    htf.tensors.ht_sum, htf.tensors.ht_mean : all weights alike.
+    htf.tensors.ht_multi_mode_dot : with matrices.
+
     Notes
     -----
     Complex vectors are not conjugated.
@@ -176,7 +204,17 @@ def ht_sum(ht_tensor: HTTensor | RawHT, modes: int | Sequence[int] | None = None
 
     See Also
     --------
-    ht_contract : sums with weights.
+    htf.tensors.ht_mean : means.
+    htf.tensors.ht_contract : sums with weights.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((2,) * 60, rank=2, random_state=0)  # 2⁶⁰ entries
+    >>> htf.tensors.ht_sum(x, modes=range(1, 60)).shape
+    (2,)
+    >>> bool(np.isclose(htf.tensors.ht_sum(x), x.sum(range(1, 60)).sum()))
+    True
     """
     x, numbers = _of_modes(ht_tensor, modes)
     B = backend_of(x.factors[0])
@@ -201,6 +239,18 @@ def ht_mean(ht_tensor: HTTensor | RawHT, modes: int | Sequence[int] | None = Non
     ------
     ValueError, IndexError, TypeError
         As `ht_sum`.
+
+    See Also
+    --------
+    htf.tensors.ht_sum : sums.
+    htf.tensors.ht_contract : means with weights.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.cross_approximation(lambda i: i.sum(1), (10,) * 8, random_state=0)
+    >>> round(float(htf.tensors.ht_mean(x)), 6)  # of the sum of 8 digits
+    36.0
     """
     x, numbers = _of_modes(ht_tensor, modes)
     B = backend_of(x.factors[0])
@@ -298,11 +348,25 @@ def ht_tensordot(
     TypeError
         If precisions or backends differ, or a mode is no integer.
 
+    See Also
+    --------
+    htf.tensors.ht_inner : over all modes, the first tensor conjugated.
+    htf.tensors.ht_outer : over none.
+
     Notes
     -----
     As ``numpy.tensordot`` it conjugates nothing.  Modes that form a subtree of both trees, of the same shape, are
     contracted as they stand, and ranks stay as they are.  Otherwise they are brought together first, see
     `ht_change_tree`; ranks may grow.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> y = htf.random_ht((6, 5, 3), rank=2, random_state=1)
+    >>> z = htf.tensors.ht_tensordot(x, y, ([1, 2], [1, 0]))
+    >>> z.shape, np.allclose(z.to_tensor(), np.einsum("ijk,kjl->il", x.to_tensor(), y.to_tensor()))
+    ((4, 3), True)
     """
     x, y = as_ht(first), as_ht(second)
     x, y = alike(x, y)

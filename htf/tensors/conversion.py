@@ -42,6 +42,19 @@ def cp_to_ht(cp_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
         Without factors, or where a factor, the weights or the tree do not fit the others.
     TypeError
         For arrays of no backend of TensorLy, of several, or of several dtypes, and a tree that is no `DimensionTree`.
+
+    See Also
+    --------
+    htf.tensors.ht_to_cp : back.
+    htf.tensors.tucker_to_ht, htf.tensors.tt_to_ht : other formats.
+
+    Examples
+    --------
+    >>> import htf, tensorly as tl
+    >>> cp = tl.random.random_cp((4, 5, 6, 7), rank=3, random_state=0)
+    >>> x = htf.tensors.cp_to_ht(cp)
+    >>> x.rank, bool(abs(x.to_tensor() - cp.to_tensor()).max() < 1e-12)
+    ((3, 3, 3, 3, 3, 3, 1), True)
     """
     weights, factors = _pair(cp_tensor, "cp_tensor", "(weights, factors)")
     if not factors:
@@ -90,9 +103,22 @@ def ht_to_cp(ht_tensor: HTTensor | RawHT) -> CPTensor:
     ValueError
         If there would be more than 65,536 components; a fit (``tensorly.decomposition.parafac``) is what helps then.
 
+    See Also
+    --------
+    htf.tensors.cp_to_ht : back.
+    htf.ranks.cp_rank : estimates the number of components that is needed.
+
     Notes
     -----
     Entries of transfer tensors that are exactly zero make no components, and get no gradient.
+
+    Examples
+    --------
+    >>> import htf, tensorly as tl
+    >>> x = htf.tensors.cp_to_ht(tl.random.random_cp((4, 5, 6, 7), rank=3, random_state=0))
+    >>> cp = htf.tensors.ht_to_cp(x)
+    >>> cp.rank, [factor.shape for factor in cp.factors]
+    (3, [(4, 3), (5, 3), (6, 3), (7, 3)])
     """
     x = as_ht(ht_tensor)
     if x.outputs > 1:
@@ -143,6 +169,20 @@ def tucker_to_ht(tucker_tensor: Any, tree: DimensionTree | None = None) -> HTTen
         If there is not one factor for each axis of the core, or a factor or the tree does not fit.
     TypeError
         For arrays of no backend of TensorLy, of several, or of several dtypes, and a tree that is no `DimensionTree`.
+
+    See Also
+    --------
+    htf.tensors.ht_to_tucker : back.
+    htf.tensors.cp_to_ht, htf.tensors.tt_to_ht : other formats.
+
+    Examples
+    --------
+    >>> import htf, tensorly as tl
+    >>> tucker = tl.random.random_tucker((5, 6, 7, 8), rank=(2, 2, 2, 2), random_state=0)
+    >>> htf.tensors.tucker_to_ht(tucker).rank  # on the tree of depth one
+    (2, 2, 2, 2, 1)
+    >>> htf.tensors.tucker_to_ht(tucker, htf.DimensionTree.balanced(4)).rank
+    (2, 2, 2, 2, 4, 4, 1)
     """
     core, factors = _pair(tucker_tensor, "tucker_tensor", "(core, factors)")
     B = backend_of(core, "core")
@@ -178,6 +218,18 @@ def ht_to_tucker(ht_tensor: HTTensor | RawHT) -> TuckerTensor:
     ------
     ValueError
         For several outputs, or a single mode.
+
+    See Also
+    --------
+    htf.tensors.tucker_to_ht : back.
+    htf.tensors.ht_to_cp, htf.tensors.ht_to_tt : other formats.
+
+    Examples
+    --------
+    >>> import htf
+    >>> core, factors = htf.tensors.ht_to_tucker(htf.random_ht((5, 6, 7), rank=2, random_state=0))
+    >>> core.shape, [factor.shape for factor in factors]
+    ((2, 2, 2), [(5, 2), (6, 2), (7, 2)])
     """
     x = as_ht(ht_tensor)
     if x.outputs > 1:
@@ -211,6 +263,19 @@ def tt_to_ht(tt_tensor: Any, tree: DimensionTree | None = None) -> HTTensor:
         Without cores, or where a core does not fit its neighbours, an outer rank is not 1, or the tree does not fit.
     TypeError
         For arrays of no backend of TensorLy, of several, or of several dtypes, and a tree that is no `DimensionTree`.
+
+    See Also
+    --------
+    htf.tensors.ht_to_tt : back.
+    htf.tensors.ht_change_tree : to another tree afterwards.
+
+    Examples
+    --------
+    >>> import htf, tensorly as tl
+    >>> tt = tl.random.random_tt((4, 5, 6, 7), rank=(1, 2, 3, 2, 1), random_state=0)
+    >>> x = htf.tensors.tt_to_ht(tt)
+    >>> x.shape, bool(abs(x.to_tensor() - tt.to_tensor()).max() < 1e-12)
+    ((4, 5, 6, 7), True)
     """
     if not isinstance(tt_tensor, Iterable):
         raise TypeError(f"tt_tensor is a {type(tt_tensor).__name__}; expected cores, one per mode")
@@ -251,6 +316,18 @@ def ht_to_tt(ht_tensor: HTTensor | RawHT) -> TTTensor:
     ------
     ValueError
         For several outputs.
+
+    See Also
+    --------
+    htf.tensors.tt_to_ht : back.
+    htf.tensors.ht_to_cp, htf.tensors.ht_to_tucker : other formats.
+
+    Examples
+    --------
+    >>> import htf
+    >>> tt = htf.tensors.ht_to_tt(htf.random_ht((4, 5, 6, 7), rank=2, random_state=0))
+    >>> tt.rank, [core.shape for core in tt]
+    ((1, 2, 2, 2, 1), [(1, 4, 2), (2, 5, 2), (2, 6, 2), (2, 7, 1)])
     """
     x = as_ht(ht_tensor)
     if x.outputs > 1:

@@ -52,6 +52,19 @@ class ExtremeValue(float):
         No entry is larger (of a minimum: smaller).
     exact : bool
         Whether the bound and the value meet, to rounding error: there is no better entry.
+
+    See Also
+    --------
+    htf.tensors.ExtremeIndex : where it is, with the entry beside.
+    htf.tensors.ht_argmax, htf.tensors.ht_argmin : searches.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.cross_approximation(lambda i: np.exp(-((i - 3) ** 2).sum(1) / 9), (8,) * 10, random_state=0)
+    >>> largest = x.max()
+    >>> round(largest, 6), largest.index, largest.exact
+    (1.0, (3, 3, 3, 3, 3, 3, 3, 3, 3, 3), True)
     """
 
     index: tuple[int, ...]
@@ -82,6 +95,19 @@ class ExtremeIndex(tuple[int, ...]):
         No entry is larger (of a minimum: smaller).
     exact : bool
         Whether the bound and the value meet, to rounding error: there is no better entry.
+
+    See Also
+    --------
+    htf.tensors.ExtremeValue : the entry, which knows where it is.
+    htf.tensors.ht_argmax, htf.tensors.ht_argmin : searches.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4,) * 6, rank=2, random_state=0)
+    >>> place = x.argmax()
+    >>> len(place), bool(abs(x[place] - place.value) < 1e-12), place.value <= place.bound
+    (6, True, True)
     """
 
     value: float
@@ -139,6 +165,11 @@ def ht_argmax(
     TypeError
         For complex tensors without `size`: complex numbers have no order.
 
+    See Also
+    --------
+    htf.tensors.ht_argmin : the smallest.
+    htf.tensors.ht_sample : entries drawn by their squares.
+
     Notes
     -----
     Tensors of up to 2²⁰ entries are written out.  For others, every node keeps those `width` index tuples of its modes
@@ -193,6 +224,18 @@ def ht_argmin(
     ------
     ValueError, TypeError
         As `ht_argmax`.
+
+    See Also
+    --------
+    htf.tensors.ht_argmax : the largest.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4,) * 6, rank=2, random_state=0)
+    >>> found = htf.tensors.ht_argmin(x)  # or x.argmin()
+    >>> found.exact, bool(abs(found.value - x.to_tensor().min()) < 1e-12)
+    (True, True)
     """
     x = _checked(ht_tensor, size)
     if size:

@@ -78,6 +78,12 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
         Where a factor does not fit its neighbours, a mode is empty, or dtypes or devices are mixed; the message
         names the node.
 
+    See Also
+    --------
+    htf.hierarchical_tucker, htf.cross_approximation, htf.ht_completion : make one of arrays, functions, entries.
+    htf.random_ht : a random one.
+    htf.save, htf.load : files.
+
     Notes
     -----
     ``tree, factors = x`` unpacks the raw form that every ``ht_*`` function takes too.  ``x[...]`` reads entries and
@@ -284,7 +290,7 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
         See Also
         --------
-        to : another dtype or device of the same backend, through which gradients flow.
+        htf.HTTensor.to : another dtype or device of the same backend, through which gradients flow.
         """
         target = tl.backend.BackendManager.load_backend(name)
         if "dtype" in kwargs:
@@ -706,9 +712,22 @@ def ht_to_tensor(ht_tensor: HTTensor | RawHT) -> Array:
     ValueError
         If it would have more than 2³² entries.
 
+    See Also
+    --------
+    htf.tensors.ht_to_unfolded, htf.tensors.ht_to_vec : other shapes.
+    htf.tensors.ht_entries, htf.tensors.ht_getitem : some entries.
+
     Notes
     -----
     O(r) multiplications per entry, most of them at the root.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> dense = htf.tensors.ht_to_tensor(x)  # or x.to_tensor()
+    >>> dense.shape, bool(abs(dense[1, 2, 3] - x[1, 2, 3]) < 1e-12)
+    ((4, 5, 6), True)
     """
     x = as_ht(ht_tensor)
     if prod(x.shape) > LARGEST_DENSE:
@@ -748,6 +767,17 @@ def ht_to_unfolded(ht_tensor: HTTensor | RawHT, mode: int) -> Array:
     ------
     ValueError, IndexError, TypeError
         As `ht_to_tensor`, and for what is no mode of the tensor or no integer.
+
+    See Also
+    --------
+    htf.tensors.ht_to_tensor, htf.tensors.ht_to_vec : other shapes.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> htf.tensors.ht_to_unfolded(x, mode=1).shape
+    (5, 24)
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
@@ -771,6 +801,18 @@ def ht_to_vec(ht_tensor: HTTensor | RawHT) -> Array:
     ------
     ValueError
         As `ht_to_tensor`.
+
+    See Also
+    --------
+    htf.tensors.ht_to_tensor, htf.tensors.ht_to_unfolded : other shapes.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> vector = htf.tensors.ht_to_vec(x)
+    >>> vector.shape, bool(abs(vector[6] - x[0, 1, 0]) < 1e-12)
+    ((120,), True)
     """
     x = as_ht(ht_tensor)
     return backend_of(x.factors[0]).reshape(ht_to_tensor(x), (-1,))

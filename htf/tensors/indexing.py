@@ -37,9 +37,22 @@ def ht_entries(ht_tensor: HTTensor | RawHT, indices: Array) -> Array:
     IndexError, TypeError, ValueError
         For indices out of range, not integers, or not of shape (batch, order).
 
+    See Also
+    --------
+    htf.tensors.ht_getitem : indices and slices by NumPy's rules.
+    htf.tensors.ht_sample : index tuples drawn by the entries.
+
     Notes
     -----
     O(N r³) multiplications an entry, O(N r²) where the factors of a node are vectors.  Gradients flow to the factors.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((2,) * 60, rank=2, random_state=0)  # 2⁶⁰ entries
+    >>> indices = np.random.default_rng(0).integers(0, 2, (1000, 60))
+    >>> htf.tensors.ht_entries(x, indices).shape
+    (1000,)
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
@@ -101,10 +114,21 @@ def ht_getitem(ht_tensor: HTTensor | RawHT, key: Any) -> Any:
         of two or more axes beside whole modes, whose joint mode would have several axes, or an array for the outputs
         beside whole modes and other indices.
 
+    See Also
+    --------
+    htf.tensors.ht_entries : entries at index tuples.
+
     Notes
     -----
     Integers, slices and a single array touch their leaves alone.  Several arrays bring their modes together in the tree
     first, for which ranks may grow, see `ht_change_tree`.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> x[1, 2, 3].shape, x[1].shape, x[:, ::2, [0, 3]].shape
+    ((), (5, 6), (4, 3, 2))
     """
     x = as_ht(ht_tensor)
     keys = [_normalized(k, x.shape[axis], axis) for axis, k in enumerate(_expand(key, x.ndim))]

@@ -22,6 +22,21 @@ class Modulus:
     tensor : HTTensor
     shape : tuple of int
         As of the tensor.
+
+    See Also
+    --------
+    htf.apply : ``htf.apply(numpy.abs, x)``, an approximation as an HT tensor.
+    htf.tensors.ht_argmax : with ``size=True``, the same search.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> sizes = abs(x)
+    >>> bool(sizes[1, 2, 3] == abs(x[1, 2, 3])), bool(abs(sizes.max() - abs(x.to_tensor()).max()) < 1e-12)
+    (True, True)
+    >>> (sizes**2).rank  # an HTTensor
+    (4, 4, 4, 4, 1)
     """
 
     __array_ufunc__ = None

@@ -34,10 +34,22 @@ def ht_orthogonalize(ht_tensor: HTTensor | RawHT) -> HTTensor:
     ValueError, OverflowError
         If an entry is NaN or infinite, or the norm of the tensor is beyond the range of its dtype, or below.
 
+    See Also
+    --------
+    htf.tensors.ht_singular_values, htf.tensors.ht_round : what it is for.
+
     Notes
     -----
     A QR decomposition per node, its R passed to the parent: O(N n r² + N r⁴) multiplications (Grasedyck 2010, algorithm
     3). Differentiable where the frames have full column rank.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.tensors.ht_orthogonalize(htf.random_ht((4, 5, 6), rank=2, random_state=0))
+    >>> frame = x.factors[0]
+    >>> np.allclose(frame.T @ frame, np.eye(2)), np.allclose(np.linalg.norm(x.factors[-1]), x.norm())
+    (True, True)
     """
     x, exponent = orthogonalized(as_ht(ht_tensor))
     B = backend_of(x.factors[0])
@@ -205,10 +217,23 @@ def ht_singular_values(ht_tensor: HTTensor | RawHT) -> dict[int, Array]:
     ValueError, OverflowError
         If an entry is NaN or infinite, or the largest singular value is beyond the range of the dtype, or below.
 
+    See Also
+    --------
+    htf.ranks.spectra : relative to the norm, also of networks and CP tensors.
+    htf.tensors.ht_round : drops the small ones.
+
     Notes
     -----
     O(N n r² + N r⁴) multiplications; accurate to some ``epsilon^(4/5)`` of the largest, as no Gramian's small
     eigenvalues are used. Where there are several outputs, their axis belongs to the rest.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> values = htf.tensors.ht_singular_values(x)
+    >>> np.allclose(values[0], np.linalg.svd(x.to_unfolded(0), compute_uv=False)[:2])
+    True
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])

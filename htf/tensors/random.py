@@ -58,6 +58,23 @@ def random_ht(
     HTTensor
         The variance of its entries is 1, at any order: factors have the standard deviation (ranks summed over)^(-1/2).
         Factors of a complex dtype have independent real and imaginary parts of half the variance.
+
+    See Also
+    --------
+    htf.tensors.validate_ht_rank : what `rank` may be.
+    htf.datasets.tensor_completion : problems with a random tensor in them.
+
+    Examples
+    --------
+    >>> import htf, torch
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> x.shape, x.rank
+    ((4, 5, 6), (2, 2, 2, 2, 1))
+    >>> htf.random_ht((4,) * 50, rank=3, tree=htf.DimensionTree.linear(50), random_state=0).n_parameters  # not 4⁵⁰
+    1905
+    >>> like = torch.zeros((), dtype=torch.float32)
+    >>> htf.random_ht((4, 5, 6), rank=2, random_state=0, like=like).dtype
+    torch.float32
     """
     if like is not None:
         check_alike([like], "like")

@@ -30,6 +30,17 @@ def rank_bounds(tree: DimensionTree, dims: Sequence[int], outputs: int = 1) -> t
     -------
     tuple of int
         Per node, the smaller side of its matricization; `outputs` for the root.
+
+    See Also
+    --------
+    htf.tensors.validate_ht_rank : ranks within these bounds.
+    htf.ranks.hierarchical_rank : ranks that a tensor has.
+
+    Examples
+    --------
+    >>> import htf
+    >>> htf.tensors.rank_bounds(htf.DimensionTree.balanced(4), (2, 3, 4, 50))
+    (2, 3, 4, 24, 6, 6, 1)
     """
     below = [int(d) for d in dims]
     for node in tree.inner_nodes:
@@ -84,6 +95,21 @@ def validate_ht_rank(
     ------
     ValueError, TypeError
         For ranks or `outputs` below 1, ranks of the wrong number, or a root's rank that is not `outputs`.
+
+    See Also
+    --------
+    htf.tensors.rank_bounds : the largest ranks of a shape.
+    htf.hierarchical_tucker, htf.random_ht : take such ranks.
+
+    Examples
+    --------
+    >>> import htf
+    >>> htf.tensors.validate_ht_rank((8, 8, 8, 8), 10)  # no more than a leaf allows
+    (8, 8, 8, 8, 10, 10, 1)
+    >>> htf.tensors.validate_ht_rank((8, 8, 8, 8), 0.05)  # a twentieth of the dense tensor's entries
+    (3, 3, 3, 3, 3, 3, 1)
+    >>> htf.tensors.validate_ht_rank((8, 8, 8, 8), {4: 3})  # as high as they go, but at node 4
+    (8, 8, 8, 8, 3, 3, 1)
     """
     tree = as_tree(tree, len(tensor_shape), "tensor_shape")
     dims, outputs = check_dims(tensor_shape, tree.order), positive("outputs", outputs)

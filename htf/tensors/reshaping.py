@@ -33,6 +33,19 @@ def ht_permute(ht_tensor: HTTensor | RawHT, modes: Sequence[int]) -> HTTensor:
     ------
     ValueError, IndexError, TypeError
         If `modes` is no permutation, or holds what is no mode of the tensor or no integer.
+
+    See Also
+    --------
+    htf.tensors.ht_reshape : other modes.
+    htf.tensors.ht_change_tree : the same modes, joined otherwise.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> y = htf.tensors.ht_permute(x, (2, 0, 1))
+    >>> y.shape, bool(abs(y[3, 1, 2] - x[1, 2, 3]) < 1e-12)
+    ((6, 4, 5), True)
     """
     x = as_ht(ht_tensor)
     numbers = [check_mode(mode, x.order) for mode in modes]
@@ -64,10 +77,24 @@ def ht_reshape(ht_tensor: HTTensor | RawHT, shape: int | Sequence[int]) -> HTTen
     ValueError
         If sizes differ.
 
+    See Also
+    --------
+    htf.tensors.ht_permute : modes in another order.
+    htf.tensors.ht_round : the lowest ranks afterwards.
+
     Notes
     -----
     Dimensions are matched from the left in the smallest groups of equal product; a group of several modes on both
     sides, such as (4, 6) to (8, 3), passes through one mode of 24.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.hierarchical_tucker(np.cos(np.add.outer(np.arange(256), np.arange(256)) / 10), tol=1e-10)
+    >>> fine = htf.tensors.ht_reshape(x, (2,) * 16)  # quantized: modes of dimension 2, eight at a node
+    >>> binary = fine.change_tree(htf.DimensionTree.balanced(16), tol=1e-10)
+    >>> x.n_parameters, binary.n_parameters, max(binary.rank)
+    (1028, 180, 2)
     """
     x = as_ht(ht_tensor)
     wanted = _filled(x.dims, [operator.index(shape)] if isinstance(shape, SupportsIndex) else list(shape))

@@ -37,11 +37,24 @@ def ht_change_tree(ht_tensor: HTTensor | RawHT, tree: DimensionTree, tol: float 
     ValueError
         If orders differ.
 
+    See Also
+    --------
+    htf.tensors.ht_move_root : the same tree with another root.
+    htf.optimize_tree : the tree with the fewest parameters.
+
     Notes
     -----
     Subtrees are put together from the leaves up.  What a node joins is carried to one place edge by edge, each step
     contracting two neighbours and splitting them anew by an SVD: O(r⁶) a step on binary trees of rank r.  Where
     gradients are recorded nothing is dropped, so that they are exact, and new ranks are the products that shapes allow.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((3, 3, 3, 3), rank=2, random_state=0)
+    >>> y = htf.tensors.ht_change_tree(x, htf.DimensionTree.interleaved(4))
+    >>> x.rank, y.rank, bool(htf.tensors.ht_distance(y.change_tree(x.tree), x) < 1e-10 * x.norm())
+    ((2, 2, 2, 2, 2, 2, 1), (2, 2, 2, 2, 4, 4, 1), True)
     """
     x = as_ht(ht_tensor)
     tol = check_tolerance(tol) or 0.0
@@ -110,6 +123,18 @@ def ht_move_root(ht_tensor: HTTensor | RawHT, node: int) -> HTTensor:
     ------
     IndexError
         If `node` is the root, or no node of the tree.
+
+    See Also
+    --------
+    htf.tensors.ht_change_tree : to any other tree.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((3, 3, 3, 3), rank=2, random_state=0)
+    >>> y = htf.tensors.ht_move_root(x, 0)  # the root joins mode 0 with all others
+    >>> [y.tree.modes(child) for child in y.tree.children(y.tree.root)], max(y.rank)
+    ([(0,), (1, 2, 3)], 2)
     """
     x = as_ht(ht_tensor)
     if not 0 <= node < x.tree.root:

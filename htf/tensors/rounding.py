@@ -57,6 +57,12 @@ def ht_round(
     ValueError
         For NaN or infinite entries, a negative tolerance or oversampling, or an unknown method.
 
+    See Also
+    --------
+    htf.tensors.ht_round_sum : sums, without forming them.
+    htf.tensors.quasi_optimality : how far from the best the error may be.
+    htf.hierarchical_tucker : of dense tensors.
+
     Notes
     -----
     Every frame is projected on its leading left singular vectors.  With E edges that carry a singular value spectrum of
@@ -69,6 +75,16 @@ def ht_round(
     10.6).
 
     Gradients are those of QR and SVD: right where the kept singular values are distinct and frames have full rank.
+
+    Examples
+    --------
+    >>> import htf
+    >>> x = htf.random_ht((6, 6, 6, 6), rank=4, random_state=0)
+    >>> y = x + 1e-6 * htf.random_ht((6, 6, 6, 6), rank=2, random_state=1)
+    >>> y.rank, htf.tensors.ht_round(y, tol=1e-4).rank
+    ((6, 6, 6, 6, 6, 6, 1), (4, 4, 4, 4, 4, 4, 1))
+    >>> htf.tensors.ht_round(y, rank=3).rank
+    (3, 3, 3, 3, 3, 3, 1)
     """
     return ht_round_sum(
         [ht_tensor], rank=rank, tol=tol, method=method, oversampling=oversampling, random_state=random_state
@@ -109,11 +125,24 @@ def ht_round_sum(
     OverflowError
         If products of the factors are beyond the range of their dtype.
 
+    See Also
+    --------
+    htf.tensors.ht_add : the exact sum.
+    htf.tensors.ht_round : of one tensor.
+
     Notes
     -----
     The block-diagonal transfer tensors of the sum, R³ entries for R = Σ r, are never written, and
     products with them take the blocks alone.  The decomposition of the sum's frames remains: O(N R⁴).  "randomized" is
     linear in the number s of summands, O(s N r³ k), as sketches add.
+
+    Examples
+    --------
+    >>> import htf
+    >>> terms = [htf.random_ht((6, 6, 6, 6), rank=1, random_state=k) for k in range(3)]
+    >>> total = htf.tensors.ht_round_sum([*terms, *terms], weights=[1, 1, 1, -1, 1, 1], tol=1e-10)
+    >>> total.rank  # the first of them cancels
+    (2, 2, 2, 2, 2, 2, 1)
     """
     summands = _weighted(ht_tensors, weights)
     if oversampling < 0:
@@ -293,5 +322,15 @@ def quasi_optimality(tree: DimensionTree, outputs: int = 1) -> float:
     float
         The root of the number of edges with a spectrum of their own.  With several outputs the two edges at a binary
         root count both.
+
+    See Also
+    --------
+    htf.tensors.ht_round, htf.hierarchical_tucker : whose error it bounds.
+
+    Examples
+    --------
+    >>> import htf
+    >>> round(htf.tensors.quasi_optimality(htf.DimensionTree.balanced(4)), 3)  # √5
+    2.236
     """
     return math.sqrt(spectra_count(tree, outputs))

@@ -70,6 +70,11 @@ def ht_sample(
     IndexError
         For modes and indices out of range.
 
+    See Also
+    --------
+    htf.tensors.ht_argmax : the largest entry.
+    htf.models.TensorDensity : a density that is fitted to samples.
+
     Notes
     -----
     Exact, from the root to the leaves, in batches.  By squares: with orthonormal frames, the marginal of a subtree is a

@@ -29,6 +29,11 @@ def ht_add_scalar(ht_tensor: HTTensor | RawHT, number: float | Array) -> HTTenso
     TypeError
         For arrays with axes and what is no number.
 
+    See Also
+    --------
+    htf.tensors.ht_scale : products with a number.
+    htf.tensors.ht_add : sums of tensors.
+
     Examples
     --------
     >>> import htf
@@ -78,6 +83,19 @@ def ht_power(ht_tensor: HTTensor | RawHT, exponent: int) -> HTTensor:
     ------
     TypeError, ValueError
         For exponents that are no integers, or negative; `htf.apply` takes those.
+
+    See Also
+    --------
+    htf.tensors.ht_hadamard : products of two tensors.
+    htf.apply : any function of entries.
+
+    Examples
+    --------
+    >>> import htf, numpy as np
+    >>> x = htf.random_ht((8, 8, 8), rank=2, random_state=0)
+    >>> square = htf.tensors.ht_power(x, 2)  # or x ** 2
+    >>> square.rank, np.allclose(square.to_tensor(), x.to_tensor() ** 2)
+    ((4, 4, 4, 4, 1), True)
     """
     x = as_ht(ht_tensor)
     try:

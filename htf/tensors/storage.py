@@ -30,6 +30,21 @@ def save(ht_tensor: HTTensor | RawHT, path: str | Path) -> None:
     ------
     OSError
         If the file cannot be written; what was there is kept.
+
+    See Also
+    --------
+    htf.load : reads it.
+    htf.models.load : files of fitted models.
+
+    Examples
+    --------
+    >>> import tempfile, htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     htf.save(x, f"{folder}/x.safetensors")
+    ...     again = htf.load(f"{folder}/x.safetensors")
+    >>> again.shape, bool((again.factors[0] == x.factors[0]).all())
+    ((4, 5, 6), True)
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
@@ -77,6 +92,21 @@ def load(path: str | Path, backend: str | None = None) -> HTTensor:
     ValueError
         If the file is damaged, so that its content does not match its checksum, or holds something else, or its backend
         is not installed (name another).
+
+    See Also
+    --------
+    htf.save : writes it.
+    htf.models.load : files of fitted models.
+
+    Examples
+    --------
+    >>> import tempfile, htf
+    >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     htf.save(x, f"{folder}/x.safetensors")
+    ...     again = htf.load(f"{folder}/x.safetensors", backend="pytorch")
+    >>> type(again.factors[0]).__name__, again.rank
+    ('Tensor', (2, 2, 2, 2, 1))
     """
     path = Path(path)
     if not path.is_file():

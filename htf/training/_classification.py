@@ -47,6 +47,24 @@ class Classification(Training):
         Of the finished epochs.
     processes : Alone or Several
         Those that share the work.
+
+    See Also
+    --------
+    htf.training.classify : makes one and runs it.
+    htf.training.Training : of any objective.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    >>> y = (x[:, 0] > 0).long()
+    >>> settings = htf.training.ClassifySettings(epochs=3, batch_size=20)
+    >>> training = htf.training.Classification(torch.nn.Linear(5, 1), [(x[:40], y[:40]), (x[40:], y[40:])], settings)
+    >>> training.batches, training.step
+    (2, 0)
+    >>> training.advance()  # a step; training.run() goes on to the end
+    >>> training.step
+    1
     """
 
     kind = "training"

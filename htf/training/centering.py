@@ -36,6 +36,20 @@ def center_outputs(network: Factorization, inputs: Tensor | Plan, targets: Tenso
     -----
     RuntimeWarning
         If the outputs of some runs are not finite.  These runs are left as they are.
+
+    See Also
+    --------
+    htf.nn.init.scale_preserving : a start whose outputs are near 1.
+    htf.training.FitSettings : of fits that begin so.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.CPNetwork([2] * 8, rank=4, seed=0)
+    >>> x = torch.randint(0, 2, (50, 8), generator=torch.Generator().manual_seed(0))
+    >>> htf.training.center_outputs(net, x, torch.full((50,), 0.1))
+    >>> round(net(x).mean().item(), 4)
+    0.1
     """
     outputs = network(inputs)
     _check_targets(targets, outputs, network)

@@ -99,6 +99,13 @@ def classify(
     RuntimeWarning
         Once, if outputs for validation or test images are not finite; such images count as wrong.
 
+    See Also
+    --------
+    htf.training.ClassifySettings, htf.training.ClassifyResult : what it takes and returns.
+    htf.training.curriculum : in stages.
+    htf.models.TensorClassifier : tensor networks as estimators.
+    htf.training.load_trained : weights from the folder of a run.
+
     Notes
     -----
     Modules that are in evaluation mode within a model in training mode, as frozen batch normalization is, stay so.
@@ -158,6 +165,23 @@ def load_trained(model: nn.Module, folder: str | Path, which: str = "best") -> N
         For another `which`, a damaged checkpoint, or a model of another architecture.
     FileNotFoundError
         If there is no checkpoint.
+
+    See Also
+    --------
+    htf.training.classify : writes the folder.
+
+    Examples
+    --------
+    >>> import tempfile, torch, htf
+    >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    >>> y = (x[:, 0] > 0).long()
+    >>> data, settings = [(x[:40], y[:40]), (x[40:], y[40:])], htf.training.ClassifySettings(epochs=3)
+    >>> model, again = torch.nn.Linear(5, 1), torch.nn.Linear(5, 1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = htf.training.classify(model, data, settings=settings, out=folder)
+    ...     htf.training.load_trained(again, folder, which="last")
+    >>> bool((again.weight == model.weight).all())
+    True
     """
     if which not in ("best", "last"):
         raise ValueError(f"which is {which!r}; expected 'best' or 'last'")

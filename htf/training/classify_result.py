@@ -28,6 +28,21 @@ class Epoch:
         After the epoch; None without validation images.
     seconds : float
         Since the start, evaluations included.
+
+    See Also
+    --------
+    htf.training.ClassifyResult : its ``history`` has one for each epoch.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    >>> y = (x[:, 0] > 0).long()
+    >>> settings = htf.training.ClassifySettings(epochs=20, lr=0.1)
+    >>> result = htf.training.classify(torch.nn.Linear(5, 1), [(x[:40], y[:40]), (x[40:], y[40:])], settings=settings)
+    >>> last = result.history[-1]
+    >>> last.train_loss < result.history[0].train_loss, last.penalty
+    (True, 0.0)
     """
 
     train_loss: float
@@ -57,6 +72,28 @@ class ClassifyResult:
         All that made it: model, data, regularizer, training.
     machine : dict
         Device, threads and versions.
+
+    See Also
+    --------
+    htf.training.classify : returns it.
+    htf.training.load_trained : the weights of the run.
+
+    Examples
+    --------
+    >>> import tempfile, torch, htf
+    >>> x = torch.randn(600, 5, generator=torch.Generator().manual_seed(0))
+    >>> y = (x[:, 0] > 0).long()
+    >>> data = dict(zip(("train", "validation", "test"), zip(x.split(200), y.split(200))))
+    >>> settings = htf.training.ClassifySettings(epochs=10, batch_size=20, lr=0.1)
+    >>> _ = torch.manual_seed(0)
+    >>> result = htf.training.classify(torch.nn.Linear(5, 1), data, settings=settings)
+    >>> result.epochs, result.stopped, result.test_best_validation > 0.8
+    (10, 'epochs', True)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result.save(f"{folder}/result.json")
+    ...     again = htf.training.ClassifyResult.load(f"{folder}/result.json")
+    >>> again == result
+    True
     """
 
     test_last: float | None

@@ -49,6 +49,19 @@ class ClassifySettings:
         Stop when so many epochs in a row had a training accuracy of 1.
     seed : int
         Of the order of images, and of dropout.
+
+    See Also
+    --------
+    htf.training.classify, htf.training.Stage : take them.
+    htf.training.Training : other optimizers and schedules.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> import htf
+    >>> settings = htf.training.ClassifySettings(epochs=100, lr=0.1, stop_after_perfect=2)
+    >>> [replace(settings, seed=seed).seed for seed in range(3)]  # repeated trainings
+    [0, 1, 2]
     """
 
     epochs: int = 60

@@ -50,6 +50,25 @@ class Stage:
     ------
     TypeError
         If an argument is of another type.
+
+    See Also
+    --------
+    htf.training.curriculum : takes a sequence of them.
+
+    Examples
+    --------
+    >>> import htf
+    >>> stages = [
+    ...     htf.training.Stage(
+    ...         htf.datasets.far_parity((8, 8), distance=distance, train=100, validation=20, test=20),
+    ...         regularizer=htf.regularizers.GradientFieldChange(weight=3) if distance == 2 else None,
+    ...         rules=htf.training.reached(0.9),
+    ...         name=f"distance {distance}",
+    ...     )
+    ...     for distance in (2, 4)
+    ... ]
+    >>> [stage.name for stage in stages], stages[0].settings.epochs
+    (['distance 2', 'distance 4'], 60)
     """
 
     data: DataLike
@@ -121,6 +140,11 @@ def curriculum(
     KeyboardInterrupt
         After the step in which it came, with a checkpoint saved.  With `out` the model then has the weights that it
         began with, so that the same call goes on.
+
+    See Also
+    --------
+    htf.training.Stage, htf.training.CurriculumResult : what it takes and returns.
+    htf.training.classify : one stage.
 
     Notes
     -----

@@ -22,6 +22,23 @@ class CurriculumResult:
     names : tuple of str
         Of the stages.
     stages : tuple of ClassifyResult
+
+    See Also
+    --------
+    htf.training.curriculum : returns it.
+    htf.training.ClassifyResult : the result of a stage.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    >>> easy, hard = (x[:, 0] > 0).long(), (x[:, 0] + x[:, 1] > 0).long()
+    >>> settings = htf.training.ClassifySettings(epochs=3)
+    >>> first = htf.training.Stage([(x, easy)], settings=settings, name="easy")
+    >>> second = htf.training.Stage([(x, hard)], settings=settings, name="hard")
+    >>> result = htf.training.curriculum(torch.nn.Linear(5, 1), [first, second])
+    >>> result.names, result.epochs, [row["name"] for row in result.rows()]
+    (('easy', 'hard'), 6, ['easy', 'easy', 'easy', 'hard', 'hard', 'hard'])
     """
 
     names: tuple[str, ...]

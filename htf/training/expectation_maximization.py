@@ -45,6 +45,12 @@ class ExpectationMaximization(torch.optim.Optimizer):
     TypeError, ValueError
         If the network is another one, has negative entries or columns of another sum, or an argument is out of range.
 
+    See Also
+    --------
+    htf.models.TensorDensity : an estimator that is fitted by it.
+    htf.training.objectives.likelihood : the objective.
+    htf.nn.init.distributions : a start.
+
     Notes
     -----
     O(parameters) a step.  Columns without any observation are kept.
@@ -58,7 +64,7 @@ class ExpectationMaximization(torch.optim.Optimizer):
 
     Examples
     --------
-    >>> import htf
+    >>> import torch, htf
     >>> from htf.training import Training, objectives
     >>> x = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0))
     >>> x[:, 1] = x[:, 0]

@@ -93,6 +93,13 @@ def fit(
     KeyboardInterrupt
         After the step in which it came, with a checkpoint saved.
 
+    See Also
+    --------
+    htf.training.Training : other objectives.
+    htf.training.gradient_flow : the limit of small steps.
+    htf.ht_completion : by alternating least squares, where the gradient's path is of no interest.
+    htf.dynamics.study : planted problems from many starts.
+
     Notes
     -----
     Losses of all runs are added and differentiated together; each run's gradient is its own.  Trackers that compute

@@ -59,6 +59,11 @@ def gradient_flow(
     RuntimeError
         If the integration fails, or a loss is not finite at one of the times.
 
+    See Also
+    --------
+    htf.training.fit : gradient descent.
+    htf.dynamics.compare_rates : rates of a descent against those of the flow.
+
     Notes
     -----
     LSODA of SciPy, which changes to an implicit method where the flow is stiff: then O(n³) for n parameters of all
@@ -66,10 +71,10 @@ def gradient_flow(
 
     Examples
     --------
-    >>> import htf
+    >>> import torch, htf
     >>> problem = htf.datasets.tensor_completion((4, 4), "matrix", rank=1, observed=14, norm=4)
     >>> net = htf.nn.MatrixFactorization((4, 4), depth=2, init="balanced", seed=0, dtype=torch.float64)
-    >>> history = gradient_flow(net, problem, times=[0.0, 1e1, 1e3])
+    >>> history = htf.training.gradient_flow(net, problem, times=[0.0, 1e1, 1e3])
     >>> bool(history.loss[0] > 0.1), bool(history.loss[-1] < 1e-4)
     (True, True)
     """

@@ -40,11 +40,29 @@ class GroupRMSprop(torch.optim.Optimizer):
     ValueError
         If `lr` is not above 0, `alpha` not from 0 to below 1, or `eps` below 0.
 
+    See Also
+    --------
+    htf.training.fit : takes it by default, as "group_rmsprop".
+    htf.training.RelativeAdam : for networks of many modes.
+
     References
     ----------
     .. [1] S. Arora, N. Cohen, W. Hu, Y. Luo, "Implicit regularization in deep matrix factorization", NeurIPS 2019.
     .. [2] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
        convolutional neural networks", ICML 2022.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=3, runs=2, init=htf.nn.init.balanced(1e-6), seed=0)
+    >>> optimizer = htf.training.GroupRMSprop(net, lr=0.01)
+    >>> target = torch.eye(8)
+    >>> for step in range(10):
+    ...     optimizer.zero_grad()
+    ...     (net.end_matrices() - target).square().mean((1, 2)).sum().backward()
+    ...     optimizer.step()
+    >>> bool((optimizer.rates > 1).all())  # gradients are tiny near zero, steps are not
+    True
     """
 
     def __init__(self, network: Factorization, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-20) -> None:

@@ -56,9 +56,30 @@ class History:
     stopped : str
         Why the fit ended: "steps", what a stopping rule said, or what diverged; "" while it goes on.
 
+    See Also
+    --------
+    htf.training.fit, htf.training.Training : return it.
+    htf.plotting.plot_history, htf.plotting.plot_components : figures.
+
     Notes
     -----
     ``history[name]`` is ``history.tracked[name]``.
+
+    Examples
+    --------
+    >>> import tempfile, htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=2, runs=3, seed=0)
+    >>> history = htf.training.fit(net, problem, steps=50, track=htf.dynamics.singular_values(4))
+    >>> history.loss.shape, history.stopped, list(history.tracked)
+    (torch.Size([5, 3]), 'steps', ['singular_values'])
+    >>> history["singular_values"]["end matrix/values"].shape
+    torch.Size([5, 3, 4])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     history.save(folder)  # history.csv is for pandas
+    ...     again = htf.training.History.load(folder)
+    >>> bool((again.loss == history.loss).all())
+    True
     """
 
     steps: Tensor

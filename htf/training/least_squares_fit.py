@@ -55,6 +55,20 @@ class FitSettings:
     ValueError
         For a number out of its range: `epochs` or `batch_size` below 1, `step` not above 0, `tolerance` below 0,
         `warmup` or one of the two `betas` not from 0 to below 1.
+
+    See Also
+    --------
+    htf.probes.rank_fit : takes them.
+    htf.training.LeastSquaresFit : the fit.
+
+    Examples
+    --------
+    >>> import htf
+    >>> settings = htf.training.FitSettings(epochs=10)
+    >>> settings.batch_of(600), settings.batch_of(60_000)
+    (50, 1000)
+    >>> [round(settings.share(step, 100), 2) for step in (0, 9, 55, 99)]  # rises, then falls
+    [0.1, 1.0, 0.5, 0.0]
     """
 
     epochs: int = 60
@@ -126,6 +140,23 @@ class LeastSquaresFit(Training):
     -----
     RuntimeWarning
         Once, if a run's loss is not finite later; the run goes back to where its best epoch began.
+
+    See Also
+    --------
+    htf.probes.rank_fit : many of them.
+    htf.training.objectives.least_squares : the objective, for other optimizers.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.randint(0, 2, (400, 6), generator=torch.Generator().manual_seed(0))
+    >>> y = (x[:, :1] * x[:, 3:4]).float().expand(-1, 2)  # a column for each run
+    >>> net = htf.nn.CPNetwork([2] * 6, rank=[1, 3], seed=0)
+    >>> train, test = [(net.plan(x[:300]), y[:300])], [(net.plan(x[300:]), y[300:])]
+    >>> fit = htf.training.LeastSquaresFit(net, train, test, htf.training.FitSettings(epochs=20))
+    >>> fit.run()
+    >>> fit.train_errors[-1][1] < fit.train_errors[0][1]  # of the last and the first epoch, in the second run
+    True
     """
 
     def __init__(

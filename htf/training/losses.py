@@ -26,10 +26,14 @@ class Loss:
     ValueError
         For an unknown name, or a threshold that is not above 0.
 
+    See Also
+    --------
+    htf.training.fit, htf.training.objectives.entries : take it.
+
     Examples
     --------
-    >>> import torch
-    >>> Loss("huber", threshold=0.5)(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.25], [0.0]]))
+    >>> import torch, htf
+    >>> htf.training.Loss("huber", threshold=0.5)(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.25], [0.0]]))
     tensor([0.9062])
     """
 

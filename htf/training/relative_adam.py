@@ -41,9 +41,26 @@ class RelativeAdam(torch.optim.Adam):
     ValueError
         If `step` is not above 0, or a decay is not from 0 to below 1.
 
+    See Also
+    --------
+    htf.training.LeastSquaresFit : is trained by it.
+    htf.training.GroupRMSprop : one step for all parameters of a run.
+
     Notes
     -----
     `slow_down` halves the step of single runs.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.CPNetwork([2] * 100, rank=4, seed=0)
+    >>> optimizer = htf.training.RelativeAdam(net, step=0.1)
+    >>> x = torch.randint(0, 2, (32, 100), generator=torch.Generator().manual_seed(0))
+    >>> before = net(x).detach().log()
+    >>> net(x).square().mean().backward()
+    >>> optimizer.step()
+    >>> bool((net(x).log() - before).abs().max() < 0.11)  # outputs change by a tenth, not by the 100th power of a step
+    True
     """
 
     def __init__(self, network: Factorization, step: float = 1.0, betas: tuple[float, float] = (0.9, 0.99)) -> None:

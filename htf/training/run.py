@@ -99,9 +99,16 @@ class Training(Resumable):
     ValueError, TypeError
         Where an argument does not fit; the message names it, what came and what was expected.
 
+    See Also
+    --------
+    htf.training.objectives.function : an objective of one's own.
+    htf.training.fit, htf.training.classify : two uses of it.
+    htf.training.early_stopping, htf.training.reached : rules.
+
     Examples
     --------
-    >>> import htf
+    >>> import torch, htf
+    >>> from torch import nn
     >>> from htf.training import Training, early_stopping, objectives
     >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     >>> y = x[:, :3].argmax(1)
@@ -303,6 +310,18 @@ class Training(Resumable):
             If another process is training in the folder.
         KeyboardInterrupt
             After the step in which it came, with a checkpoint saved.
+
+        Examples
+        --------
+        >>> import tempfile, torch, htf
+        >>> x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+        >>> objective = htf.training.objectives.regression((x, x.sum(1, keepdim=True)), batch_size=10)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first = htf.training.Training(torch.nn.Linear(3, 1), objective, lr=0.01, out=folder)
+        ...     history = first.run(epochs=5)
+        ...     history = first.run(epochs=20)  # goes on from epoch 5
+        >>> len(history.loss), bool(history.loss[-1] < history.loss[0])
+        (20, True)
         """
         self.begin(epochs=epochs, steps=steps)
         self.run_to_end(on_advance, save_every, progress)

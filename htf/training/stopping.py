@@ -28,6 +28,19 @@ class LossBelow:
     ------
     ValueError, TypeError
         If `value` is not above 0, or `moments` no integer of at least 1.
+
+    See Also
+    --------
+    htf.training.NoProgress, htf.training.TimeLimit, htf.training.early_stopping : other rules.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=2, seed=0)
+    >>> history = htf.training.fit(net, problem, lr=0.05, steps=1000, stop=htf.training.LossBelow(1e-3))
+    >>> history.stopped, int(history.steps[-1]) < 1000
+    ('the loss of every run was below 0.001 at 1 recorded moments in a row', True)
     """
 
     value: float
@@ -63,6 +76,19 @@ class NoProgress:
     ------
     ValueError, TypeError
         If `steps` is no integer of at least 1, or `share` not between 0 and 1.
+
+    See Also
+    --------
+    htf.training.LossBelow, htf.training.TimeLimit, htf.training.early_stopping : other rules.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=2, seed=0)
+    >>> history = htf.training.fit(net, problem, lr=0.05, steps=1000, stop=htf.training.NoProgress(steps=100))
+    >>> history.stopped, int(history.steps[-1]) < 1000
+    ("no run's loss fell by 1% within 100 steps", True)
     """
 
     steps: int
@@ -97,6 +123,19 @@ class TimeLimit:
     ------
     ValueError
         If it is not.
+
+    See Also
+    --------
+    htf.training.LossBelow, htf.training.NoProgress, htf.training.early_stopping : other rules.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=2, seed=0)
+    >>> history = htf.training.fit(net, problem, steps=100_000, stop=htf.training.TimeLimit(seconds=0.1))
+    >>> int(history.steps[-1]) < 100_000
+    True
     """
 
     seconds: float
@@ -158,10 +197,15 @@ def early_stopping(patience: int = 5, *, on: str | None = None, least: float = 0
     ValueError, TypeError
         If `patience` is no integer of at least 1, or `least` below 0; in training, if `on` is not recorded.
 
+    See Also
+    --------
+    htf.training.reached : when it is learned.
+    htf.training.NoProgress, htf.training.LossBelow, htf.training.TimeLimit : other rules.
+
     Examples
     --------
-    >>> import torch
-    >>> rule = early_stopping(patience=2)
+    >>> import torch, htf
+    >>> rule = htf.training.early_stopping(patience=2)
     >>> rule(torch.tensor([1, 2, 3]), torch.tensor([[0.5], [0.6], [0.5]]), 0.0)
     'no better value at 2 recorded moments in a row'
     """
@@ -220,10 +264,15 @@ def reached(value: float, *, on: str = "validation/accuracy", moments: int = 1) 
         If `value` is not finite, or no accuracy above 0 and up to 1 where `on` is one, or `moments` no integer of at
         least 1; in training, if `on` is not recorded.
 
+    See Also
+    --------
+    htf.training.early_stopping : when it no longer becomes better.
+    htf.training.LossBelow : losses alone.
+
     Examples
     --------
-    >>> import torch
-    >>> rule = reached(0.9)
+    >>> import torch, htf
+    >>> rule = htf.training.reached(0.9)
     >>> rule(torch.tensor([1, 2]), torch.tensor([[0.4], [0.05]]), 0.0)  # errors: 1 - accuracy
     'validation/accuracy reached 0.9'
     """

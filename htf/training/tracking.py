@@ -28,6 +28,28 @@ class Moment:
     end_gradient : callable
         Returns the gradient of each run's loss with respect to its end matrix, (runs, d, d'); a TypeError where there
         are no end matrices.
+
+    See Also
+    --------
+    htf.training.Tracker : measures it.
+
+    Examples
+    --------
+    >>> import htf
+    >>> class GradientNorm(htf.training.Tracker):
+    ...     name = "gradient"
+    ...
+    ...     def describe(self, network):
+    ...         return {}
+    ...
+    ...     def measure(self, moment):
+    ...         gradients = [parameter.grad for parameter in moment.network.parameters()]
+    ...         return {"norm": moment.network.run_norms(gradients), "loss": moment.losses}
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=2, runs=3, seed=0)
+    >>> history = htf.training.fit(net, problem, steps=50, track=GradientNorm())
+    >>> history["gradient"]["norm"].shape
+    torch.Size([3, 3])
     """
 
     network: Factorization
@@ -47,6 +69,28 @@ class Tracker(ABC):
         Under which a history holds the record.
     consecutive : bool
         Whether to measure again one step later, so that a history holds differences over single steps.
+
+    See Also
+    --------
+    htf.dynamics.singular_values, htf.dynamics.norms, htf.dynamics.unbalancedness : trackers that there are.
+    htf.training.fit : takes them.
+
+    Examples
+    --------
+    >>> import htf
+    >>> class Trace(htf.training.Tracker):
+    ...     name = "trace"
+    ...
+    ...     def describe(self, network):
+    ...         return {}
+    ...
+    ...     def measure(self, moment):
+    ...         return {"end matrix": moment.network.end_matrices().detach().diagonal(dim1=1, dim2=2).sum(1)}
+    >>> problem = htf.datasets.tensor_completion((8, 8), "matrix", rank=1, observed=50, norm=8)
+    >>> net = htf.nn.MatrixFactorization((8, 8), depth=2, runs=3, seed=0)
+    >>> history = htf.training.fit(net, problem, steps=50, track=Trace())
+    >>> history["trace"]["end matrix"].shape  # moments, runs
+    torch.Size([3, 3])
     """
 
     name: str

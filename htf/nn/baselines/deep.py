@@ -58,6 +58,11 @@ class DeepNetwork(nn.Module):
     ValueError, TypeError
         Where an argument does not fit; the message names it.
 
+    See Also
+    --------
+    htf.nn.MatrixFactorization : linear networks that are fitted to entries of a matrix.
+    htf.ranks.kernel_effective_rank : ranks of its features.
+
     Notes
     -----
     Entries have variance :math:`g^2 / d_{\text{in}}`, Gaussian or uniform, with the gain g of what follows the layer:
@@ -78,7 +83,8 @@ class DeepNetwork(nn.Module):
 
     Examples
     --------
-    >>> net = DeepNetwork(4, 3, depth=5, width=8, activation="relu", runs=100, seed=0)
+    >>> import torch, htf
+    >>> net = htf.nn.DeepNetwork(4, 3, depth=5, width=8, activation="relu", runs=100, seed=0)
     >>> x = torch.ones(7, 4)
     >>> net(x).shape, net.features(x).shape
     (torch.Size([100, 7, 3]), torch.Size([100, 7, 8]))

@@ -45,6 +45,20 @@ class FiniteSampleNetwork(nn.Module):
     ------
     ValueError
         For another activation.
+
+    See Also
+    --------
+    htf.nn.finite_sample_network : finds the weights for given points.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> a, b = torch.tensor([1.0, 1.0]), torch.tensor([0.0, 1.0])
+    >>> net = htf.nn.FiniteSampleNetwork(a, b, w=torch.tensor([1.0, -1.0]))  # a ramp from 0 to 1 along x + y
+    >>> net(torch.tensor([[-1.0, 0.0], [0.25, 0.25], [2.0, 1.0]])).tolist()
+    [0.0, 0.5, 1.0]
+    >>> net.hidden(torch.tensor([[2.0, 1.0]])).tolist()
+    [[3.0, 2.0]]
     """
 
     def __init__(self, a: Tensor, b: Tensor, w: Tensor, activation: str = "relu") -> None:
@@ -99,6 +113,11 @@ def finite_sample_network(
         of different targets are equal, or so close that no direction tells them apart in float64; the message says
         which.
 
+    See Also
+    --------
+    htf.nn.FiniteSampleNetwork : what it returns.
+    htf.datasets.corrupted_labels : labels that no network can predict, but fit.
+
     Notes
     -----
     The triangular system has the diagonal :math:`z_i - b_i`.  With :math:`b_i = z_{i-1}`, the end of the range that
@@ -133,9 +152,9 @@ def finite_sample_network(
 
     Examples
     --------
-    >>> import torch
+    >>> import torch, htf
     >>> x, y = torch.eye(4), torch.tensor([3, 1, 4, 1])
-    >>> network = finite_sample_network(x, y)
+    >>> network = htf.nn.finite_sample_network(x, y)
     >>> network(x).round().int().tolist(), sum(p.numel() for p in network.parameters())
     ([3, 1, 4, 1], 12)
     """

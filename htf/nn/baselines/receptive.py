@@ -42,6 +42,11 @@ def receptive_field(
         If there is no convolution or adaptive pooling to tell by, for a feature map of another shape, or if a unit sees
         all of an image of 2,048 pixels.
 
+    See Also
+    --------
+    htf.nn.small_resnet, htf.nn.ResNet : networks of various fields.
+    htf.ranks.separation_profile : how much of its field a network uses.
+
     Notes
     -----
     On a copy of the model, convolutions and maxima (modules, not functions) are replaced by means and normalizations

@@ -27,6 +27,17 @@ class Stem:
         Of the convolution, padded to keep the size at stride 1.
     pool : bool
         Whether a 3×3 maximum at stride 2 follows.
+
+    See Also
+    --------
+    htf.nn.ResNet : takes it.
+
+    Examples
+    --------
+    >>> import htf
+    >>> stem = htf.nn.Stem(width=16, kernel=3, stride=1, pool=False)  # for small images
+    >>> htf.nn.receptive_field(htf.nn.ResNet([16, 32], [1, 1], stem=stem))
+    (13, 13)
     """
 
     width: int = 64
@@ -99,6 +110,12 @@ class ResNet(nn.Module):
     ValueError, TypeError
         For counts below 1, an even kernel, sequences of different lengths, or a probability outside [0, 1).
 
+    See Also
+    --------
+    htf.nn.resnet18, htf.nn.small_resnet : two of them.
+    htf.nn.Stem : first layers.
+    htf.nn.receptive_field : how far its units see.
+
     Notes
     -----
     Names and shapes of parameters and buffers are those of torchvision's ResNets, so that a ``state_dict`` of one
@@ -108,6 +125,14 @@ class ResNet(nn.Module):
     ----------
     .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition", CVPR 2016.
     .. [2] K. He, X. Zhang, S. Ren, J. Sun, "Delving deep into rectifiers", ICCV 2015.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.ResNet(widths=[16, 32], blocks=[1, 1], channels=1, outputs=10, seed=0)
+    >>> x = torch.ones(5, 1, 32, 32)
+    >>> net(x).shape, net.features(x).shape
+    (torch.Size([5, 10]), torch.Size([5, 32, 4, 4]))
     """
 
     def __init__(
@@ -191,6 +216,18 @@ def resnet18(channels: int = 3, outputs: int = 1, *, dropout: float = 0.0, seed:
     -------
     ResNet
         11,176,512 parameters for three channels, and 513 per output.
+
+    See Also
+    --------
+    htf.nn.small_resnet : for a few cores.
+    htf.nn.ResNet : other sizes.
+
+    Examples
+    --------
+    >>> import htf
+    >>> net = htf.nn.resnet18(channels=3, outputs=10, seed=0)
+    >>> sum(p.numel() for p in net.parameters())
+    11181642
     """
     return ResNet((64, 128, 256, 512), (2, 2, 2, 2), channels, outputs, dropout=dropout, seed=seed)
 
@@ -219,6 +256,20 @@ def small_resnet(
     -------
     ResNet
         151,153 parameters for one channel, one output and the default strides.
+
+    See Also
+    --------
+    htf.nn.resnet18 : the papers' network.
+    htf.nn.receptive_field : how far its units see.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.small_resnet(outputs=2, seed=0)
+    >>> net(torch.ones(4, 1, 48, 48)).shape
+    torch.Size([4, 2])
+    >>> htf.nn.receptive_field(htf.nn.small_resnet(strides=(2, 1, 2, 1, 1)))
+    (55, 55)
     """
     if len(strides) != 5:
         raise ValueError(f"strides has {len(strides)} entries; expected 5, of the stem and four blocks")

@@ -60,6 +60,11 @@ class Factorization(nn.Module, ABC):
     ValueError
         If a dimension, `runs` or `outputs` is below 1.
 
+    See Also
+    --------
+    htf.nn.CPNetwork, htf.nn.HTNetwork, htf.nn.MatrixFactorization : those that there are.
+    htf.training.fit : trains them.
+
     Notes
     -----
     A subclass calls this constructor, then registers its parameters, then calls `reset_parameters`.  It has to provide
@@ -78,7 +83,9 @@ class Factorization(nn.Module, ABC):
 
     Examples
     --------
-    >>> class Diagonal(Factorization):
+    >>> import torch, htf
+    >>> from torch import nn
+    >>> class Diagonal(htf.nn.Factorization):
     ...     '''A matrix that is zero off its diagonal.'''
     ...
     ...     def __init__(self, dim, *, runs=1, seed=None):
@@ -100,7 +107,6 @@ class Factorization(nn.Module, ABC):
     ...
     ...     def rescale_(self, factors):
     ...         self.diagonal.data.mul_(factors.unsqueeze(1))
-    >>> import htf
     >>> entries = torch.tensor([[0, 0], [1, 1], [2, 1]]), torch.tensor([0.5, -1.0, 0.0])
     >>> history = htf.training.fit(Diagonal(4, runs=2, seed=0), entries, lr=0.1, steps=200)
     >>> bool((history.loss[-1] < 1e-2).all())

@@ -25,6 +25,18 @@ class ComponentGroup:
         Modes of the tensor that the components have.
     node : int or None
         Node of the tree, if they are at one.
+
+    See Also
+    --------
+    htf.dynamics.ComponentRates : their sizes and rates.
+    htf.nn.Factorization : its method ``component_groups`` gives them.
+
+    Examples
+    --------
+    >>> import htf
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(4), dims=3, width=2, seed=0)
+    >>> {name: (group.order, group.modes) for name, group in net.component_groups().items()}
+    {'node 4': (3, (0, 1)), 'node 5': (3, (2, 3)), 'node 6': (3, (0, 1, 2, 3))}
     """
 
     order: int
@@ -54,6 +66,20 @@ class ComponentRates:
         Number of matrices or vectors that are multiplied in a component.
     counts : Tensor
         (runs,) int64, the components that each run has.
+
+    See Also
+    --------
+    htf.dynamics.component_rates : makes them.
+    htf.dynamics.compare_rates : over a whole fit.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.CPNetwork((4, 5, 6), rank=2, init=htf.nn.init.balanced(0.1), seed=0, dtype=torch.float64)
+    >>> (net(torch.tensor([[0, 1, 2]])) - 1).square().sum().backward()
+    >>> rates = htf.dynamics.component_rates(net)["components"]
+    >>> torch.allclose(rates.predicted, 3 * rates.alignments * rates.values ** (2 - 2 / 3))
+    True
     """
 
     values: Tensor

@@ -56,6 +56,12 @@ class CPNetwork(TreeNetwork):
     ranks : tuple of int
         Components of each run.
 
+    See Also
+    --------
+    htf.nn.HTNetwork, htf.nn.MatrixFactorization : other factorizations.
+    htf.nn.init.scale_preserving : starts.
+    htf.training.fit : trains it.
+
     Notes
     -----
     On discrete inputs of order 12 or more, a forward pass adds logarithms of factors, sample by sample, those of groups
@@ -67,6 +73,19 @@ class CPNetwork(TreeNetwork):
     References
     ----------
     .. [1] N. Razin, A. Maman, N. Cohen, "Implicit regularization in tensor factorization", ICML 2021.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.CPNetwork([4, 5, 6], rank=[1, 2, 3], seed=0)  # three runs, of ranks 1, 2 and 3
+    >>> x = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    >>> net(x).shape, net.to_tensor(run=2).rank
+    (torch.Size([2, 3]), 3)
+    >>> tensor = htf.tensors.cp_to_ht(net.to_tensor(run=2))
+    >>> torch.allclose(net(x)[1, 2], tensor[3, 4, 5])
+    True
+    >>> net.component_norms(run=1).shape, net.n_parameters(run=1)
+    (torch.Size([2]), 30)
     """
 
     component_kinds = ("component_norms", "local_component_norms")

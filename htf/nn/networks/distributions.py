@@ -57,11 +57,16 @@ def distributions(
         If `contrast` is negative, `leaf` unknown, or `samples` of another shape; when a network is made, if samples do
         not fit it.
 
+    See Also
+    --------
+    htf.training.ExpectationMaximization : what it is a start of.
+    htf.models.TensorDensity : an estimator.
+
     Examples
     --------
-    >>> import htf
-    >>> x = torch.randint(0, 3, (50, 4), generator=Generator().manual_seed(0))
-    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(4), 3, 2, init=distributions(x), seed=0)
+    >>> import torch, htf
+    >>> x = torch.randint(0, 3, (50, 4), generator=torch.Generator().manual_seed(0))
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(4), 3, 2, init=htf.nn.init.distributions(x), seed=0)
     >>> [bool(torch.allclose(w.sum(-2), torch.ones(()))) for w in net.weights]
     [True, True, True]
     """

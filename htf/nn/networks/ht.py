@@ -66,6 +66,13 @@ class HTNetwork(TreeNetwork):
     ValueError, TypeError
         Where an argument does not fit; the message names it.
 
+    See Also
+    --------
+    htf.nn.CPNetwork, htf.nn.MatrixFactorization : other factorizations.
+    htf.nn.init.scale_preserving : starts.
+    htf.training.Training : trains it.
+    htf.models.TensorClassifier, htf.models.TensorDensity : estimators that are such networks.
+
     Notes
     -----
     A forward pass takes O(rows · runs · R²) multiplications per node, rows being its distinct inputs in the batch.
@@ -76,6 +83,26 @@ class HTNetwork(TreeNetwork):
     .. [1] N. Cohen, O. Sharir, A. Shashua, "On the expressive power of deep learning: a tensor analysis", COLT 2016.
     .. [2] N. Razin, A. Maman, N. Cohen, "Implicit regularization in hierarchical tensor factorization and deep
        convolutional neural networks", ICML 2022, equation (3).
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(4), dims=3, width=2, seed=0)
+    >>> x = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 1]])
+    >>> net(x).shape, net.n_parameters()
+    (torch.Size([2, 1]), 34)
+    >>> tensor = net.to_tensor()  # the same, as a tensor
+    >>> tensor.rank, torch.allclose(net(x)[:, 0], tensor.entries(x))
+    ((2, 2, 2, 2, 2, 2, 1), True)
+
+    Classes, from images whose pixels are encoded as vectors:
+
+    >>> digits = htf.datasets.load("digits")
+    >>> vectors = htf.datasets.affine(digits.train_images, digits.maximum)
+    >>> start = htf.nn.init.scale_preserving(inputs=vectors)
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.grid(8, 8), dims=2, width=4, outputs=10, init=start, seed=0)
+    >>> net(vectors[:5]).shape
+    torch.Size([5, 10])
     """
 
     component_kinds = ("local_component_norms",)
@@ -191,6 +218,14 @@ class HTNetwork(TreeNetwork):
         ------
         TypeError, ValueError
             For factors of another backend, or tensors that differ in tree, shape, dtype or device.
+
+        Examples
+        --------
+        >>> import torch, htf
+        >>> x = htf.random_ht((4, 5, 6), rank=2, random_state=0, like=torch.zeros(1, dtype=torch.float64))
+        >>> net = htf.nn.HTNetwork.from_tensor(x)
+        >>> torch.allclose(net(torch.tensor([[1, 2, 3]]))[0, 0], x[1, 2, 3])
+        True
         """
         single = isinstance(tensors, HTTensor) or (len(tensors) == 2 and isinstance(tensors[0], DimensionTree))
         runs = [as_ht(tensors)] if single else [as_ht(x) for x in tensors]  # type: ignore[arg-type]

@@ -38,6 +38,18 @@ class Chain:
     ----------
     sizes : tuple of int
         d_0, ..., d_L; W_l is d_l x d_{l-1}.
+
+    See Also
+    --------
+    htf.nn.MatrixFactorization : the network that has one for a layout.
+    htf.nn.init.JointInitializer : starts of whole chains.
+
+    Examples
+    --------
+    >>> import htf
+    >>> chain = htf.nn.init.Chain((4, 3, 6))  # two layers, from 4 to 3 to 6 dimensions
+    >>> [(block.rows, block.columns) for block in chain.blocks]
+    [(3, 4), (6, 3)]
     """
 
     sizes: tuple[int, ...]
@@ -57,7 +69,27 @@ Initializer = Callable[[Layout | Chain, Block, Generator | None], Tensor]
 
 @runtime_checkable
 class JointInitializer(Protocol):
-    """An initializer that draws all layers of a deep linear network at once."""
+    """An initializer that draws all layers of a deep linear network at once.
+
+    See Also
+    --------
+    htf.nn.init.TreeInitializer : of networks on a tree.
+    htf.nn.init.balanced : one of them.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> class Orthogonal:
+    ...     def __call__(self, layout, block, generator):
+    ...         raise TypeError("for deep linear networks alone")
+    ...
+    ...     def chain(self, layout, generator):
+    ...         blank = [torch.empty(block.rows, block.columns) for block in layout.blocks]
+    ...         return [torch.nn.init.orthogonal_(each, generator=generator) for each in blank]
+    >>> net = htf.nn.MatrixFactorization((4, 4), depth=3, init=Orthogonal(), seed=0)
+    >>> torch.allclose(net.singular_values(), torch.ones(1, 4), atol=1e-5)
+    True
+    """
 
     def chain(self, layout: Chain, generator: Generator | None) -> list[Tensor]:
         """The matrices of one run, W_1 first."""
@@ -66,7 +98,26 @@ class JointInitializer(Protocol):
 
 @runtime_checkable
 class TreeInitializer(Protocol):
-    """An initializer that draws all matrices of a network on a tree at once."""
+    """An initializer that draws all matrices of a network on a tree at once.
+
+    See Also
+    --------
+    htf.nn.init.JointInitializer : of deep linear networks.
+    htf.nn.init.scale_preserving : one of them.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> class Ones:
+    ...     def __call__(self, layout, block, generator):
+    ...         raise TypeError("for trees alone")
+    ...
+    ...     def tree(self, layout, generator, shared=False):
+    ...         return [torch.ones(len(block.nodes), block.rows, block.columns) for block in layout.blocks]
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(2), dims=3, width=2, init=Ones())
+    >>> net(torch.tensor([[0, 1], [2, 2]])).tolist()
+    [[2.0], [2.0]]
+    """
 
     def tree(self, layout: Layout, generator: Generator | None, shared: bool = False) -> list[Tensor]:
         """The matrices of one run, per block; without the root's, where it adds."""
@@ -80,6 +131,17 @@ def gaussian(mean: float = 0.0, std: float = 1e-2) -> Initializer:
     ----------
     mean, std : float
         Mean and standard deviation of every entry; `std` is at least 0.
+
+    See Also
+    --------
+    htf.nn.init.balanced, htf.nn.init.scale_preserving : other starts.
+
+    Examples
+    --------
+    >>> import htf
+    >>> net = htf.nn.CPNetwork((8, 8, 8), rank=64, init=htf.nn.init.gaussian(std=0.01), seed=0)
+    >>> round(net.factor(0).std().item(), 3)
+    0.01
     """
     if not std >= 0:
         raise ValueError(f"std is {std}; expected at least 0")
@@ -103,6 +165,11 @@ def balanced(scale: float = 1e-2) -> Initializer:
         level to level, the norms below change with the square root of their ratio.  In a deep linear network, the
         Frobenius norm of the end matrix.
 
+    See Also
+    --------
+    htf.nn.init.gaussian, htf.nn.init.identity : other starts near zero.
+    htf.dynamics.unbalancedness : what stays near 0 from there.
+
     Notes
     -----
     On a tree, rows and columns of Gaussian matrices are rescaled in turn (Sinkhorn) until all norms agree to rounding.
@@ -117,6 +184,13 @@ def balanced(scale: float = 1e-2) -> Initializer:
        convolutional neural networks", ICML 2022.
     .. [2] S. Arora, N. Cohen, N. Golowich, W. Hu, "A convergence analysis of gradient descent for deep linear neural
        networks", ICLR 2019.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.MatrixFactorization((6, 4), depth=3, init=htf.nn.init.balanced(1e-3), seed=0)
+    >>> round(net.to_tensor().norm().item(), 6), bool(net.unbalancedness() < 1e-6)
+    (0.001, True)
     """
     if not scale > 0:
         raise ValueError(f"scale is {scale}; expected above 0")
@@ -168,6 +242,17 @@ def identity(scale: float = 1e-2) -> Initializer:
     ----------
     scale : float
         On the diagonals.
+
+    See Also
+    --------
+    htf.nn.init.balanced, htf.nn.init.gaussian : other starts near zero.
+
+    Examples
+    --------
+    >>> import htf
+    >>> net = htf.nn.MatrixFactorization((3, 3), depth=2, init=htf.nn.init.identity(0.1), seed=0)
+    >>> net.to_tensor().diagonal().detach()
+    tensor([0.0100, 0.0100, 0.0100])
     """
     if not scale > 0:
         raise ValueError(f"scale is {scale}; expected above 0")
@@ -208,6 +293,11 @@ def scale_preserving(noise: float = 1.0, mixing: float = 0.1, inputs: Tensor | M
     -----
     RuntimeWarning
         If products of `inputs` vary so much from sample to sample that most outputs are next to nothing.
+
+    See Also
+    --------
+    htf.nn.init.gaussian, htf.nn.init.balanced : starts near zero.
+    htf.datasets.encoding_moments : moments of an encoding, in place of samples.
 
     Notes
     -----

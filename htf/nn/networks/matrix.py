@@ -64,6 +64,12 @@ class MatrixFactorization(Factorization):
     ValueError, TypeError
         Where an argument does not fit; the message names it.
 
+    See Also
+    --------
+    htf.nn.CPNetwork, htf.nn.HTNetwork : factorizations of tensors.
+    htf.nn.DeepNetwork : with nonlinearities.
+    htf.training.fit : trains it.
+
     Notes
     -----
     Products are taken in the order of fewest multiplications, found in O(L³) once for given sizes.
@@ -82,7 +88,8 @@ class MatrixFactorization(Factorization):
 
     Examples
     --------
-    >>> net = MatrixFactorization((6, 4), depth=3, runs=2, init="balanced", seed=0)
+    >>> import torch, htf
+    >>> net = htf.nn.MatrixFactorization((6, 4), depth=3, runs=2, init="balanced", seed=0)
     >>> net(torch.tensor([[5, 0], [2, 3]])).shape
     torch.Size([2, 2])
     >>> net.singular_values().shape
@@ -135,6 +142,14 @@ class MatrixFactorization(Factorization):
         """The end matrices W_L···W_1, (runs, d, d'); gradients flow.
 
         At depth 1 they are the parameters themselves.
+
+        Examples
+        --------
+        >>> import torch, htf
+        >>> net = htf.nn.MatrixFactorization((6, 4), depth=3, runs=2, seed=0)
+        >>> ends = net.end_matrices()
+        >>> ends.shape, torch.allclose(net(torch.tensor([[5, 0]]))[0], ends[:, 5, 0])
+        (torch.Size([2, 6, 4]), True)
         """
         return chain_product(self._chain())
 

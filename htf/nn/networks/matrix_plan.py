@@ -22,6 +22,20 @@ class MatrixPlan:
         The distinct ones, in rising order.
     row_of, column_of : Tensor
         (batch,); the place of each sample's row in `rows` and of its column in `columns`.
+
+    See Also
+    --------
+    htf.nn.MatrixFactorization : its method ``plan`` makes one.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> net = htf.nn.MatrixFactorization((6, 4), seed=0)
+    >>> plan = net.plan(torch.tensor([[5, 0], [2, 3], [5, 3]]))
+    >>> plan.rows.tolist(), plan.columns.tolist(), plan.batch
+    ([2, 5], [0, 3], 3)
+    >>> net(plan).shape  # again and again, without further checks
+    torch.Size([3, 1])
     """
 
     dims: tuple[int, int]

@@ -37,9 +37,15 @@ class NormalLeaves(nn.Module):
     ValueError
         For other shapes, and deviations that are not above 0.
 
+    See Also
+    --------
+    htf.nn.NormalNetwork : a density with them.
+    htf.models.TensorDensity : an estimator, with ``leaf="gaussian"``.
+
     Examples
     --------
-    >>> leaves = NormalLeaves.of(torch.linspace(0, 1, 21)[:, None].expand(-1, 2), components=2)
+    >>> import torch, htf
+    >>> leaves = htf.nn.NormalLeaves.of(torch.linspace(0, 1, 21)[:, None].expand(-1, 2), components=2)
     >>> leaves.mean[0].detach().round(decimals=2).tolist()
     [0.25, 0.75]
     """
@@ -126,6 +132,11 @@ class NormalNetwork(nn.Module):
     ValueError
         If they do not fit each other, and for a network of several runs or shared matrices.
 
+    See Also
+    --------
+    htf.nn.NormalLeaves : its leaves.
+    htf.models.TensorDensity : an estimator, with ``leaf="gaussian"``.
+
     Notes
     -----
     `htf.training.ExpectationMaximization` fits all of it in closed form; with the network fixed, means and deviations
@@ -133,12 +144,13 @@ class NormalNetwork(nn.Module):
 
     Examples
     --------
-    >>> import htf
+    >>> import torch, htf
     >>> from htf.training import Training, objectives
     >>> x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
-    >>> leaves = NormalLeaves.of(x, components=3)
+    >>> leaves = htf.nn.NormalLeaves.of(x, components=3)
     >>> start = htf.nn.init.distributions(leaves.nearest(x))
-    >>> density = NormalNetwork(leaves, htf.nn.HTNetwork(htf.DimensionTree.balanced(4), 3, 2, init=start, seed=0))
+    >>> network = htf.nn.HTNetwork(htf.DimensionTree.balanced(4), 3, 2, init=start, seed=0)
+    >>> density = htf.nn.NormalNetwork(leaves, network)
     >>> objective = objectives.likelihood(x, batch_size=50)
     >>> history = Training(density, objective, optimizer="expectation_maximization", lr=0.5).run(epochs=5)
     >>> bool(history.loss[-1] < history.loss[0])

@@ -30,6 +30,31 @@ class Found(NamedTuple):
         Inputs, targets and outputs, for a regularizer.
     counts : mapping of Tensor
         Scalars to be added over the epoch and divided by its samples, such as the number of right answers.
+
+    See Also
+    --------
+    htf.training.objectives.Objective : its method ``find`` returns it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from htf.training import Training, objectives
+    >>> class Columns(objectives.Objective):
+    ...     '''Autoencoding of the rows of a matrix, a column of it left out at each step.'''
+    ...
+    ...     def __init__(self, x):
+    ...         self.x, self.batches = x, x.shape[1]
+    ...
+    ...     def find(self, model, epoch, batch):
+    ...         given = self.x.index_fill(1, torch.tensor([batch]), 0.0)
+    ...         return objectives.Found((model(given) - self.x)[:, batch].square().mean(), samples=len(self.x))
+    ...
+    ...     def describe(self):
+    ...         return {"rows": len(self.x)}
+    >>> x = torch.randn(50, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 4)
+    >>> history = Training(torch.nn.Linear(4, 4), Columns(x), lr=0.05).run(epochs=20)
+    >>> bool(history.loss[-1] < 0.1 * history.loss[0])
+    True
     """
 
     losses: Tensor
@@ -52,6 +77,20 @@ class Place:
         Those that share every batch.
     differentiate_inputs : bool
         Whether a regularizer differentiates at all inputs of a batch, which then are to require gradients.
+
+    See Also
+    --------
+    htf.training.objectives.Objective : its method ``prepare`` is given it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from htf.training import Training, objectives
+    >>> x = torch.arange(8, dtype=torch.float64)[:, None]
+    >>> objective = objectives.regression((x, 2 * x))
+    >>> training = Training(torch.nn.Linear(1, 1, dtype=torch.float64), objective, seed=3)
+    >>> objective.place.dtype, objective.place.device, objective.place.seed  # of the model and the training
+    (torch.float64, device(type='cpu'), 3)
     """
 
     device: torch.device
@@ -72,6 +111,40 @@ class Objective(ABC):
         Once it is prepared.
     judge : str
         The measured quantity, as "validation/accuracy", by which the best epoch is chosen; "" for none.
+
+    See Also
+    --------
+    htf.training.objectives.function : from a function, in ten lines.
+    htf.training.objectives.entries, htf.training.objectives.classification, htf.training.objectives.regression : some.
+    htf.training.Training : minimizes it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from htf.training import Training, objectives
+    >>> class AbsoluteErrors(objectives.Objective):
+    ...     '''Least absolute errors of a regression, which outliers hardly change.'''
+    ...
+    ...     judge = "validation/error"
+    ...
+    ...     def __init__(self, train, validation):
+    ...         self.train, self.validation = train, validation
+    ...
+    ...     def find(self, model, epoch, batch):
+    ...         return objectives.Found((model(self.train[0]) - self.train[1]).abs().mean())
+    ...
+    ...     def measure(self, model, epoch):
+    ...         return {"validation/error": (model(self.validation[0]) - self.validation[1]).abs().median()}
+    ...
+    ...     def describe(self):
+    ...         return {"samples": len(self.train[0])}
+    >>> x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    >>> y = x.sum(1, keepdim=True)
+    >>> y[::10] += 100  # outliers
+    >>> objective = AbsoluteErrors((x[:40], y[:40]), (x[40:], y[40:]))
+    >>> history = Training(torch.nn.Linear(3, 1), objective, optimizer="adam", lr=0.1).run(epochs=100)
+    >>> bool(history["validation"]["error"][-1] < 0.2)
+    True
     """
 
     batches: int = 1
@@ -173,6 +246,11 @@ def function(of: Function, *, data: object = (), batches: int = 1) -> Objective:
     TypeError, ValueError
         If `of` cannot be called, or `batches` is no integer of at least 1; in training, for what is not a tensor of
         such a shape.
+
+    See Also
+    --------
+    htf.training.objectives.Objective : with quantities of its own, measured after each epoch.
+    htf.training.Training : minimizes it.
 
     Examples
     --------

@@ -28,6 +28,20 @@ class Classes(Objective):
     parts : dict of Samples
         Those that there are of "train", "validation" and "test".
     batch_size : int
+
+    See Also
+    --------
+    htf.training.objectives.classification : makes it.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    >>> y = x[:, :3].argmax(1)
+    >>> objective = htf.training.objectives.classification((x[:40], y[:40]), (x[40:], y[40:]), batch_size=10)
+    >>> training = htf.training.Training(torch.nn.Linear(5, 3), objective)
+    >>> objective.batches, list(objective.parts), 0 <= objective.accuracy(training.model, "validation", epoch=0) <= 1
+    (4, ['train', 'validation'], True)
     """
 
     def __init__(
@@ -179,18 +193,24 @@ def classification(
         For another kind of data, or labels that are not integers from 0; when a training is made of it, for a model of
         fewer outputs than classes, or batches of fewer than 2 samples.
 
+    See Also
+    --------
+    htf.training.classify : the same with settings and a test at the end.
+    htf.training.objectives.regression : numbers in place of classes.
+    htf.models.TensorClassifier : as an estimator.
+
     Notes
     -----
     Of a torch Dataset, 64 items spread evenly determine the digest by which a checkpoint of other data is refused.
 
     Examples
     --------
+    >>> import torch, htf
     >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     >>> y = x[:, :3].argmax(1)
-    >>> objective = classification((x[:40], y[:40]), (x[40:], y[40:]), batch_size=10)
-    >>> model = nn.Linear(5, 3)
-    >>> from htf.training import Training
-    >>> history = Training(model, objective, lr=0.05).run(epochs=20)
+    >>> objective = htf.training.objectives.classification((x[:40], y[:40]), (x[40:], y[40:]), batch_size=10)
+    >>> model = torch.nn.Linear(5, 3)
+    >>> history = htf.training.Training(model, objective, lr=0.05).run(epochs=20)
     >>> history["validation"]["accuracy"].shape, bool(history.loss[-1] < history.loss[0])
     (torch.Size([20, 1]), True)
     """

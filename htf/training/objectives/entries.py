@@ -24,6 +24,20 @@ class Entries(Objective):
     observations : Observations
         Inputs, targets and test entries; there once a training has been made.
     loss : Loss
+
+    See Also
+    --------
+    htf.training.objectives.entries : makes it.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((6, 6, 6), "cp", rank=2, observed=150)
+    >>> objective = htf.training.objectives.entries(problem)
+    >>> net = htf.nn.CPNetwork((6, 6, 6), rank=3, runs=2, seed=0)
+    >>> training = htf.training.Training(net, objective, optimizer="adam", lr=0.02)
+    >>> objective.test_error(net).shape  # at the test entries, of each run
+    torch.Size([2])
     """
 
     def __init__(
@@ -81,5 +95,21 @@ def entries(problem: CompletionProblem | SensingProblem | tuple[Tensor, Tensor],
     ------
     ValueError
         For an unknown loss; when a training is made of it, for a problem that does not fit the network.
+
+    See Also
+    --------
+    htf.training.fit : the same, with `GroupRMSprop` by default.
+    htf.ht_completion : by alternating least squares.
+    htf.datasets.tensor_completion : problems.
+
+    Examples
+    --------
+    >>> import htf
+    >>> problem = htf.datasets.tensor_completion((6, 6, 6), "cp", rank=2, observed=150, norm=15)
+    >>> net = htf.nn.CPNetwork((6, 6, 6), rank=4, seed=0)
+    >>> objective = htf.training.objectives.entries(problem, loss="huber")
+    >>> history = htf.training.Training(net, objective, optimizer="adam", lr=0.05).run(steps=100)
+    >>> bool(history.loss[-1] < 0.1 * history.loss[0])
+    True
     """
     return Entries(problem, loss)

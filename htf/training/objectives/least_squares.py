@@ -22,6 +22,21 @@ class LeastSquares(Objective):
     Attributes
     ----------
     train, test : list of (inputs, targets)
+
+    See Also
+    --------
+    htf.training.objectives.least_squares : makes it.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.randint(0, 2, (100, 8), generator=torch.Generator().manual_seed(0))
+    >>> y = (x[:, :1] * x[:, 3:4]).float().expand(-1, 4)
+    >>> objective = htf.training.objectives.least_squares(x.split(50), y.split(50))
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(8), 2, 3, runs=4, seed=0)
+    >>> training = htf.training.Training(net, objective, optimizer="relative_adam", lr=0.3)
+    >>> objective.errors(net, objective.train).shape  # of each run
+    torch.Size([4])
     """
 
     def __init__(self, train: Sequence[Batch], test: Sequence[Batch] = (), clip: float | None = None) -> None:
@@ -102,11 +117,16 @@ def least_squares(
     ValueError
         For no batches, or other numbers of inputs than of targets; when a training is made of it, for other shapes.
 
+    See Also
+    --------
+    htf.training.LeastSquaresFit : with runs that go back when they diverge.
+    htf.training.objectives.regression : batches drawn anew each epoch.
+
     Examples
     --------
-    >>> import htf
-    >>> x = torch.randint(0, 2, (100, 8), generator=Generator().manual_seed(0))
-    >>> objective = least_squares(x.split(50), (x[:, :1] * x[:, 3:4]).float().split(50))
+    >>> import torch, htf
+    >>> x = torch.randint(0, 2, (100, 8), generator=torch.Generator().manual_seed(0))
+    >>> objective = htf.training.objectives.least_squares(x.split(50), (x[:, :1] * x[:, 3:4]).float().split(50))
     >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(8), 2, 3, seed=0)
     >>> history = htf.training.Training(net, objective, optimizer="relative_adam", lr=0.3).run(epochs=20)
     >>> history.loss.shape

@@ -57,6 +57,18 @@ class Likelihood(Objective):
     squared : bool
     priors : Tensor or None
         (outputs,), by which labels are told from outputs.
+
+    See Also
+    --------
+    htf.training.objectives.likelihood : makes it.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0))
+    >>> objective = htf.training.objectives.likelihood(x[:150], validation=x[150:], batch_size=50)
+    >>> objective.batches, objective.judge
+    (3, 'validation/log_likelihood')
     """
 
     def __init__(
@@ -197,9 +209,26 @@ def likelihood(
         For weights that are negative or all zero, and parts of different lengths; when a training is made of it, for
         another model, or samples that it does not take.
 
+    See Also
+    --------
+    htf.training.ExpectationMaximization : what minimizes it for distributions.
+    htf.models.TensorDensity, htf.models.GenerativeClassifier : estimators.
+
     Notes
     -----
     A plan of a batch takes up to 10 bytes per pixel and sample.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> from htf.training import Training, objectives
+    >>> x = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0))
+    >>> x[:, 1] = x[:, 0]
+    >>> net = htf.nn.HTNetwork(htf.DimensionTree.balanced(4), 2, 3, init=htf.nn.init.distributions(x[:150]), seed=0)
+    >>> objective = objectives.likelihood(x[:150], validation=x[150:], batch_size=50)
+    >>> history = Training(net, objective, optimizer="expectation_maximization", lr=0.5).run(epochs=20)
+    >>> history["validation"]["log_likelihood"].shape, bool(history.loss[-1] < history.loss[0])
+    (torch.Size([20, 1]), True)
     """
     if not isinstance(samples, Tensor) or samples.ndim != 2 or not len(samples):
         got = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples).__name__

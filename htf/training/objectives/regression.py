@@ -25,6 +25,18 @@ class Regression(Objective):
     train : (Tensor, Tensor)
     validation : (Tensor, Tensor) or None
     batch_size : int
+
+    See Also
+    --------
+    htf.training.objectives.regression : makes it.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    >>> objective = htf.training.objectives.regression((x[:40], x[:40, :1]), (x[40:], x[40:, :1]), batch_size=10)
+    >>> objective.batches, objective.judge
+    (4, 'validation/r2')
     """
 
     def __init__(
@@ -109,12 +121,20 @@ def regression(
     TypeError, ValueError
         For other kinds or shapes; when a training is made of it, for a model whose outputs have another shape.
 
+    See Also
+    --------
+    htf.models.TensorRegressor : as an estimator.
+    htf.training.objectives.least_squares : fixed batches, and several runs.
+    htf.training.objectives.classification : classes in place of numbers.
+
     Examples
     --------
+    >>> import torch, htf
+    >>> from torch import nn
     >>> x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
     >>> _ = torch.manual_seed(0)
-    >>> from htf.training import Training
-    >>> history = Training(nn.Linear(5, 1), regression((x, x[:, :1]), batch_size=10), lr=0.05).run(epochs=20)
+    >>> objective = htf.training.objectives.regression((x, x[:, :1]), batch_size=10)
+    >>> history = htf.training.Training(nn.Linear(5, 1), objective, lr=0.05).run(epochs=20)
     >>> bool(history.loss[-1] < 0.01 * history.loss[0])
     True
     """

@@ -45,6 +45,12 @@ class FactorizedConv2d(Factorized):
     ValueError, TypeError
         As `FactorizedLinear`; and for what nn.Conv2d refuses.
 
+    See Also
+    --------
+    htf.factorize : puts such layers into a model.
+    htf.nn.FactorizedLinear, htf.nn.FactorizedConv1d, htf.nn.FactorizedConv3d : other layers.
+    htf.nn.OverparamConv2d : more factors, not fewer parameters.
+
     Notes
     -----
     A forward pass either contracts the factors to the kernel and convolves once, or convolves factor by factor: 1×1
@@ -61,7 +67,8 @@ class FactorizedConv2d(Factorized):
 
     Examples
     --------
-    >>> layer = FactorizedConv2d(64, 64, 3, padding=1, format="tt", rank=8, seed=0)
+    >>> import htf
+    >>> layer = htf.nn.FactorizedConv2d(64, 64, 3, padding=1, format="tt", rank=8, seed=0)
     >>> layer.rank, layer.plain_size, sum(p.numel() for p in layer.parameters())
     ((1, 8, 8, 8, 1), 36928, 1472)
     """

@@ -41,6 +41,11 @@ class FactorizedEmbedding(Factorized):
     ValueError, TypeError
         As `htf.nn.FactorizedLinear`, and for what nn.Embedding refuses.
 
+    See Also
+    --------
+    htf.factorize : puts such layers into a model.
+    htf.nn.FactorizedLinear : the formats, and linear layers.
+
     Notes
     -----
     Either the rows that are asked for are contracted from rows of the factors, or the table is written out, whichever
@@ -52,7 +57,8 @@ class FactorizedEmbedding(Factorized):
 
     Examples
     --------
-    >>> layer = FactorizedEmbedding(10_000, 64, format="tt", rank=16, seed=0)
+    >>> import torch, htf
+    >>> layer = htf.nn.FactorizedEmbedding(10_000, 64, format="tt", rank=16, seed=0)
     >>> layer(torch.tensor([[3, 14], [15, 92]])).shape, layer.applies
     (torch.Size([2, 2, 64]), 'factor by factor')
     >>> layer.plain_size, sum(p.numel() for p in layer.parameters())

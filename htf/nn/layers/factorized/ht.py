@@ -71,9 +71,20 @@ def paired_tree(tensorized_shape: Sequence[int | Sequence[int]]) -> DimensionTre
     DimensionTree
         Over the modes (out, in), batch modes in front.
 
+    See Also
+    --------
+    htf.nn.FactorizedLinear : its default tree for the format "ht".
+    htf.DimensionTree : other trees.
+
     References
     ----------
     .. [1] A. Novikov et al., "Tensorizing neural networks", NeurIPS 2015.
+
+    Examples
+    --------
+    >>> from htf.nn.layers.factorized.ht import paired_tree  # also htf.tltorch.paired_tree
+    >>> paired_tree(((4, 4, 8), (7, 8, 14))).nested
+    (((0, 3), (1, 4)), (2, 5))
     """
     batch: list[Any] = []
     groups: list[list[int]] = []

@@ -113,13 +113,19 @@ class FactorizedConv1d(WholeKernel):
     format, rank, seed, device, dtype
         As in `htf.nn.FactorizedConv2d`, over the modes (out, in / groups, columns).
 
+    See Also
+    --------
+    htf.nn.FactorizedConv2d, htf.nn.FactorizedConv3d : other dimensions.
+    htf.factorize : puts such layers into a model.
+
     Notes
     -----
     The kernel is contracted from the factors and applied whole: the layer has fewer parameters, not fewer operations.
 
     Examples
     --------
-    >>> layer = FactorizedConv1d(64, 64, 5, format="tt", rank=8, seed=0)
+    >>> import htf
+    >>> layer = htf.nn.FactorizedConv1d(64, 64, 5, format="tt", rank=8, seed=0)
     >>> layer.plain_size, sum(p.numel() for p in layer.parameters())
     (20544, 1408)
     """
@@ -137,9 +143,23 @@ class FactorizedConv3d(WholeKernel):
     format, rank, seed, device, dtype
         As in `htf.nn.FactorizedConv2d`, over the modes (out, in / groups, depth, rows, columns).
 
+    See Also
+    --------
+    htf.nn.FactorizedConv1d, htf.nn.FactorizedConv2d : other dimensions.
+    htf.factorize : puts such layers into a model.
+
     Notes
     -----
     The kernel is contracted from the factors and applied whole: the layer has fewer parameters, not fewer operations.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> layer = htf.nn.FactorizedConv3d(32, 32, 3, padding=1, format="cp", rank=8, seed=0)
+    >>> layer(torch.zeros(1, 32, 4, 8, 8)).shape
+    torch.Size([1, 32, 4, 8, 8])
+    >>> layer.plain_size, sum(p.numel() for p in layer.parameters())
+    (27680, 616)
     """
 
     _plain_type = nn.Conv3d
@@ -172,6 +192,20 @@ class FactorizedConvTranspose1d(_Transposed):
         As in nn.ConvTranspose1d.
     format, rank, seed, device, dtype
         As in `htf.nn.FactorizedConv2d`, over the modes (in, out / groups, columns).
+
+    See Also
+    --------
+    htf.nn.FactorizedConvTranspose2d, htf.nn.FactorizedConvTranspose3d : other dimensions.
+    htf.factorize : puts such layers into a model.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> layer = htf.nn.FactorizedConvTranspose1d(32, 16, 4, stride=2, padding=1, format="tt", rank=8, seed=0)
+    >>> layer(torch.zeros(1, 32, 10)).shape  # twice as long
+    torch.Size([1, 16, 20])
+    >>> layer.plain_size, sum(p.numel() for p in layer.parameters())
+    (2064, 656)
     """
 
     _plain_type, _apply_kernel = nn.ConvTranspose1d, staticmethod(functional.conv_transpose1d)
@@ -186,6 +220,19 @@ class FactorizedConvTranspose2d(_Transposed):
         As in nn.ConvTranspose2d.
     format, rank, seed, device, dtype
         As in `htf.nn.FactorizedConv2d`, over the modes (in, out / groups, rows, columns).
+
+    See Also
+    --------
+    htf.nn.FactorizedConvTranspose1d, htf.nn.FactorizedConvTranspose3d : other dimensions.
+    htf.factorize : puts such layers into a model.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> plain = torch.nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1)
+    >>> layer = htf.nn.FactorizedConvTranspose2d.from_plain(plain, "tucker", rank=0.25)
+    >>> layer(torch.zeros(1, 32, 8, 8)).shape, sum(p.numel() for p in layer.parameters()) < layer.plain_size / 3
+    (torch.Size([1, 16, 16, 16]), True)
     """
 
     _plain_type, _apply_kernel = nn.ConvTranspose2d, staticmethod(functional.conv_transpose2d)
@@ -200,6 +247,20 @@ class FactorizedConvTranspose3d(_Transposed):
         As in nn.ConvTranspose3d.
     format, rank, seed, device, dtype
         As in `htf.nn.FactorizedConv2d`, over the modes (in, out / groups, depth, rows, columns).
+
+    See Also
+    --------
+    htf.nn.FactorizedConvTranspose1d, htf.nn.FactorizedConvTranspose2d : other dimensions.
+    htf.factorize : puts such layers into a model.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> layer = htf.nn.FactorizedConvTranspose3d(32, 16, 2, stride=2, format="cp", rank=8, seed=0)
+    >>> layer(torch.zeros(1, 32, 2, 4, 4)).shape
+    torch.Size([1, 16, 4, 8, 8])
+    >>> layer.plain_size, sum(p.numel() for p in layer.parameters())
+    (4112, 448)
     """
 
     _plain_type, _apply_kernel = nn.ConvTranspose3d, staticmethod(functional.conv_transpose3d)

@@ -60,6 +60,12 @@ class FactorizedLinear(Factorized):
         For a format that does not exist, a rank above its bound, a share outside (0, 1], or a shape that does not
         multiply to the features.
 
+    See Also
+    --------
+    htf.factorize : puts such layers into a model.
+    htf.nn.FactorizedConv2d, htf.nn.FactorizedEmbedding : other layers.
+    htf.nn.OverparamLinear : more factors, not fewer parameters.
+
     Notes
     -----
     A forward pass either contracts the factors to the weight, or the input with factor after factor, in the order that
@@ -75,7 +81,8 @@ class FactorizedLinear(Factorized):
 
     Examples
     --------
-    >>> layer = FactorizedLinear(784, 128, format="ht", rank=0.05, seed=0)
+    >>> import torch, htf
+    >>> layer = htf.nn.FactorizedLinear(784, 128, format="ht", rank=0.05, seed=0)
     >>> layer.shape
     ((4, 4, 8), (7, 8, 14))
     >>> layer(torch.zeros(2, 784)).shape, layer.applies

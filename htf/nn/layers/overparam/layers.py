@@ -64,6 +64,12 @@ class OverparamLinear(Overparam):
     ValueError, TypeError
         Where an argument does not fit; the message names it.
 
+    See Also
+    --------
+    htf.overparameterize : puts such layers into a model.
+    htf.nn.OverparamConv2d : convolutions.
+    htf.collapse : plain layers again.
+
     Notes
     -----
     Initialization: Gaussian factors of equal Frobenius norms in expectation, which gradient flow keeps [1]_, such that
@@ -86,7 +92,8 @@ class OverparamLinear(Overparam):
 
     Examples
     --------
-    >>> layer = OverparamLinear(20, 10, depth=3, seed=0)
+    >>> import torch, htf
+    >>> layer = htf.nn.OverparamLinear(20, 10, depth=3, seed=0)
     >>> layer(torch.ones(5, 20)).shape, layer.weight.shape
     (torch.Size([5, 10]), torch.Size([10, 20]))
     >>> layer.plain()
@@ -150,6 +157,14 @@ class OverparamLinear(Overparam):
             initialized, or of another kind.
         ValueError
             If a width is below the rank of the weight, residual connections cross, or an argument does not fit.
+
+        Examples
+        --------
+        >>> import torch, htf
+        >>> plain = torch.nn.Linear(8, 6)
+        >>> layer = htf.nn.OverparamLinear.from_plain(plain, depth=3, seed=0)
+        >>> torch.allclose(layer(torch.eye(8)), plain(torch.eye(8)), atol=1e-5)
+        True
         """
         check_plain(layer, nn.Linear, start)
         return cls(
@@ -249,6 +264,12 @@ class OverparamConv2d(OverparamConv):
     ValueError, TypeError
         Where an argument does not fit; the message names it.
 
+    See Also
+    --------
+    htf.overparameterize : puts such layers into a model.
+    htf.nn.OverparamConv1d, htf.nn.OverparamConv3d, htf.nn.OverparamLinear : other layers.
+    htf.collapse : plain layers again.
+
     Notes
     -----
     Initialization as in `OverparamLinear`.  With several kernels larger than 1, middle taps of the product are sums of
@@ -266,7 +287,8 @@ class OverparamConv2d(OverparamConv):
 
     Examples
     --------
-    >>> layer = OverparamConv2d(3, 16, 5, padding=2, depth=3, kernel_sizes=(3, 3, 1), seed=0)
+    >>> import torch, htf
+    >>> layer = htf.nn.OverparamConv2d(3, 16, 5, padding=2, depth=3, kernel_sizes=(3, 3, 1), seed=0)
     >>> layer(torch.ones(2, 3, 8, 8)).shape, layer.weight.shape
     (torch.Size([2, 16, 8, 8]), torch.Size([16, 3, 5, 5]))
     """
@@ -297,6 +319,20 @@ class OverparamConv1d(OverparamConv):
     ------
     ValueError, TypeError
         Where an argument does not fit; the message names it.
+
+    See Also
+    --------
+    htf.nn.OverparamConv2d, htf.nn.OverparamConv3d, htf.nn.OverparamLinear : other layers.
+    htf.overparameterize : puts such layers into a model.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> layer = htf.nn.OverparamConv1d(4, 8, 5, padding=2, depth=3, seed=0)
+    >>> layer(torch.ones(2, 4, 16)).shape, [tuple(factor.shape) for factor in layer.factors]
+    (torch.Size([2, 8, 16]), [(8, 4, 5), (8, 8, 1), (8, 8, 1)])
+    >>> layer.plain()
+    Conv1d(4, 8, kernel_size=(5,), stride=(1,), padding=(2,))
     """
 
     dims = 1
@@ -325,6 +361,20 @@ class OverparamConv3d(OverparamConv):
     ------
     ValueError, TypeError
         Where an argument does not fit; the message names it.
+
+    See Also
+    --------
+    htf.nn.OverparamConv1d, htf.nn.OverparamConv2d, htf.nn.OverparamLinear : other layers.
+    htf.overparameterize : puts such layers into a model.
+
+    Examples
+    --------
+    >>> import torch, htf
+    >>> plain = torch.nn.Conv3d(2, 4, 3)
+    >>> layer = htf.nn.OverparamConv3d.from_plain(plain, depth=2, seed=0)
+    >>> x = torch.ones(1, 2, 5, 5, 5)
+    >>> layer(x).shape, torch.allclose(layer(x), plain(x), atol=1e-5)
+    (torch.Size([1, 4, 3, 3, 3]), True)
     """
 
     dims = 3
