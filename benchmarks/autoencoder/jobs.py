@@ -86,7 +86,8 @@ class Coding(FolderJob):
         maximum = int(labelled["train"][0].max())
         x = {part: as_input(images, maximum) for part, (images, _) in labelled.items()}
         penalty = self.model if self.model in PENALIZED else "none"
-        model = Autoencoder(tuple(x["train"].shape[1:]), self.code, **MODELS[self.model], seed=self.seed)
+        channels, height, width = x["train"].shape[1:]
+        model = Autoencoder((channels, height, width), self.code, **MODELS[self.model], seed=self.seed)
         training = Training(
             model,
             Reconstruction(x["train"], x["validation"], penalty, self.weight, self.batch_size),
@@ -113,14 +114,17 @@ class Coding(FolderJob):
             "effective_rank_of_variances": float(effective_rank(along.square())),
             "used": int((along > USED_FROM * along[0]).sum()),
             "spectrum": [float(f"{value:.4g}") for value in along.tolist()],
-            "few_labels": {}
-            if self.source == SHAPES
-            else few_label_accuracies(*((found[part], labelled[part][1]) for part in x), seed=self.seed),
+            "few_labels": {} if self.source == SHAPES else _few_labels(found, labelled, self.seed),
             **about.distances(),
             "curve": {name: [round(v, 5) for v in values[:, 0].tolist()] for name, values in curve.items()},
             "parameters": sum(p.numel() for p in folded.parameters()),
             "seconds": round(history.seconds, 1),
         }
+
+
+def _few_labels(found: dict[str, Tensor], labelled: dict[str, Images], seed: int) -> dict[str, float]:
+    train, validation, test = ((found[part], labelled[part][1]) for part in ("train", "validation", "test"))
+    return few_label_accuracies(train, validation, test, seed)
 
 
 @dataclass(frozen=True)
