@@ -233,7 +233,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--widths", nargs="+", type=float, default=[0.25, 0.35, 0.5, 0.7, 1.0],
         help="of the kernel, in median distances, to choose from")  # fmt: skip
     add("--kernel-train", nargs="*", type=int, default=[10000], help="images of further kernel fits")
-    add("--filters", type=int, default=256, help="random convolutions, each with eight features")
+    add("--filters", type=int, default=1024, help="random convolutions, each with eight features")
     add("--descent-train", type=int, default=100, help="images of gradient descent on least squares")
     add("--descent-steps", type=int, default=30000)
     add("--seeds", type=int_range, default="0", help="0:2 or 0,1,2")

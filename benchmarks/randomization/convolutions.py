@@ -16,7 +16,7 @@ from .kernels import Array
 from .networks import Whiten
 
 KERNEL = 5
-_AT_ONCE = 250
+_AT_ONCE = 50
 
 
 def convolution_features(data: ImageData, filters: int, seed: int) -> tuple[Array, Array]:

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from benchmarks.randomization import __main__ as randomization
-from benchmarks.randomization import activations, convolutions, jobs, kernels, networks, regularizers, solvers
+from benchmarks.randomization import (
+    activations,
+    compressibility,
+    convolutions,
+    jobs,
+    kernels,
+    networks,
+    regularizers,
+    solvers,
+)
 from htf._files import read_json, write_json
 from htf.datasets import load
 from htf.datasets.images import ImageData
@@ -43,7 +52,7 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("randomization")
     arguments = [*DIGITS, "--models", "mlp_1x512", "--corruptions", "0.5", "1.0", "--lrs", "0.02", "0.05"]
     arguments += ["--weight-decay", "--dropout", "0.2", "--shifts", "--kernel-train", "150", "--widths", "0.5", "1"]
-    arguments += ["--filters", "20", "--descent-train", "15", "--descent-steps", "3000", "--out", str(out)]
+    arguments += ["--filters", "60", "--descent-train", "15", "--descent-steps", "3000", "--out", str(out)]
     randomization.main(arguments)
     return out, arguments
 
@@ -445,3 +454,76 @@ def test_activations_of_finite_sample_networks_are_measured(tmp_path, capsys):
     assert [row["activation"] for row in rows[::2]] == list(activations.ACTIVATIONS)
     assert max(row["error"] for row in rows) < 1e-9
     assert capsys.readouterr().out.count("condition number") == 5
+
+
+# -- compressibility over training ----------------------------------------------------------------------
+
+FOLLOWED = {"lr": 0.05, "batch_size": 16, "noise": 0.5, "formats": ("matrix",), "measured_on": 20}
+
+
+def test_compressibility_is_followed_until_labels_are_fitted(tmp_path):
+    job = compressibility.Followed("digits", IMAGES, "mlp_1x512", "original", 0, epochs=60, **FOLLOWED)
+    shares = []
+
+    def stopping(share):
+        shares.append(share)
+        if len(shares) == 6:  # in the second epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compressibility.Followed.within(tmp_path / "cut")(job, stopping)
+    found = compressibility.Followed.within(tmp_path / "cut")(job, shares.append)["moments"]
+    whole = compressibility.Followed.within(tmp_path / "whole")(job, never)["moments"]
+    assert found == whole
+    *before, last = found
+    assert [moment["epoch"] for moment in before] == [0, 1, 2, 4, 8, 16, 32][: len(before)]
+    assert (last["train"], last["stopped"]) == (1.0, "fitted")
+    assert all(moment["train"] < 1 and not moment["stopped"] for moment in before)
+    assert before[-1]["epoch"] < last["epoch"] <= 60
+    assert {moment["parameters"] for moment in found} == {64 * 512 + 512 + 512 * 10 + 10}
+    assert all(0 < moment["effective_parameters"] <= moment["parameters"] for moment in found)
+
+
+def test_shares_at_equal_accuracies():
+    def moments(variant, seed, *shares):
+        about = {"model": "cnn", "noise": 0.5, "variant": variant, "seed": seed, "parameters": 100}
+        accuracies = (0.0, 0.4, 0.8, 1.0)
+        return [
+            about | {"train": accuracy, "effective_parameters": share}
+            for accuracy, share in zip(accuracies, shares, strict=False)
+        ]
+
+    rows = [
+        *moments("original", 0, 90, 80, 60, 50),
+        *moments("original", 1, 90, 80, 64, 52),
+        *moments("random_labels", 0, 90, 85, 75, 51),
+        *moments("random_labels", 1, 90, 85, 75),
+    ]
+    half, most, all_of_them = compressibility.summary(rows)
+    assert half["original"] == pytest.approx([0.75, 0.76])
+    assert (half["random_labels"], half["apart"]) == (pytest.approx([0.825, 0.825]), True)
+    assert most["random_labels"] == pytest.approx([0.63])
+    assert (all_of_them["original"], all_of_them["random_labels"]) == ([0.5, 0.52], [0.51])
+    assert not all_of_them["apart"]
+
+
+def test_a_dry_run_of_compressibility(tmp_path, capsys):
+    arguments = ["--source", "digits", "--dry-run", "--models", "mlp_1x512", "--formats", "matrix", "--seeds", "0"]
+    compressibility.main([*arguments, "--no-progress", "--out", str(tmp_path)])
+    out = tmp_path / "dry_run"
+    with (out / "compressibility.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["epoch"]) for row in rows] == [
+        (variant, epoch) for variant in ("original", "random_labels") for epoch in "012"
+    ]
+    # The start knows nothing of labels.
+    assert rows[0]["spectral_complexity"] == rows[3]["spectral_complexity"]
+    about = read_json(out / "compressibility.json", sealed=False)
+    assert [row["train"] for row in about["summary"]] == [0.5, 0.9, 1.0]
+    assert about["machine"]["versions"]["torch"] == torch.__version__
+    assert (out / "compressibility.png").stat().st_size > 1000
+    capsys.readouterr()
+    for noise in ("0", "1"):
+        with pytest.raises(SystemExit):
+            compressibility.main(["--noise", noise])
+        assert f"--noise is {float(noise)}; expected above 0 and below 1" in capsys.readouterr().err
