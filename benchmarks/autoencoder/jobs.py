@@ -10,14 +10,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fits import Images, image_parts
+from benchmarks.fits import Images, image_parts, with_channels
 from htf._files import write_tensors
 from htf.jobs import FolderJob, Progress
 from htf.ranks import effective_rank
 from htf.surgery import collapse
 from htf.training import Training
 
-from .networks import Autoencoder, as_input
+from .networks import Autoencoder
 from .objective import Reconstruction, codes, relative_error, spectrum
 from .shapes import discs
 from .uses import between, distance_to_nearest, few_label_accuracies, sampled
@@ -84,7 +84,7 @@ class Coding(FolderJob):
         """The row: errors, spectrum and effective rank of the code, and what it is good for."""
         labelled = parts_of(self.source, self.images, data_dir)
         maximum = int(labelled["train"][0].max())
-        x = {part: as_input(images, maximum) for part, (images, _) in labelled.items()}
+        x = {part: with_channels(images) / maximum for part, (images, _) in labelled.items()}
         penalty = self.model if self.model in PENALIZED else "none"
         channels, height, width = x["train"].shape[1:]
         model = Autoencoder((channels, height, width), self.code, **MODELS[self.model], seed=self.seed)

@@ -91,9 +91,3 @@ class Autoencoder(nn.Module):
 
     def extra_repr(self) -> str:
         return f"code={self.code}, variational={self.variational}"
-
-
-def as_input(images: Tensor, maximum: int) -> Tensor:
-    """Images of bytes, (n, h, w) or (n, h, w, channels), as (n, channels, h, w) from 0 to 1."""
-    x = images.unsqueeze(-1) if images.ndim == 3 else images
-    return x.movedim(-1, 1).float().div(maximum).contiguous()

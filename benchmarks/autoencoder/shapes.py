@@ -24,7 +24,7 @@ def discs(count: int, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]:
     Returns
     -------
     Tensor, Tensor
-        Images (count, size, size, 3) of bytes, and what they were made of, (count, 6), from 0 to 1 each.
+        Images (count, 3, size, size) of bytes, and what they were made of, (count, 6), from 0 to 1 each.
     """
     made_of = torch.rand(positive("count", count), DIMENSION, generator=Generator().manual_seed(seed))
     radius = size / 8 * (1 + made_of[:, 2])[:, None, None]
@@ -34,5 +34,5 @@ def discs(count: int, seed: int, size: int = SIZE) -> tuple[Tensor, Tensor]:
     # Edges are some pixels wide, so that images change smoothly with each of the numbers.
     inside = ((radius - distance) / EDGE + 0.5).clamp(0, 1)
     colours = 0.1 + 0.9 * made_of[:, 3:]
-    images = (255 * inside[..., None] * colours[:, None, None]).round().to(torch.uint8)
+    images = (255 * inside[:, None] * colours[:, :, None, None]).round().to(torch.uint8)
     return images, made_of

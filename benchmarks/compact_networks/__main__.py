@@ -8,7 +8,7 @@ plain         as it is
 linear        its linear layers are products of three, folded after training by htf.collapse
 convolutions  its convolutions are 1×1, 5×5 and 1×1 in a row, folded likewise
 kernels       its convolutions are 3×3 and 3×3 in a row, folded likewise
-distilled     plain, and learns from the outputs of a network four times as wide, which is trained before
+distilled     plain, and learns from the outputs of a network twice as wide, which is trained before
 ht            a network of two or four times the channels in HT format, of as many parameters as the plain one
 
 The time of a step is measured first, of all in turns, and all but the distilled one, whose teacher takes further time,
@@ -134,7 +134,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--source", choices=SOURCES, default="cifar10")
-    add("--train", type=int, default=8000, help="images")
+    add("--train", type=int, default=10_000, help="images")
     add("--validation", type=int, default=2000, help="other train images, by which settings are chosen")
     add("--test", type=int, default=5000, help="images")
     add("--models", nargs="+", choices=list(MODELS), default=list(MODELS))

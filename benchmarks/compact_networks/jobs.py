@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from benchmarks.batches import Shuffled
-from benchmarks.fits import image_parts
+from benchmarks.fits import image_parts, with_channels
 from htf._modes import evaluated
 from htf.jobs import FolderJob, Progress
 from htf.surgery import collapse
@@ -26,11 +26,11 @@ from .networks import EXPANSIONS, compact, count, expanded, factorized
 
 # The share of soft labels, as Hinton et al. 2015 mix them with the hard ones.
 SOFT = 0.9
-TEACHER = 4
+TEACHER = 2
 MODELS: dict[str, dict[str, list[Any]]] = {
     "plain": {},
     **{way: {"width": [64, 128]} for way in EXPANSIONS},
-    "distilled": {"temperature": [2.0, 4.0]},
+    "distilled": {"temperature": [4.0]},
     "ht": {"width": [2, 4]},
 }
 Parts = dict[str, tuple[Tensor, Tensor]]
@@ -170,7 +170,7 @@ def make_network(
 def parts_of(source: str, images: dict[str, int], data_dir: str | None) -> Parts:
     """Images (n, channels, h, w), by the training part's mean and deviation of each channel, and labels."""
     found = image_parts(source, **images, data_dir=data_dir)
-    x = {part: (i.unsqueeze(-1) if i.ndim == 3 else i).movedim(-1, 1).float() for part, (i, _) in found.items()}
+    x = {part: with_channels(pixels) for part, (pixels, _) in found.items()}
     deviation, mean = torch.std_mean(x["train"], (0, 2, 3), keepdim=True)
     return {part: (((x[part] - mean) / deviation).contiguous(), labels) for part, (_, labels) in found.items()}
 

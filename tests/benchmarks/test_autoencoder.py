@@ -10,7 +10,7 @@ from torch import nn
 from benchmarks.autoencoder import __main__ as autoencoder
 from benchmarks.autoencoder import uses
 from benchmarks.autoencoder.jobs import MODELS, Coding
-from benchmarks.autoencoder.networks import Autoencoder, as_input
+from benchmarks.autoencoder.networks import Autoencoder
 from benchmarks.autoencoder.objective import Reconstruction, codes, relative_error, spectrum
 from benchmarks.autoencoder.plots import plot_codes
 from benchmarks.autoencoder.shapes import DIMENSION, discs
@@ -27,14 +27,14 @@ def random(*shape, seed=0):
 
 def test_discs_are_made_of_six_numbers():
     images, made_of = discs(40, seed=3, size=32)
-    assert (images.shape, images.dtype, made_of.shape) == ((40, 32, 32, 3), torch.uint8, (40, DIMENSION))
-    light = images.double().sum(3)
+    assert (images.shape, images.dtype, made_of.shape) == ((40, 3, 32, 32), torch.uint8, (40, DIMENSION))
+    light = images.double().sum(1)
     places = torch.arange(32) + 0.5
     for k, axis in enumerate((2, 1)):
         centres = (light.sum(axis) * places).sum(1) / light.sum((1, 2))
         torch.testing.assert_close(centres, (8 + 16 * made_of[:, k]).double(), atol=0.1, rtol=0)
     radius = 4 * (1 + made_of[:, 2])
-    colours = images.flatten(1, 2).amax(1).double() / 255
+    colours = images.flatten(2).amax(2).double() / 255
     torch.testing.assert_close(colours, (0.1 + 0.9 * made_of[:, 3:]).double(), atol=0.003, rtol=0)
     # Over the soft edge a disc of radius r has the area of one, and a little more.
     area = light.sum((1, 2)) / (255 * colours.sum(1))
@@ -132,7 +132,7 @@ def test_spectrum_and_relative_error():
 
 
 def test_linear_layers_lower_the_rank_of_the_code():
-    images = as_input(discs(100, seed=0)[0], 255)
+    images = discs(100, seed=0)[0].float() / 255
 
     def rank(layers):
         net = Autoencoder((3, 16, 16), 16, layers=layers, seed=0)
