@@ -2,10 +2,10 @@
 
     python -m benchmarks.randomization.compressibility --seeds 0:2 --out runs/compressibility
 
-trains the networks of the randomization benchmark on true and on shuffled labels until every training label is said
-right, or the epochs are used up, and measures after some epochs how few parameters the layers keep for a given noise at
-their outputs on training images (htf.ranks.compressibility), the bound that follows, and the capacity of spectral-norm
-bounds.  The images, and so the training error that is reached, are the same for both.
+trains the networks of the randomization benchmark on true and on shuffled labels of the same images until every
+training label is said right, or the epochs are used up, and measures after some epochs how few parameters the layers
+keep for a given noise at their outputs on training images (htf.ranks.compressibility), the bound that follows, and the
+capacity of spectral-norm bounds.  The two are compared at equal training accuracies.
 
 It leaves compressibility.csv, a row a moment; compressibility.json, with settings, machine, versions and a summary at
 equal training accuracies; and compressibility.png.  Each training has a folder of its own below --out, and the same
@@ -158,7 +158,7 @@ def summary(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Shares of the parameters that are effective, at equal training accuracies, with true and random labels.
 
     Between moments the share is interpolated linearly in the accuracy; seeds that do not reach it are left out.  They
-    are told apart where the ranges of the seeds do not meet.
+    are apart where there are several seeds and their ranges do not meet.
     """
     found, rows = [], list(rows)
     runs: dict[tuple[str, float], dict[str, list[list[dict[str, Any]]]]] = {}
@@ -173,7 +173,9 @@ def summary(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                 for variant in VARIANTS
             }
             true, random = shares["original"], shares["random_labels"]
-            apart = bool(true and random) and (max(true) < min(random) or max(random) < min(true))
+            # One seed has no range.
+            several = min(len(true), len(random)) > 1
+            apart = several and (max(true) < min(random) or max(random) < min(true))
             found.append({"model": model, "noise": noise, "train": accuracy, **shares, "apart": apart})
     return found
 
@@ -190,13 +192,15 @@ def _share_at(moments: list[dict[str, Any]], accuracy: float) -> float | None:
     return None
 
 
-def plot_compressibility(table: str | Path) -> Figure:
+def plot_compressibility(table: str | Path, *, noise: float | None = None) -> Figure:
     """Share of effective parameters, and spectral complexity, against training accuracy; a column for each network.
 
     Parameters
     ----------
     table : str or Path
         CSV that ``python -m benchmarks.randomization.compressibility`` writes; a line for each seed.
+    noise : float, optional
+        By default the first in the table.
 
     Returns
     -------
@@ -205,16 +209,19 @@ def plot_compressibility(table: str | Path) -> Figure:
     Raises
     ------
     ValueError
-        If the table has no rows or lacks a column.
+        If the table has no rows, none of that noise, or lacks a column.
     """
-    numbers = ("epoch", "train", "parameters", "effective_parameters", "spectral_complexity", "seed")
+    numbers = ("noise", "epoch", "train", "parameters", "effective_parameters", "spectral_complexity", "seed")
     rows = read_table(Path(table), numbers, ("model", "variant"))
-    models = list(dict.fromkeys(row["model"] for row in rows))
+    chosen = rows[0]["noise"] if noise is None else noise
+    if not (found := [row for row in rows if row["noise"] == chosen]):
+        raise ValueError(f"{table} has no rows of noise {chosen:g}; expected one of those measured")
+    models = list(dict.fromkeys(row["model"] for row in found))
     figure = Figure(figsize=(3.0 * len(models) + 0.8, 5.2), layout="constrained")
     axes = figure.subplots(2, len(models), squeeze=False, sharex=True)
     for (upper, lower), model in zip(axes.T, models, strict=True):
         for variant, color in zip(VARIANTS, ("black", "C3"), strict=True):
-            mine = [row for row in rows if (row["model"], row["variant"]) == (model, variant)]
+            mine = [row for row in found if (row["model"], row["variant"]) == (model, variant)]
             for k, seed in enumerate(dict.fromkeys(row["seed"] for row in mine)):
                 line = [row for row in mine if row["seed"] == seed]
                 look = {"color": color, "linewidth": 1.2, "marker": "o", "markersize": 2.5}
@@ -268,14 +275,14 @@ def main(arguments: list[str] | None = None) -> None:
         )
     key = ("source", "model", "variant", "noise", "settings_sha256", "seed", "epoch")
     rows = collect(Followed, out, out / f"{NAME}.csv", key=lambda row: [row[name] for name in key])
-    found = summary(rows)
+    found = summary(row for row in rows if row["noise"] == options.noise)
     settings = {name: getattr(options, name) for name in ("source", "lr", "batch_size", "epochs", "noise", "formats")}
     about = {"settings": settings | images, "summary": found, "machine": describe_machine(torch.device("cpu"))}
     write_json(out / f"{NAME}.json", about)
     for row in found:
         shares = ", ".join(f"{name} {mean(row[variant]):.3f}" for variant, name in VARIANTS.items() if row[variant])
         print(f"{row['model']} at train accuracy {row['train']:g}: {shares}{', apart' * row['apart']}")
-    write_figure(out / f"{NAME}.png", plot_compressibility(out / f"{NAME}.csv"), dpi=110)
+    write_figure(out / f"{NAME}.png", plot_compressibility(out / f"{NAME}.csv", noise=options.noise), dpi=110)
     print(f"table: {out / NAME}.csv ({len(rows)} moments)\nfigure: {out / NAME}.png")
 
 
@@ -294,7 +301,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--lr", type=float, default=0.03, help="by default the one that benchmarks.randomization chooses for MNIST")
     add("--batch-size", type=int, default=64)
     add("--epochs", type=int, default=100, help="at most")
-    add("--noise", type=float, default=0.1, help="at the outputs of each layer, relative")
+    add("--noise", type=float, default=0.5, help="at the outputs of each layer, relative")
     add("--formats", nargs="+", choices=FORMATS, default=["matrix", "tucker"])
     add("--measured-on", type=int, default=200, help="training images")
     add("--seeds", type=int_range, default="0:2", help="0:2 or 0,1,2")

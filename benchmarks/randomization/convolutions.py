@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -33,25 +34,28 @@ def convolution_features(data: ImageData, filters: int, seed: int) -> tuple[Arra
     array, array
         (n, 8 · filters), centred by the mean of train images.
     """
-    channels = data.train_images.shape[3] if data.train_images.ndim == 4 else 1
+    return _features(data.train_images, data.test_images, data.maximum, filters, seed)
+
+
+# Labels of all kinds share their images, which `pick` keeps.
+@lru_cache(maxsize=1)
+def _features(train: Tensor, test: Tensor, maximum: int, filters: int, seed: int) -> tuple[Array, Array]:
+    channels = train.shape[3] if train.ndim == 4 else 1
     generator = Generator().manual_seed(seed)
     taps = torch.randn(positive("filters", filters), channels, KERNEL, KERNEL, generator=generator)
     taps /= KERNEL * channels**0.5
     white = Whiten()
-
-    def features(images: Tensor) -> Array:
-        found = []
+    found: list[Array] = []
+    for images in (train, test):
+        parts = []
         for part in images.split(_AT_ONCE):
             x = part[:, None] if part.ndim == 3 else part.movedim(-1, 1)
-            out = conv2d(white(x.float() / data.maximum), taps, padding=KERNEL // 2)
+            out = conv2d(white(x.float() / maximum), taps, padding=KERNEL // 2)
             both = torch.cat([relu(out), relu(-out)], 1)
-            found.append(adaptive_avg_pool2d(both, 2).flatten(1).double())
-        joined: Array = torch.cat(found).numpy()
-        return joined
-
-    train, test = features(data.train_images), features(data.test_images)
-    mean = train.mean(0)
-    return train - mean, test - mean
+            parts.append(adaptive_avg_pool2d(both, 2).flatten(1).double())
+        found.append(torch.cat(parts).numpy())
+    mean = found[0].mean(0)
+    return found[0] - mean, found[1] - mean
 
 
 @dataclass(frozen=True)
