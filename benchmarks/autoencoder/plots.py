@@ -80,8 +80,9 @@ def plot_codes(results: str | Path) -> Figure:
         ax.set(xlabel="labels", ylabel="test accuracy of a linear classifier", xscale="log")
     for ax in (spectra, ranks, errors, *accuracies):
         ax.spines[["top", "right"]].set_visible(False)
-    for ax in (spectra, errors):
-        ax.legend(fontsize="x-small", frameon=False)
+    spectra.legend(fontsize="x-small", frameon=False)
+    # Errors are far from 0.
+    errors.legend(fontsize="x-small", frameon=False, loc="lower right")
     return figure
 
 
