@@ -11,10 +11,10 @@ solution of least norm, gradient descent's way to it, and the interpolation of l
 two also on convolutions with random filters, where early stopping is compared with interpolation at each share of
 random labels.
 
-    python -m benchmarks.randomization --source cifar10 --train 1500 --epochs 60 --lrs 0.01 0.03 --patience 5 --all \
+    python -m benchmarks.randomization --source cifar10 --epochs 60 --lrs 0.01 0.03 --patience 5 --all \
         --models mlp_1x512 mlp_3x512 cnn resnet --seeds 0:2 --workers 2 --out runs/randomization_cifar10
 
-is the table of regularizers on CIFAR-10, which is printed at the end; it takes some 75 minutes on two cores.
+is the table of regularizers on CIFAR-10, which is printed at the end; it takes some 70 minutes on two cores.
 
 The learning rate of a network, and the width of the kernel, are those that are best on validation images with true
 labels; they serve all labels and images.  These fits are rows of the table too, judged on "validation".  Chance is the
