@@ -36,13 +36,17 @@ class Shuffled(Objective):
         self.batches = len(x) // batch_size if drop_last else -(-len(x) // batch_size)
         self._latest: tuple[int, tuple[Tensor, ...]] = (-1, ())
 
-    def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
+    def chosen(self, epoch: int, batch: int) -> Tensor:
+        """Numbers of the samples of a batch."""
         if self._latest[0] != epoch:
             generator = Generator().manual_seed(self.seed)
             for _ in range(self.skip + epoch + 1):
                 order = torch.randperm(len(self.x), generator=generator)
             self._latest = epoch, order.to(self.y.device).split(self.batch_size)
-        chosen = self._latest[1][batch]
+        return self._latest[1][batch]
+
+    def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
+        chosen = self.chosen(epoch, batch)
         x, y = self.x[chosen], self.y[chosen]
         out = model(x)
         return Found(cross_entropy(out, y), len(y), (x, y, out))

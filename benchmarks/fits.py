@@ -52,6 +52,11 @@ def image_parts(source: str, train: int, validation: int, test: int, data_dir: s
     return {"train": (x[kept], y[kept]), "validation": (x[aside], y[aside]), "test": (test_x[:test], test_y[:test])}
 
 
+def with_channels(images: Tensor) -> Tensor:
+    """Images of `image_parts`, (n, height, width) or (n, channels, height, width), as floats with channels."""
+    return (images[:, None] if images.ndim == 3 else images).float()
+
+
 @dataclass(frozen=True)
 class Fit(FolderJob):
     """One fit of a model; a subclass says how it is made and measured.

@@ -1,21 +1,29 @@
-"""Networks fit noise: the generalization controls of Zhang et al. 2017 on a subset of MNIST.
+r"""Networks fit noise: the generalization controls of Zhang et al. 2017 on a subset of MNIST.
 
     python -m benchmarks.randomization --out runs/randomization
 
 trains two multilayer perceptrons and a small convolutional network on the true labels, on labels of which a part is
 corrupted, on random labels, and on images whose pixels are shuffled or random, each until all training labels are said
-right or the epochs are used up; true and random labels also with weight decay, dropout and augmentation by shifts.
+right or the epochs are used up; true and random labels also with weight decay, dropout and augmentation by shifts, and
+with --patience and --all stopped early, and with all three at once.  --models adds a small residual network, "resnet".
 Beside them stand the network of 2n + d weights that is constructed (htf.nn.finite_sample_network), the least squares
-solution of least norm, gradient descent's way to it, and the interpolation of least norm by a Gaussian kernel.
+solution of least norm, gradient descent's way to it, and the interpolation of least norm by a Gaussian kernel; the last
+two also on convolutions with random filters, where early stopping is compared with interpolation at each share of
+random labels.
+
+    python -m benchmarks.randomization --source cifar10 --epochs 60 --lrs 0.01 0.03 --patience 5 --all \
+        --models mlp_1x512 mlp_3x512 cnn resnet --seeds 0:2 --workers 2 --out runs/randomization_cifar10
+
+is the table of regularizers on CIFAR-10, which is printed at the end; it takes some 70 minutes on two cores.
 
 The learning rate of a network, and the width of the kernel, are those that are best on validation images with true
 labels; they serve all labels and images.  These fits are rows of the table too, judged on "validation".  Chance is the
 interval that holds 99 % of the test accuracies of a model that knows nothing.
 
 It leaves a table with a row for each fit, randomization.csv, settings, machine and the curves of the trainings,
-randomization.json, and a figure, randomization.png.  Each fit has a folder of its own below --out, where it goes on if
-it was stopped, and the table is gathered from these, so that seeds can be added.  --dry-run does every step on a few
-images.  On one core a seed takes about half an hour.
+randomization.json, and figures, randomization.png and randomization_early_stopping.png.  Each fit has a folder of its
+own below --out, where it goes on if it was stopped, and the table is gathered from these, so that seeds can be added.
+--dry-run does every step on a few images.  On one core a seed takes about half an hour.
 """
 
 from __future__ import annotations
@@ -37,7 +45,8 @@ from htf.jobs import Progress, map_jobs
 
 from .jobs import CORRUPTED, Job, gather_table
 from .networks import NETWORKS
-from .plots import plot_randomization
+from .plots import plot_early_stopping, plot_randomization
+from .regularizers import regularizer_table
 
 NAME = "randomization"
 Run = Callable[[Job, Progress], Any]
@@ -56,10 +65,11 @@ def main(arguments: list[str] | None = None) -> None:
         out = out / "dry_run"
         options.epochs, options.kernel_train, options.descent_train = _DRY_EPOCHS, [], 30
         options.train, options.validation, options.test = _DRY.values()
+        options.filters = 4
     run = Job.within(out, data_dir=options.data_dir)
     rates = _best(run, options, {"lr": options.lrs}, options.models)
-    widths = _best(run, options, {"width": options.widths}, ["gaussian_kernel"])
-    fits = [*network_jobs(options, rates), *solver_jobs(options, widths["gaussian_kernel"])]
+    widths = _best(run, options, {"width": options.widths}, ["gaussian_kernel", "convolutions_kernel"])
+    fits = [*network_jobs(options, rates), *solver_jobs(options, widths)]
     for job, content in _map(run, fits, options):
         print(_line(job, content["row"]), flush=True)
         _write(out, options, rates | widths)
@@ -68,6 +78,10 @@ def main(arguments: list[str] | None = None) -> None:
     figure = plot_randomization(out / f"{NAME}.csv", out / f"{NAME}.json")
     write_figure(out / f"{NAME}.png", figure, dpi=110)
     print(f"figure: {out / NAME}.png")
+    stopping = plot_early_stopping(out / f"{NAME}.json")
+    write_figure(out / f"{NAME}_early_stopping.png", stopping, dpi=110)
+    print(f"figure: {out / NAME}_early_stopping.png")
+    print(regularizer_table([content["row"] for content in contents]))
 
 
 def network_jobs(options: argparse.Namespace, rates: dict[str, float]) -> Iterator[Job]:
@@ -94,12 +108,19 @@ def _controls(plain: Job, options: argparse.Namespace) -> Iterator[Job]:
         yield replace(plain, options={"dropout": value}, control=f"dropout {value:g}")
     for value in options.shifts:
         yield replace(plain, options={"shift": value}, control=f"shifts {value}")
+    for value in options.patience:
+        yield replace(plain, training={**plain.training, "patience": value}, control=f"early stopping {value}")
+    if options.all:
+        decayed = {**plain.training, "weight_decay": options.weight_decay[0]}
+        changed = {"dropout": options.dropout[0], "shift": options.shifts[0]}
+        yield replace(plain, training=decayed, options=changed, control="all")
 
 
-def solver_jobs(options: argparse.Namespace, width: float) -> Iterator[Job]:
+def solver_jobs(options: argparse.Namespace, widths: dict[str, float]) -> Iterator[Job]:
     """The fits that are computed."""
     images = _images(options)
     few = images | {"train": min(options.descent_train, options.train)}
+    width, filters = widths["gaussian_kernel"], {"filters": options.filters}
     for seed in options.seeds:
         for variant in ("original", "random_labels"):
             yield Job(options.source, images, "finite_sample", variant, seed, options={"seed": seed})
@@ -108,6 +129,12 @@ def solver_jobs(options: argparse.Namespace, width: float) -> Iterator[Job]:
             yield Job(options.source, few, "least_squares", variant, seed)
             steps = {"steps": options.descent_steps}
             yield Job(options.source, few, "gradient_descent", variant, seed, options=steps)
+            drawn = filters | {"seed": seed}
+            on_convolutions = drawn | {"width": widths["convolutions_kernel"]}
+            yield Job(options.source, images, "convolutions_kernel", variant, seed, options=on_convolutions)
+            yield Job(options.source, images, "convolutions_linear", variant, seed, options=drawn)
+        for variant in ("original", *(f"{CORRUPTED}{share:g}" for share in options.corruptions)):
+            yield Job(options.source, images, "early_stopping", variant, seed, options=filters | {"seed": seed})
     for train in options.kernel_train:
         more = images | {"train": train}
         yield Job(options.source, more, "gaussian_kernel", "original", options.seeds[0], options={"width": width})
@@ -127,7 +154,9 @@ def _best(run: Run, options: argparse.Namespace, values: dict[str, list[float]],
             if name == "lr":
                 job = _network_job(options, model, "original", options.data_seed, value)
             else:
-                job = Job(options.source, _images(options), model, "original", options.data_seed, options={name: value})
+                given = {"filters": options.filters} if model.startswith("convolutions") else {}
+                job = Job(options.source, _images(options), model, "original", options.data_seed,
+                          options={**given, name: value})  # fmt: skip
             jobs.append(replace(job, judged_on="validation", control=f"{name} {value:g}"))
     rows = [content["row"] for _, content in _map(run, jobs, options)]
     found: dict[str, float] = {}
@@ -157,8 +186,12 @@ def _write(out: Path, options: argparse.Namespace, chosen: dict[str, float]) -> 
     left_out = ("out", "data_dir", "workers", "progress", "dry_run")
     settings = {name: value for name, value in vars(options).items() if name not in left_out}
     keys = ("model", "variant", "corruption", "control", "judged_on", "seed", "lr")
-    curves = [{key: c["row"][key] for key in keys} | c["curves"] for c in contents if c["curves"]]
-    write_json(out / f"{NAME}.json", {"settings": settings, "chosen": chosen, "machine": machine, "curves": curves})
+    named = [({key: c["row"][key] for key in keys}, c["curves"]) for c in contents if c["curves"]]
+    found = {
+        "curves": [about | curves for about, curves in named if "train_loss" in curves],
+        "paths": [about | curves["path"] for about, curves in named if "path" in curves],
+    }
+    write_json(out / f"{NAME}.json", {"settings": settings, "chosen": chosen, "machine": machine, **found})
     return contents
 
 
@@ -181,17 +214,26 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--validation", type=int, default=1000, help="other train images, to choose rates and widths by")
     add("--test", type=int, default=2000, help="images")
     add("--data-seed", type=int, default=0, help="of the choice of images, and of the fits that choose rates")
-    add("--models", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
+    add("--models", nargs="+", choices=list(NETWORKS), default=[name for name in NETWORKS if name != "resnet"])
     add("--corruptions", nargs="*", type=float, default=[0.2, 0.4, 0.6, 0.8, 1.0], help="shares of random labels")
     add("--weight-decay", nargs="*", type=float, default=[5e-4])
     add("--dropout", nargs="*", type=float, default=[0.5])
     add("--shifts", nargs="*", type=int, default=[2], help="augmentation: pixels at most")
+    add(
+        "--patience",
+        nargs="*",
+        type=int,
+        default=[],
+        help="early stopping: epochs without a better validation accuracy",
+    )
+    add("--all", action="store_true", help="also the first weight decay, dropout and shifts at once")
     add("--lrs", nargs="+", type=float, default=[0.003, 0.01, 0.03], help="to choose from")
     add("--epochs", type=int, default=100, help="at most")
     add("--batch-size", type=int, default=64)
     add("--widths", nargs="+", type=float, default=[0.25, 0.35, 0.5, 0.7, 1.0],
         help="of the kernel, in median distances, to choose from")  # fmt: skip
     add("--kernel-train", nargs="*", type=int, default=[10000], help="images of further kernel fits")
+    add("--filters", type=int, default=1024, help="random convolutions, each with eight features")
     add("--descent-train", type=int, default=100, help="images of gradient descent on least squares")
     add("--descent-steps", type=int, default=30000)
     add("--seeds", type=int_range, default="0", help="0:2 or 0,1,2")
@@ -201,7 +243,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--workers", type=int, default=1, help="processes that share the fits")
     add("--threads", type=int, default=1, help="of torch in each process")
     add("--no-progress", dest="progress", action="store_const", const=False, default=None)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.all and not (options.weight_decay and options.dropout and options.shifts):
+        parser.error("--all is given; expected at least one value of --weight-decay, --dropout and --shifts")
+    return options
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from htf.datasets.corruption import corrupted_labels
 from htf.datasets.long_range import LongRangeData, Split
 from htf.datasets.twins import Twin
 from htf.jobs import FolderJob, Progress, collect
-from htf.training import Classification, ClassifySettings
+from htf.training import Classification, ClassifySettings, early_stopping
 
 from .networks import make_network
 from .solvers import count_classes, solve
@@ -82,11 +82,12 @@ class Job(FolderJob):
     seed : int
         Of the variant, of the network's start and of the order of images.
     control : str
-        What is other than plain: "weight decay 0.0005", "dropout 0.5", "shifts 2"; or "".
+        What is other than plain: "weight decay 0.0005", "dropout 0.5", "shifts 2", "early stopping 5", "all"; or "".
     judged_on : str
         "test", or "validation", where a learning rate is chosen.
     training : dict
-        Of `ClassifySettings`, but for the seed; empty for solvers.
+        Of `ClassifySettings`, but for the seed; empty for solvers.  With "patience", the training ends when validation
+        accuracy has not become better for so many epochs, and the best of them is judged.
     options : dict
         Of `make_network`: dropout and shift; or of the solver.
     """
@@ -124,7 +125,13 @@ class Job(FolderJob):
     def compute(self, folder: Path | None, report: Progress, *, data_dir: str | None = None) -> dict[str, Any]:
         """The row of the table and curves by epoch; `data_dir` is the folder of the source."""
         data = make_data(self, data_dir)
-        found = self._train(data, folder, report) if self.training else solve(self.model, data, self.options)
+        if not self.training:
+            found = solve(self.model, data, self.options)
+        elif "patience" in self.training:
+            held = make_data(replace(self, judged_on="validation"), data_dir)
+            found = self._train_until(data, held, folder, report)
+        else:
+            found = self._train(data, folder, report)
         return {"row": describe(self, data, found), "curves": found.get("curves", {}), "job": self.settings}
 
     def _train(self, data: ImageData, folder: Path | None, report: Progress) -> dict[str, Any]:
@@ -146,6 +153,28 @@ class Job(FolderJob):
                 "train_loss": [round(epoch.train_loss, 5) for epoch in result.history],
                 "train": [epoch.validation_accuracy for epoch in result.history],
             },
+        }
+
+    def _train_until(self, data: ImageData, held: ImageData, folder: Path | None, report: Progress) -> dict[str, Any]:
+        """Stopped early: what is known of the best epoch on images that were held out, the test images of `held`."""
+        task = replace(as_task(data), validation=as_task(held).test)
+        network = make_network(self.model, task.image_size, count_classes(data), seed=self.seed, **self.options)
+        settings = {name: value for name, value in self.training.items() if name != "patience"}
+        rule = early_stopping(self.training["patience"])
+        training = Classification(network, task, ClassifySettings(**settings, seed=self.seed), rules=rule, out=folder)
+        training.run_to_end(lambda: report(training.step / training.steps))
+        result = training.result()
+        best = result.history[result.best_epoch - 1]
+        return {
+            "epochs": result.best_epoch,
+            "epochs_to_fit": None,
+            "train_loss": best.train_loss,
+            # In training mode, before each step.
+            "train": best.train_accuracy,
+            "test": result.test_best_validation,
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "note": f"stopped after {result.epochs} epochs",
+            "seconds": round(result.seconds, 2),
         }
 
     def content(self, found: dict[str, Any]) -> dict[str, Any]:

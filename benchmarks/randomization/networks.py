@@ -1,4 +1,4 @@
-"""The networks of the randomization benchmark: perceptrons and a small convolutional network, in plain torch."""
+"""The networks of the randomization benchmark: perceptrons, a small convolutional network and a residual one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
+
+from htf.nn.baselines import small_resnet
 
 
 class Shift(nn.Module):
@@ -70,6 +72,8 @@ NETWORKS: dict[str, Callable[..., list[nn.Module]]] = {
     "mlp_1x512": lambda *given: _mlp(*given, hidden=1),
     "mlp_3x512": lambda *given: _mlp(*given, hidden=3),
     "cnn": _cnn,
+    # With batch normalization, as the paper's larger networks.
+    "resnet": lambda image, classes, dropout: [small_resnet(image[0], classes, dropout=dropout)],
 }
 
 
@@ -86,7 +90,7 @@ def make_network(
         Channels, height, width.
     classes, seed : int
     dropout : float
-        Probability, after each fully connected hidden layer.
+        Probability, after each fully connected hidden layer, or before the last layer of "resnet".
     shift : int
         Pixels by which training images are moved at most.
     """
@@ -94,7 +98,7 @@ def make_network(
     with torch.random.fork_rng([]):
         network = nn.Sequential(Shift(shift), Whiten(), *NETWORKS[name](image, classes, dropout))
     generator = Generator().manual_seed(seed)
-    for layer in network:
+    for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             _start(layer, generator)
     return network
@@ -103,4 +107,5 @@ def make_network(
 @torch.no_grad()
 def _start(layer: Any, generator: Generator) -> None:
     layer.weight.normal_(0, math.sqrt(2 / layer.weight[0].numel()), generator=generator)
-    layer.bias.zero_()
+    if layer.bias is not None:
+        layer.bias.zero_()

@@ -13,7 +13,7 @@ from htf._files import read_json
 from htf._tables import read_table
 
 _TEXTS = ("model", "variant", "control", "judged_on")
-_NUMBERS = ("corruption", "epochs_to_fit", "test", "chance_low", "chance_high")
+_NUMBERS = ("corruption", "epochs_to_fit", "test", "chance_low", "chance_high", "lr")
 _VARIANTS = {
     "original": "true labels",
     "shuffled_pixels": "shuffled pixels",
@@ -29,7 +29,8 @@ def plot_randomization(table: str | Path, curves: str | Path, *, model: str | No
     Parameters
     ----------
     table : str or Path
-        CSV of ``python -m benchmarks.randomization``, a row per fit.  Points are means over seeds.
+        CSV of ``python -m benchmarks.randomization``, a row per fit.  Points are means over seeds, shades reach from
+        the least to the largest.
     curves : str or Path
         The JSON that it writes beside the table.
     model : str, optional
@@ -53,8 +54,8 @@ def plot_randomization(table: str | Path, curves: str | Path, *, model: str | No
     """
     rows = [
         row
-        for row in read_table(Path(table), _NUMBERS, _TEXTS, may_be_missing=("corruption", "epochs_to_fit"))
-        if row["judged_on"] == "test" and not row["control"]
+        for row in read_table(Path(table), _NUMBERS, _TEXTS, may_be_missing=("corruption", "epochs_to_fit", "lr"))
+        if row["judged_on"] == "test" and not row["control"] and row["lr"] is not None
     ]
     losses, model = _losses(Path(curves), model)
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
@@ -92,9 +93,65 @@ def _against_corruption(ax: Axes, rows: list[dict[str, Any]], column: str) -> No
     # One point is no curve: fits that were made on true labels alone.
     for model, found in points.items():
         if len(found) > 1:
-            x = sorted(found)
-            ax.plot(x, [mean(found[share]) for share in x], marker="o", markersize=3, linewidth=1.4, label=model)
+            _with_range(ax, found, model)
     ax.set_xlabel("share of random labels")
+
+
+def _with_range(ax: Axes, points: dict[float, list[float]], label: str) -> None:
+    """Means of the values at each place, and their range."""
+    x = sorted(points)
+    (line,) = ax.plot(x, [mean(points[at]) for at in x], marker="o", markersize=3, linewidth=1.4, label=label)
+    if max(map(len, points.values())) > 1:
+        low, high = ([end(points[at]) for at in x] for end in (min, max))
+        ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def plot_early_stopping(results: str | Path) -> Figure:
+    """Test error of gradient descent on random convolutions against its steps, for each share of random labels.
+
+    Parameters
+    ----------
+    results : str or Path
+        JSON of ``python -m benchmarks.randomization``.  Lines are means over seeds, shades reach from the least to the
+        largest; the second panel has what stopping by held-out images gives, beside the interpolation.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or holds no such paths.
+    """
+    content = read_json(Path(results), sealed=False)
+    paths = content.get("paths") if isinstance(content, dict) else None
+    needed = {"corruption", "steps", "held_out_error", "test"}
+    if not (isinstance(paths, list) and paths and all(isinstance(p, dict) and needed <= set(p) for p in paths)):
+        raise ValueError(f"{results} holds no paths; expected what benchmarks.randomization writes")
+    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+    first, second = figure.subplots(1, 2)
+    stopped: dict[float, list[float]] = {}
+    interpolated: dict[float, list[float]] = {}
+    for share in sorted({path["corruption"] for path in paths}):
+        points: dict[float, list[float]] = {}
+        for path in (path for path in paths if path["corruption"] == share):
+            errors = [1 - accuracy for accuracy in path["test"]]
+            for steps, error in zip(path["steps"][:-1], errors, strict=False):
+                points.setdefault(steps, []).append(error)
+            best = min(range(len(errors)), key=path["held_out_error"].__getitem__)
+            stopped.setdefault(share, []).append(errors[best])
+            interpolated.setdefault(share, []).append(errors[-1])
+        _with_range(first, points, f"{share:.0%} random")
+    _with_range(second, interpolated, "interpolation")
+    _with_range(second, stopped, "stopped by held-out images")
+    first.set(xscale="log", xlabel="steps of gradient descent")
+    second.set(xlabel="share of random labels")
+    for ax in (first, second):
+        ax.set(ylabel="test error", ylim=(0, 1))
+        ax.legend(fontsize="x-small", frameon=False)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def _losses(path: Path, model: str | None) -> tuple[dict[str, list[float]], str]:

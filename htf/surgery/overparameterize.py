@@ -24,6 +24,7 @@ _LAYERS: dict[type[nn.Module], Any] = {
 
 class _Options(TypedDict, total=False):
     width: int | None
+    kernel_sizes: Sequence[int | Sequence[int]] | None
     residual: Sequence[int]
     batch_norm: bool
     modules: Iterable[str] | None
@@ -46,6 +47,7 @@ def overparameterize(
     depth: int = 2,
     *,
     width: int | None = None,
+    kernel_sizes: Sequence[int | Sequence[int]] | None = None,
     residual: Sequence[int] = (),
     batch_norm: bool = False,
     modules: Iterable[str] | None = None,
@@ -65,6 +67,9 @@ def overparameterize(
         Not changed.
     depth, width, residual, batch_norm
         Of each layer; see `htf.nn.OverparamLinear`.
+    kernel_sizes : sequence of int or tuple, optional
+        Of the factors of each convolution, as `htf.nn.OverparamConv2d` has them: (1, 3, 1), or (3, 3) for 5 × 5.
+        Convolutions whose kernel is another are left alone.
     modules : iterable of str, optional
         Names of modules, or patterns as in `fnmatch` (``"layer3"``, ``"*.conv1"``), each standing for all below it
         too; by default the whole model.
@@ -130,8 +135,10 @@ def overparameterize(
         selection.check_values()
 
     def build(layer: nn.Module) -> DropInLayer:
-        options = {"width": width, "residual": residual, "batch_norm": batch_norm, "start": start, "seed": generator}
-        return cast(DropInLayer, _LAYERS[type(layer)].from_plain(layer, depth, **options))
+        options: dict[str, Any] = {"width": width, "residual": residual, "batch_norm": batch_norm}
+        if kernel_sizes is not None and not isinstance(layer, nn.Linear):
+            options["kernel_sizes"] = kernel_sizes
+        return cast(DropInLayer, _LAYERS[type(layer)].from_plain(layer, depth, **options, start=start, seed=generator))
 
     new = build_each(selection, build, "over-parameterized")
     before = Snapshot.of(model, selection.places, example)

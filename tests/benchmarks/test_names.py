@@ -2,8 +2,11 @@
 
 import pytest
 
+from benchmarks.autoencoder.jobs import Coding
+from benchmarks.compact_networks.jobs import Compact
 from benchmarks.compression.jobs import RECIPES, make_job
 from benchmarks.long_range import __main__ as long_range
+from benchmarks.randomization.compressibility import Followed
 from benchmarks.randomization.jobs import Job as Fit
 from benchmarks.simplicity.cifar import Training
 from htf.probes.jobs import make_jobs
@@ -38,6 +41,18 @@ TRAINING = {"lr": 0.05, "batch_size": 16, "epochs": 60, "weight_decay": 0.0}
         ),
         ([Training(), Training(penalty="log_det", weight=0.1, seed=2)], ["plain_0_0.json", "log_det_0.1_2.json"]),
         (
+            [Coding("shapes", IMAGES, "l1", 1, 32, 100, 64, 3e-3, 1e-4)],
+            ["jobs/shapes_l1_seed1_99aa6662/row.json"],
+        ),
+        (
+            [Compact("cifar10", IMAGES, "kernels", {"width": 64}, 0, 14, 64, 1e-3, 0.05)],
+            ["jobs/cifar10_kernels_seed0_7641102f/row.json"],
+        ),
+        (
+            [Followed("mnist", IMAGES, "cnn", "original", 0, 0.03, 64, 100, 0.5, ("matrix",), 200)],
+            ["jobs/mnist_cnn_original_seed0_a4d510c6/row.json"],
+        ),
+        (
             list(make_jobs(["cp", "ht"], [1, 2], [6], ["original"], [0])),
             [
                 "fits/cp_1-2_original0_8ae2bde0.json",
@@ -46,7 +61,16 @@ TRAINING = {"lr": 0.05, "batch_size": 16, "epochs": 60, "weight_decay": 0.0}
             ],
         ),
     ],
-    ids=["long_range", "randomization", "compression", "cifar", "probe"],
+    ids=[
+        "long_range",
+        "randomization",
+        "compression",
+        "cifar",
+        "autoencoder",
+        "compact_networks",
+        "compressibility",
+        "probe",
+    ],
 )
 def test_files_are_where_they_were(jobs, files, tmp_path):
     assert [job.file(tmp_path).relative_to(tmp_path).as_posix() for job in jobs] == files

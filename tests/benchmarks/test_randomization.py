@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from benchmarks.randomization import __main__ as randomization
-from benchmarks.randomization import activations, jobs, kernels, networks, solvers
+from benchmarks.randomization import (
+    activations,
+    compressibility,
+    convolutions,
+    jobs,
+    kernels,
+    networks,
+    regularizers,
+    solvers,
+)
 from htf._files import read_json, write_json
 from htf.datasets import load
 from htf.datasets.images import ImageData
@@ -43,7 +52,7 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("randomization")
     arguments = [*DIGITS, "--models", "mlp_1x512", "--corruptions", "0.5", "1.0", "--lrs", "0.02", "0.05"]
     arguments += ["--weight-decay", "--dropout", "0.2", "--shifts", "--kernel-train", "150", "--widths", "0.5", "1"]
-    arguments += ["--descent-train", "15", "--descent-steps", "3000", "--out", str(out)]
+    arguments += ["--filters", "60", "--descent-train", "15", "--descent-steps", "3000", "--out", str(out)]
     randomization.main(arguments)
     return out, arguments
 
@@ -79,6 +88,11 @@ def test_solvers_stand_in_the_table(run):
     assert {row["train"] for row in rows.values() if row["model"] == "gaussian_kernel"} == {"1.0"}
     assert float(rows["gaussian_kernel", "original", "120"]["test"]) > 0.8
     assert ("gaussian_kernel", "original", "150") in rows
+    # Random convolutions, of which nothing is learned, interpolate any labels and know the true ones.
+    for model in ("convolutions_kernel", "convolutions_linear"):
+        assert {rows[model, variant, "120"]["train"] for variant in ("original", "random_labels")} == {"1.0"}
+        assert float(rows[model, "original", "120"]["test"]) > 0.8
+        assert float(rows[model, "random_labels", "120"]["test"]) < 0.2
     least, descent = (rows[model, "original", "15"] for model in ("least_squares", "gradient_descent"))
     assert float(descent["norm"]) == pytest.approx(float(least["norm"]), rel=0.05)
     assert "after 3000 steps" in descent["note"]
@@ -86,10 +100,10 @@ def test_solvers_stand_in_the_table(run):
 
 def test_rates_are_chosen_by_validation(run):
     rows = [row for row in table(run[0]) if row["judged_on"] == "validation"]
-    assert sorted(row["control"] for row in rows) == ["lr 0.02", "lr 0.05", "width 0.5", "width 1"]
+    assert sorted(row["control"] for row in rows) == ["lr 0.02", "lr 0.05", *["width 0.5"] * 2, *["width 1"] * 2]
     assert {row["test_images"] for row in rows} == {"60"}
     chosen = read_json(run[0] / "randomization.json")["chosen"]
-    for model, column in (("mlp_1x512", "lr"), ("gaussian_kernel", "width")):
+    for model, column in (("mlp_1x512", "lr"), ("gaussian_kernel", "width"), ("convolutions_kernel", "width")):
         mine = [row for row in rows if row["model"] == model]
         best = max(float(row["test"]) for row in mine)
         assert chosen[model] == min(float(row[column]) for row in mine if float(row["test"]) == best)
@@ -130,6 +144,33 @@ def test_a_dry_run_does_every_step(tmp_path):
 
 
 # -- one fit --------------------------------------------------------------------------------------------
+
+
+def test_early_stopping_judges_the_epoch_that_is_best_on_images_held_out(tmp_path):
+    job = digits_job(training={**TRAINING, "epochs": 30, "patience": 2}, control="early stopping 2")
+    row = jobs.Job.within(tmp_path)(job, never)["row"]
+    done = int(row["note"].removeprefix("stopped after ").removesuffix(" epochs"))
+    assert row["epochs"] + 2 == done < 30
+    assert row["epochs_to_fit"] is None
+    # The same epochs without a rule end at the same test accuracy.
+    same = digits_job(training={**TRAINING, "epochs": row["epochs"]})
+    assert jobs.Job.within(tmp_path)(same, never)["row"]["test"] == row["test"]
+
+
+def test_the_table_of_regularizers():
+    base = {"judged_on": "test", "lr": 0.1, "variant": "original", "control": "", "model": "cnn", "train": 1.0}
+    rows = [
+        base | {"test": 0.5},
+        base | {"test": 0.7},
+        base | {"test": 0.125, "variant": "random_labels"},
+        base | {"test": 0.9, "control": "all"},
+        base | {"test": 0.0, "judged_on": "validation"},
+        base | {"test": 0.0, "lr": None},
+    ]
+    assert regularizers.regularizer_table(rows).splitlines()[2:] == [
+        "| cnn | none | 1.000 (1.000 to 1.000) | 0.600 (0.500 to 0.700) | 1.000 | 0.125 |",
+        "| cnn | all | 1.000 | 0.900 |  |  |",
+    ]
 
 
 def test_an_interrupted_training_goes_on_and_leaves_the_row_that_it_would_have(tmp_path):
@@ -179,6 +220,20 @@ def test_jobs_of_the_options():
     (decayed,) = {job.training["weight_decay"] for job in found if job.control.startswith("weight decay")}
     assert decayed == 5e-4
     assert all(job.training["lr"] == 0.01 for job in found)
+    (both,) = [
+        job
+        for job in randomization.network_jobs(options("--patience", "3", "--all"), {"cnn": 0.01})
+        if (job.control, job.variant) == ("all", "random_labels")
+    ]
+    assert (both.options, both.training["weight_decay"]) == ({"dropout": 0.5, "shift": 2}, 5e-4)
+    (stopped,) = [
+        job
+        for job in randomization.network_jobs(options("--patience", "3"), {"cnn": 0.01})
+        if (job.control, job.variant) == ("early stopping 3", "original")
+    ]
+    assert stopped.training["patience"] == 3
+    with pytest.raises(SystemExit):
+        options("--all", "--dropout")
     assert all(job.cost > 0 for job in found)
 
 
@@ -287,6 +342,29 @@ def test_steps_of_gradient_descent_are_those_of_the_formula():
         np.testing.assert_allclose(kernels.descend(x, y, 7), w, atol=1e-12)
 
 
+def test_gradient_descent_in_closed_form_is_the_loop_at_any_step():
+    generator = np.random.default_rng(0)
+    for shape in ((4, 9), (9, 4)):
+        x, y = generator.normal(size=shape), generator.normal(size=(shape[0], 2))
+        descent = convolutions.Descent.of(x, y)
+        for steps in (1, 7):
+            found = x.T @ descent.coefficients(steps)
+            np.testing.assert_allclose(found, kernels.descend(x, y, steps), atol=1e-12)
+        np.testing.assert_allclose(x.T @ descent.coefficients(np.inf), np.linalg.pinv(x) @ y, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8), (5, 6, 9, 3)])
+def test_features_of_random_convolutions(shape):
+    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    data = ImageData("some", images, torch.arange(5), images.flip(0), torch.arange(5))
+    train, test = convolutions.convolution_features(data, 3, seed=1)
+    assert train.shape == test.shape == (5, 8 * 3)
+    np.testing.assert_allclose(train.mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(test, train[::-1], atol=1e-6)
+    with pytest.raises(ValueError, match="filters is 0; expected at least 1"):
+        convolutions.convolution_features(data, 0, seed=1)
+
+
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(2, 15), seed=st.integers(0, 10**6))
 def test_kernel_interpolation_has_the_least_norm(n, seed):
@@ -335,6 +413,25 @@ def test_the_figure_is_drawn_from_the_files(run, tmp_path):
         plot(out / "randomization.csv", tmp_path / "none.json")
 
 
+def test_the_figure_of_early_stopping_is_drawn_from_the_file(run, tmp_path):
+    path = run[0] / "randomization.json"
+    descent, shares = randomization.plot_early_stopping(path).axes
+    assert [line.get_label() for line in descent.lines] == ["0% random", "50% random", "100% random"]
+    interpolation, stopped = shares.lines
+    for line, note in (
+        (interpolation, lambda row: row["note"].rpartition("test ")[2]),
+        (stopped, lambda row: row["test"]),
+    ):
+        rows = {row["corruption"]: row for row in table(run[0]) if row["model"] == "early_stopping"}
+        expected = [1 - float(note(rows[share])) for share in ("0.0", "0.5", "1.0")]
+        assert line.get_ydata().tolist() == pytest.approx(expected, abs=1e-4)
+    # Labels are corrupted in part: what generalizes is learned first.
+    assert stopped.get_ydata()[1] < interpolation.get_ydata()[1]
+    write_json(tmp_path / "none.json", {"paths": []})
+    with pytest.raises(ValueError, match="holds no paths; expected what"):
+        randomization.plot_early_stopping(tmp_path / "none.json")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -357,3 +454,78 @@ def test_activations_of_finite_sample_networks_are_measured(tmp_path, capsys):
     assert [row["activation"] for row in rows[::2]] == list(activations.ACTIVATIONS)
     assert max(row["error"] for row in rows) < 1e-9
     assert capsys.readouterr().out.count("condition number") == 5
+
+
+# -- compressibility over training ----------------------------------------------------------------------
+
+FOLLOWED = {"lr": 0.05, "batch_size": 16, "noise": 0.5, "formats": ("matrix",), "measured_on": 20}
+
+
+def test_compressibility_is_followed_until_labels_are_fitted(tmp_path):
+    job = compressibility.Followed("digits", IMAGES, "mlp_1x512", "original", 0, epochs=60, **FOLLOWED)
+    shares = []
+
+    def stopping(share):
+        shares.append(share)
+        if len(shares) == 6:  # in the second epoch
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compressibility.Followed.within(tmp_path / "cut")(job, stopping)
+    found = compressibility.Followed.within(tmp_path / "cut")(job, shares.append)["moments"]
+    whole = compressibility.Followed.within(tmp_path / "whole")(job, never)["moments"]
+    assert found == whole
+    *before, last = found
+    assert [moment["epoch"] for moment in before] == [0, 1, 2, 4, 8, 16, 32][: len(before)]
+    assert (last["train"], last["stopped"]) == (1.0, "fitted")
+    assert all(moment["train"] < 1 and not moment["stopped"] for moment in before)
+    assert before[-1]["epoch"] < last["epoch"] <= 60
+    assert {moment["parameters"] for moment in found} == {64 * 512 + 512 + 512 * 10 + 10}
+    assert all(0 < moment["effective_parameters"] <= moment["parameters"] for moment in found)
+
+
+def test_shares_at_equal_accuracies():
+    def moments(variant, seed, *shares):
+        about = {"model": "cnn", "noise": 0.5, "variant": variant, "seed": seed, "parameters": 100}
+        accuracies = (0.0, 0.4, 0.8, 1.0)
+        return [
+            about | {"train": accuracy, "effective_parameters": share}
+            for accuracy, share in zip(accuracies, shares, strict=False)
+        ]
+
+    rows = [
+        *moments("original", 0, 90, 80, 60, 50),
+        *moments("original", 1, 90, 80, 64, 52),
+        *moments("random_labels", 0, 90, 85, 75, 51),
+        *moments("random_labels", 1, 90, 85, 75),
+    ]
+    half, most, all_of_them = compressibility.summary(rows)
+    assert half["original"] == pytest.approx([0.75, 0.76])  # between 0.8 and 0.6, or 0.64
+    assert (half["random_labels"], half["apart"]) == (pytest.approx([0.825, 0.825]), True)
+    assert (most["random_labels"], most["apart"]) == (pytest.approx([0.63]), False)
+    assert (all_of_them["original"], all_of_them["random_labels"]) == ([0.5, 0.52], [0.51])
+    assert not all_of_them["apart"]
+
+
+def test_a_dry_run_of_compressibility(tmp_path, capsys):
+    arguments = ["--source", "digits", "--dry-run", "--models", "mlp_1x512", "--formats", "matrix", "--seeds", "0"]
+    compressibility.main([*arguments, "--no-progress", "--out", str(tmp_path)])
+    out = tmp_path / "dry_run"
+    with (out / "compressibility.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["epoch"]) for row in rows] == [
+        (variant, epoch) for variant in ("original", "random_labels") for epoch in "012"
+    ]
+    # The start knows nothing of labels.
+    assert rows[0]["spectral_complexity"] == rows[3]["spectral_complexity"]
+    about = read_json(out / "compressibility.json", sealed=False)
+    assert [row["train"] for row in about["summary"]] == [0.5, 0.9, 1.0]
+    assert about["machine"]["versions"]["torch"] == torch.__version__
+    assert (out / "compressibility.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match=r"has no rows of noise 0\.25; expected one of those measured"):
+        compressibility.plot_compressibility(out / "compressibility.csv", noise=0.25)
+    capsys.readouterr()
+    for noise in ("0", "1"):
+        with pytest.raises(SystemExit):
+            compressibility.main(["--noise", noise])
+        assert f"--noise is {float(noise)}; expected above 0 and below 1" in capsys.readouterr().err

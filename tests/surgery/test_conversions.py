@@ -34,6 +34,24 @@ def test_options_reach_the_layers():
     assert (square.residual, square.training_path) == ((1,), "effective weight")
 
 
+@pytest.mark.parametrize(("kernel_sizes", "start"), [((1, 5, 1), "same"), ((3, 3), "random")])
+def test_kernels_of_the_factors_of_convolutions(kernel_sizes, start):
+    model = nn.Sequential(nn.Conv2d(2, 3, 5, padding=2), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 5))
+    deep, report = overparameterize(
+        model, len(kernel_sizes), width=8, kernel_sizes=kernel_sizes, start=start, seed=0, with_report=True
+    )
+    assert deep[0].kernel_sizes == tuple((size, size) for size in kernel_sizes)
+    # Other kernels stay, and linear layers have none.
+    assert type(deep[1]) is nn.Conv2d
+    ((name, _, reason),) = report.left_alone
+    assert (name, "expected kernel_size = (3, 3)" in reason) == ("1", True)
+    assert deep[3].depth == len(kernel_sizes)
+    x = torch.rand(2, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    if start == "same":
+        torch.testing.assert_close(deep(x), model(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(collapse(deep)(x), deep(x), rtol=1e-4, atol=1e-5)
+
+
 def test_drawn_anew_from_a_seed():
     model = cnn()
     first, again, other = (overparameterize(model, 3, start="random", seed=seed) for seed in (0, 0, 1))
