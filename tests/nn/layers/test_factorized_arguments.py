@@ -66,7 +66,7 @@ def test_convolutions_of_all_kinds_name_the_argument(kind):
         ((4, 4, 3, 0), {}, ValueError, "stride is 0"),
         ((4, 4, 3), {"dilation": (1,) * (axes - 1) + (0,)}, ValueError, rf"dilation\[{axes - 1}\] is 0"),
         ((4, 4, 3), {"padding": -1}, ValueError, "padding is -1; expected 0 or more"),
-        ((4, 4, 3), {"padding_mode": "wrap"}, ValueError, "padding_mode"),
+        ((4, 4, 3), {"padding_mode": "wrap"}, ValueError, "padding.mode"),
         ((4, 4), {}, TypeError, "kernel_size"),
         ((4, 4, 3), {"width": 3}, TypeError, "width"),
     ):
