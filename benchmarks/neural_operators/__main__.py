@@ -89,9 +89,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--factorizations", nargs="+", choices=FACTORIZATIONS, default=list(FACTORIZATIONS))
-    add("--rates", nargs="+", type=float, default=[3e-3, 1e-2], help="learning rates")
+    add("--rates", nargs="+", type=float, default=[5e-3, 1e-2, 2e-2], help="learning rates")
     add("--seeds", type=int_range, default="1:3", help="of the fits that are measured on test fields; 1:3 or 1,2,3")
-    add("--numbers", type=int, default=9_500, help="real numbers in the parameters of a factorized network at most")
+    add("--numbers", type=int, default=8_200, help="real numbers in the parameters of a factorized network, about")
     add("--grid", type=int, default=24, help="cells a side")
     add("--train", type=int, default=300, help="fields")
     add("--validation", type=int, default=100, help="fields")

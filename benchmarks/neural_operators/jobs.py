@@ -47,7 +47,7 @@ class Job(FolderJob):
     part : str
         Of which the error is measured: "validation", or at the end "test".
     numbers : int
-        Real numbers in all parameters at most; dense networks have what they have.
+        Real numbers in all parameters, about; dense networks have what they have.
     grid, train, validation, test, modes, width, layers, epochs : int
         Of the data, of the network and of its training.
     """
@@ -91,14 +91,15 @@ class Job(FolderJob):
         }
 
     def network(self) -> nn.Module:
-        """The network of the largest rank that `numbers` allow."""
+        """The network of the rank with which the parameters are nearest to `numbers`."""
         if self.factorization == DENSE:
             return self._of_share(1.0)
+        # The numbers rise with the share, in steps.
         low, high = 0.0, 1.0
         for _ in range(10):
             middle = (low + high) / 2
             low, high = (middle, high) if real_numbers(self._of_share(middle)) <= self.numbers else (low, middle)
-        return self._of_share(low)
+        return min(map(self._of_share, (low, high)), key=lambda network: abs(real_numbers(network) - self.numbers))
 
     def _of_share(self, share: float) -> nn.Module:
         import htf.tltorch
