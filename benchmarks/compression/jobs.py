@@ -185,8 +185,9 @@ def variant(name: str, seed: int) -> nn.Module:
         return plain
     if name == "deep":
         return overparameterize(plain, depth=3, start="random", seed=seed)
-    # The first and the last layer have few weights.
-    return factorize(plain, name, rank=0.5, modules=["3", "7"], start="random", seed=seed)
+    # Three modes a side, as in the published figures.  The first and the last layer have few weights.
+    shape = None if name == "matrix" else 3
+    return factorize(plain, name, rank=0.5, shape=shape, modules=["3", "7"], start="random", seed=seed)
 
 
 def cut(model: nn.Module, name: str, budget: int) -> nn.Module:

@@ -15,7 +15,6 @@ import argparse
 import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from htf._machine import describe_machine, usable_device
 from htf.nn import FactorizedConv2d, FactorizedLinear
 from htf.nn.layers.factorized.choice import NAMES
 
+from .peers import version_of
 from .timing import Step, take_turns
 
 PLAIN, OURS, PEER = "plain", "htf", "tensorly-torch"
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         "steps_of_a_turn": options.steps,
         "steps": rows,
     }
-    report["versions"] |= {name: _version(name) for name in ("opt_einsum", "tensorly-torch")}
+    report["versions"] |= {name: version_of(name) for name in ("opt_einsum", "tensorly-torch")}
     if options.json:
         write_json(options.json, report)
 
@@ -148,13 +148,6 @@ def _peer(ours: Ours) -> Any:
     )
     layer.reset_parameters()
     return layer
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

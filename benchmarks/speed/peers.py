@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -33,3 +34,11 @@ def importable(checkout: Path) -> Iterator[None]:
         for name, module in list(sys.modules.items()):
             if (getattr(module, "__file__", None) or "").startswith(f"{root}/"):
                 del sys.modules[name]
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a package, None where there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

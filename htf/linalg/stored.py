@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
 from typing import Any
@@ -23,17 +24,33 @@ def is_stored(array: Any) -> bool:
 
 def check_stored(array: Any, name: str) -> tuple[int, ...]:
     """The shape of a stored array, or an error for what cannot be read: unknown dimensions, chunks that are missing."""
+    if array.shape is None:
+        raise ValueError(f"{name} is a data set without a shape (h5py.Empty); expected an array")
     shape = tuple(array.shape)
     if not all(isinstance(n, int | np.integer) for n in shape):
         raise ValueError(f"{name} has shape {shape}, partly unknown; call its compute_chunk_sizes() before")
-    there, chunks = getattr(array, "nchunks_initialized", None), getattr(array, "nchunks", None)
-    # zarr would fill them in silently.
-    if isinstance(there, int) and isinstance(chunks, int) and there < chunks:
+    there, chunks = _chunks_there(array)
+    # Readers would fill them in silently.
+    if there < chunks:
+        fill = getattr(array, "fill_value", getattr(array, "fillvalue", None))
         raise ValueError(
-            f"{name} misses {chunks - there} of its {chunks} chunks, which would read as {array.fill_value}; write "
-            "them, those of the fill value too (write_empty_chunks), or pass array[...] if that is what they hold"
+            f"{name} misses {chunks - there} of its {chunks} chunks, which would read as {fill}; write them, those of "
+            "the fill value too (zarr: write_empty_chunks), or pass array[...] if that is what they hold"
         )
     return tuple(int(n) for n in shape)
+
+
+def _chunks_there(array: Any) -> tuple[int, int]:
+    """How many chunks were ever written, and how many there are; zeros where the array does not tell."""
+    there, chunks = getattr(array, "nchunks_initialized", None), getattr(array, "nchunks", None)
+    if isinstance(there, int) and isinstance(chunks, int):
+        return there, chunks
+    if type(array).__module__.split(".")[0] != "h5py" or array.is_virtual or array.external or not array.size:
+        return 0, 0
+    if array.chunks is None:
+        return int(array.id.get_storage_size() > 0), 1
+    total = math.prod(-(-int(n) // int(chunk)) for n, chunk in zip(array.shape, array.chunks, strict=True))
+    return int(array.id.get_num_chunks()), total
 
 
 def blocks(array: Any, axis: int, size: int = BLOCK) -> Iterator[np.ndarray]:
@@ -65,8 +82,10 @@ def loaded(array: Any) -> np.ndarray:
 
 def _read(part: Any) -> np.ndarray:
     if type(part) is np.memmap:
-        return np.array(part)  # a copy, as pages of the file are forgotten
-    return np.asarray(part.compute() if hasattr(part, "compute") else part)
+        part = np.array(part)  # a copy, as pages of the file are forgotten
+    found = np.asarray(part.compute() if hasattr(part, "compute") else part)
+    # Files may have the byte order of another machine.
+    return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
 
 
 def _forget(array: np.memmap) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 from torch import Generator, nn
 
+from htf._checks import positive
 from htf.nn.layers.drop_in import DropInLayer
 from htf.nn.layers.factorized import (
     FactorizedConv1d,
@@ -18,8 +19,7 @@ from htf.nn.layers.factorized import (
     FactorizedEmbedding,
     FactorizedLinear,
 )
-from htf.nn.layers.factorized.embedding import check_rows
-from htf.nn.layers.factorized.kernels import plain_arguments
+from htf.nn.layers.factorized.tensorized import Tensorized
 from htf.surgery._budget import check_budget, fit_into
 from htf.surgery._convert import (
     Build,
@@ -57,6 +57,7 @@ class _Options(TypedDict, total=False):
     rank: int | float | None
     energy: float | None
     budget: int | float | None
+    shape: int | None
     modules: Iterable[str] | None
     types: type[nn.Module] | Iterable[type[nn.Module]] | None
     start: Start
@@ -79,6 +80,7 @@ def factorize(
     rank: int | float | None = None,
     energy: float | None = None,
     budget: int | float | None = None,
+    shape: int | None = None,
     modules: Iterable[str] | None = None,
     types: type[nn.Module] | Iterable[type[nn.Module]] | None = None,
     start: Start = "same",
@@ -105,6 +107,9 @@ def factorize(
         Share or number of the parameters of the whole model that it has afterwards at most.  The layers get a common
         relative error, as small as possible; drawn anew, a common share.  Exactly one of `rank`, `energy` and `budget`
         is given.
+    shape : int, optional
+        Into how many modes each side of the matrices of linear layers and embeddings is split.  See
+        `htf.nn.FactorizedLinear` for the default, and `htf.nn.FactorizedEmbedding`.
     modules, types, seed, example, with_report
         See `overparameterize`; of types there are ``nn.Linear``, convolutions and transposed ones of one to three
         dimensions, ``nn.Embedding``, ``nn.MultiheadAttention``, ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN``.
@@ -152,6 +157,9 @@ def factorize(
     if len(asked) != 1:
         raise ValueError(f"{' and '.join(asked) or 'nothing'} given; expected exactly one of rank, energy and budget")
     check_start(start)
+    if shape is not None and format == "matrix":
+        raise ValueError(f"shape is {shape}; expected None for format 'matrix', which has two modes")
+    options = {} if shape is None else {"shape": positive("shape", shape)}
     if start == "random" and energy is not None:
         raise ValueError("energy is of trained weights; with start='random' give rank or budget")
     kinds = check_types(types, _SUPPORTED)
@@ -165,7 +173,7 @@ def factorize(
         selection.check_some(_WHAT)
     if start == "same":
         selection.check_values()
-    make = _decompose(format) if start == "same" else _draw(format, make_generator(seed))
+    make = _decompose(format, options) if start == "same" else _draw(format, options, make_generator(seed))
     if budget is None:
         new = build_each(selection, _smaller(make(**{asked[0]: given[asked[0]]})), _WHAT)
     else:
@@ -195,31 +203,32 @@ def _is_other(place: Place, within: dict[int, type[nn.Module]]) -> bool:
     return type(place.module) is nn.Linear and id(place.module) not in within
 
 
-def _decompose(format: str) -> Callable[..., Build]:
+def _decompose(format: str, given: dict[str, Any]) -> Callable[..., Build]:
     def with_options(**options: Any) -> Build:
-        return lambda layer: cast(DropInLayer, _LAYERS[type(layer)].from_plain(layer, format, **options))
+        def decomposed(layer: nn.Module) -> DropInLayer:
+            kind = _LAYERS[type(layer)]
+            return cast(DropInLayer, kind.from_plain(layer, format, **options, **_fitting(kind, given)))
+
+        return decomposed
 
     return with_options
 
 
-def _draw(format: str, generator: Generator | None) -> Callable[..., Build]:
+def _draw(format: str, given: dict[str, Any], generator: Generator | None) -> Callable[..., Build]:
     def with_rank(rank: int | float) -> Build:
-        return lambda layer: _drawn(layer, format, rank, generator)
+        def drawn(layer: Any) -> DropInLayer:
+            kind, like = _LAYERS[type(layer)], {"device": layer.weight.device, "dtype": layer.weight.dtype}
+            options = {"format": format, "rank": rank, "seed": generator, **like, **_fitting(kind, given)}
+            return cast(DropInLayer, kind(**kind.arguments_of(layer), **options))
+
+        return drawn
 
     return with_rank
 
 
-def _drawn(layer: Any, format: str, rank: int | float, generator: Generator | None) -> DropInLayer:
-    options: dict[str, Any] = {"format": format, "rank": rank, "seed": generator}
-    options |= {"device": layer.weight.device, "dtype": layer.weight.dtype}
-    if isinstance(layer, nn.Linear):
-        sizes = {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias is not None}
-    elif isinstance(layer, nn.Embedding):
-        check_rows(layer)
-        sizes = {name: getattr(layer, name) for name in ("num_embeddings", "embedding_dim", "padding_idx")}
-    else:
-        sizes = plain_arguments(layer)
-    return cast(DropInLayer, _LAYERS[type(layer)](**sizes, **options))
+def _fitting(kind: type[nn.Module], given: dict[str, Any]) -> dict[str, Any]:
+    """Options that a kind of layer has: kernels have the modes that they have."""
+    return given if issubclass(kind, Tensorized) else {}
 
 
 def _smaller(build: Build) -> Build:

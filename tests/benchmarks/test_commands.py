@@ -106,3 +106,48 @@ def test_the_discriminative_control_sums_over_what_is_missing():
     missing = torch.tensor([[0, 3, 1, 3]])  # the level beyond all stands for what is missing
     known = (x[:, 0] == 0) & (x[:, 2] == 1)
     assert torch.allclose(model.network(missing).detach().double().exp()[0], whole[known].sum(0), atol=1e-6)
+
+
+def test_the_dry_run_of_streaming_measures_what_it_says(tmp_path):
+    module = import_module("benchmarks.streaming.__main__")
+    module.main(["--dry-run", "--fields", "bumps", "--tolerances", "0.05", "--json", str(tmp_path / "found.json")])
+    rows = {row["side"]: row for row in read_json(tmp_path / "found.json")["rows"]}
+    assert set(rows) == {"htf.HTStream", "htf, at once", "tt, at once"}
+    for row in rows.values():
+        assert 0 < row["error"] <= 0.05
+        assert row["ratio"] == pytest.approx(12 * 8**3 / row["numbers"])
+        assert row["seconds"] > 0
+
+
+def test_darcy_flow_has_the_known_pressure():
+    darcy = import_module("benchmarks.neural_operators.darcy")
+    # Of a = 1 the largest value is 0.0736713... (a series of sines).
+    middle = darcy._solved(torch.ones(33, 33).double().numpy())[16, 16]
+    assert abs(middle - 0.0736713) < 2e-4
+    fields, pressures = darcy.darcy(3, 16, seed=0)
+    again = darcy.darcy(3, 16, seed=0)
+    assert fields.shape == pressures.shape == (3, 1, 16, 16)
+    assert torch.equal(fields, again[0])
+    assert torch.equal(pressures, again[1])
+    assert bool((pressures > 0).all())
+    # With cells of another permeability everywhere, pressures scale inversely.
+    torch.testing.assert_close(
+        torch.from_numpy(darcy._solved(3 * fields[0, 0].exp().double().numpy())).float(), pressures[0, 0] / 3
+    )
+
+
+def test_neural_operators_dry_run_chooses_on_validation_and_tests_at_the_end(tmp_path):
+    pytest.importorskip("neuralop", reason="neuraloperator is not installed")
+    module = import_module("benchmarks.neural_operators.__main__")
+    options = ["--dry-run", "--factorizations", "ht", "tt", "--seeds", "1:2", "--no-progress", "--out", str(tmp_path)]
+    module.main(options)
+    found = read_json(tmp_path / "dry_run" / "neural_operators.json")
+    for mean in found["means"]:
+        rows = [row for row in found["rows"] if row["factorization"] == mean["factorization"]]
+        tried = [row for row in rows if row["part"] == "validation"]
+        assert {row["seed"] for row in tried} == {0}
+        assert min(tried, key=lambda row: row["error"])["lr"] == mean["lr"]
+        tested = [row for row in rows if row["part"] == "test"]
+        assert [row["seed"] for row in tested] == [1, 2]
+        assert {row["lr"] for row in tested} == {mean["lr"]}
+        assert mean["test_error"] == pytest.approx(sum(row["error"] for row in tested) / 2)

@@ -122,6 +122,35 @@ def test_a_zarr_array_that_misses_chunks_is_refused(tmp_path):
     assert htf.hierarchical_tucker(array, tol=0.1).rank == (1, 1, 1)
 
 
+def test_an_hdf5_data_set_that_misses_chunks_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "array.h5", "w") as file:
+        chunked = file.create_dataset("chunked", (8, 6), chunks=(4, 3), dtype="f8")
+        chunked[:4] = 1.0
+        whole = file.create_dataset("whole", (8, 6), dtype="f8")
+        x = htf.random_ht((8, 6), 1, random_state=0)
+        for array, message in ((chunked, "misses 2 of its 4 chunks, which would"), (whole, "misses 1 of its 1 chunks")):
+            for call in (lambda: htf.hierarchical_tucker(array, tol=0.1), lambda: x.relative_error(array)):  # noqa: B023
+                with pytest.raises(ValueError, match=message):
+                    call()
+            # Written, those with the fill value are there.
+            array[4:] = 0.0
+            array[:4] = 1.0
+            assert htf.hierarchical_tucker(array, tol=0.1).rank == (1, 1, 1)
+        with pytest.raises(ValueError, match="tensor is a data set without a shape"):
+            htf.hierarchical_tucker(file.create_dataset("empty", data=h5py.Empty("f8")), tol=0.1)
+
+
+def test_files_in_the_byte_order_of_other_machines(tmp_path, small_blocks):
+    swapped = np.dtype("f8").newbyteorder()
+    mapped = np.memmap(tmp_path / "array", dtype=swapped, shape=X.shape, mode="w+")
+    mapped[:] = X
+    for options in ({"tol": 1e-4}, {"rank": 4}):
+        x = htf.hierarchical_tucker(mapped, **options)
+        assert x.relative_error(mapped) == pytest.approx(x.relative_error(X))
+        assert x.relative_error(X) <= 1.1 * htf.hierarchical_tucker(X, **options).relative_error(X) + 1e-4
+
+
 def test_nan_text_and_unknown_shapes_are_refused(tmp_path, small_blocks):
     bad = as_memmap(tmp_path)
     bad[3, 2, 1, 0] = np.nan

@@ -63,8 +63,10 @@ def test_a_share_of_the_plain_weights():
 
 def in_use(model):
     """Parameters where over-parameterized layers are collapsed, and factorized ones stay where they are smaller."""
-    deep = any(type(module).__name__.startswith("Overparam") for module in model.modules())
-    return size(collapse(model)) if deep else min(size(model), size(collapse(model)))
+    if any(type(module).__name__.startswith("Overparam") for module in model.modules()):
+        return size(collapse(model))
+    layers = [module for module in model.modules() if type(module).__name__.startswith("Factorized")]
+    return size(model) - sum(max(size(layer) - size(layer.plain()), 0) for layer in layers)
 
 
 @pytest.mark.parametrize("share", [0.7, 0.4])

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from htf.nn.layers.factorized import FactorizedConv2d, FactorizedLinear
+from htf.nn.layers.factorized import (
+    FactorizedConv1d,
+    FactorizedConv2d,
+    FactorizedConv3d,
+    FactorizedConvTranspose2d,
+    FactorizedLinear,
+)
 from htf.nn.layers.factorized.choice import NAMES
 
 
@@ -47,6 +53,26 @@ def test_arguments_that_do_not_fit(options, kind, message):
 def test_convolutions_that_cannot_be(arguments, options, kind, message):
     with pytest.raises(kind, match=message):
         FactorizedConv2d(*arguments, **options)
+
+
+@pytest.mark.parametrize("kind", [FactorizedConv1d, FactorizedConv3d, FactorizedConvTranspose2d])
+def test_convolutions_of_all_kinds_name_the_argument(kind):
+    axes = kind._axes
+    for arguments, options, error, message in (
+        ((0, 4, 3), {}, ValueError, "in_channels is 0"),
+        ((4, 2.5, 3), {}, TypeError, "out_channels is 2.5"),
+        ((4, 6, 3), {"groups": 4}, ValueError, "out_channels is 6; expected a multiple of groups = 4"),
+        ((4, 4, (3,) * (axes + 1)), {}, ValueError, r"kernel_size is \(3, .*\); expected one integer"),
+        ((4, 4, 3, 0), {}, ValueError, "stride is 0"),
+        ((4, 4, 3), {"dilation": (1,) * (axes - 1) + (0,)}, ValueError, rf"dilation\[{axes - 1}\] is 0"),
+        ((4, 4, 3), {"padding": -1}, ValueError, "padding is -1; expected 0 or more"),
+        ((4, 4, 3), {"padding_mode": "wrap"}, ValueError, "padding.mode"),
+        ((4, 4), {}, TypeError, "kernel_size"),
+        ((4, 4, 3), {"width": 3}, TypeError, "width"),
+    ):
+        with pytest.raises(error, match=message):
+            kind(*arguments, **options)
+    assert kind(4, 6, [3] * axes, rank=2).kernel_size == (3,) * axes
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htf.nn.layers.factorized._paths import contract, operations
+from htf.nn.layers.factorized._paths import contract, count, operations
 from htf.nn.layers.factorized._stages import Geometry
 from htf.nn.layers.factorized.choice import NAMES, balanced_factors, check_shape, kernel_format, matrix_format
 from htf.tensors import ht_to_tensor
@@ -238,6 +238,14 @@ def test_operations_are_those_of_the_cheapest_order():
     assert operations(shapes, labels, (0, 3)) == min(2 * (2 * 3 * 50 + 2 * 50 * 4), 2 * (3 * 50 * 4 + 2 * 3 * 4))
     matrices = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
     torch.testing.assert_close(contract(matrices, labels, (3, 0)), (matrices[0] @ matrices[1] @ matrices[2]).T)
+
+
+def test_numbers_that_are_moved_are_those_of_all_operands_and_results():
+    shapes, labels = ((2, 3), (3, 50), (50, 4)), ((0, 1), (1, 2), (2, 3))
+    # The last two first, (3, 4), then (2, 4).
+    assert count(shapes, labels, (0, 3))[1:] == ((150 + 200 + 12) + (6 + 12 + 8), 2)
+    assert count(((2, 3),), ((0, 1),), (1, 0)) == (0, 0, 0)
+    assert (count(shapes, labels, (0, 3)) + count(shapes, labels, (0, 3))).products == 4
 
 
 def test_sizes_of_images():

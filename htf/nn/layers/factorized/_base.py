@@ -89,6 +89,13 @@ class Format(ABC):
         """Numbers in all factors."""
         return sum(map(math.prod, self.shapes(rank)))
 
+    def freedom(self, rank: Rank) -> int:
+        """Dimension of the set of tensors of these ranks: numbers less those of changes that leave the tensor alone.
+
+        These are invertible matrices on the bonds.
+        """
+        return self.size(rank) - sum(r**2 for r, side in zip(rank, self.sides, strict=True) if side)
+
     def rank_of(self, factors: Sequence[Tensor]) -> Rank:
         """The rank that factors have."""
         sizes = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import check_dtype, check_seed, positive
 from htf._random import rand
+from htf.linalg.backend import context
 from htf.nn.layers.drop_in import DropInLayer
 from htf.nn.layers.factorized._base import Format, Rank, check_share
 from htf.tensors.rank import check_tolerance
@@ -21,12 +22,17 @@ Device = torch.device | str | None
 
 
 class Factorized(DropInLayer):
-    """A layer with a weight in a format; subclasses say which, and how to apply it."""
+    """A layer with a weight in a format; subclasses say which, and how to apply it.
+
+    Their constructors take the arguments of the plain layer, which `_names` lists, and those of the format.
+    """
 
     format: str
     rank: Rank
     applies: str | None
     _layout: Format
+    _plain_type: ClassVar[type[Any]]
+    _names: ClassVar[tuple[str, ...]]
 
     def _start(self, layout: Format, rank: object, bias: bool, seed: Any, device: Device, dtype: Any) -> None:
         check_dtype(dtype)
@@ -57,9 +63,53 @@ class Factorized(DropInLayer):
         """Variance of the entries of the weight at the start."""
         return 1 / (3 * self._fan_in)
 
-    @abstractmethod
+    @classmethod
+    def arguments_of(cls, layer: Any) -> dict[str, Any]:
+        """Arguments of the plain layer's constructor, of a plain layer or of one of this class."""
+        named = {name: getattr(layer, name) for name in cls._names}
+        return named | {"bias": named["bias"] is not None} if "bias" in named else named
+
+    @classmethod
+    def from_plain(
+        cls,
+        layer: nn.Module,
+        format: str = "ht",
+        *,
+        rank: RankLike | None = None,
+        energy: float | None = None,
+        size: int | None = None,
+    ) -> Self:
+        """Decompose the weight of a plain layer; see `htf.nn.FactorizedLinear.from_plain`."""
+        return cls._decomposed(layer, format, rank, energy, size)
+
+    @classmethod
+    def _decomposed(
+        cls, layer: Any, format: str, rank: object, energy: object, size: object, **options: object
+    ) -> Self:
+        """A layer with the weight of a plain one, decomposed to a rank, energy or size."""
+        named = {"rank": rank, "energy": energy, "size": size}
+        given = [name for name, value in named.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"{' and '.join(given) or 'none of rank, energy and size'} given; expected exactly one")
+        check_type(layer, cls._plain_type)
+        arguments = cls.arguments_of(layer)
+        blank = cls(**arguments, format=format, rank=1, seed=0, **options, **context(layer.weight))
+        return blank._with_weight_of(layer, rank, energy, size)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """Arguments about the format, but the rank."""
+        return {"format": self.format}
+
     def _another(self, rank: Rank) -> Self:
         """A layer of the same arguments but the rank."""
+        arguments = self.arguments_of(self)
+        return type(self)(**arguments, **self._options, rank=rank, seed=0, **context(self.factors[0]))
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        told = (f"{name}={value!r}" for name, value in self.arguments_of(self).items())
+        return f"{', '.join(told)}, format={self.format}, rank={self.rank}"
 
     @torch.no_grad()
     def reset_parameters(self, seed: int | Generator | None = None) -> None:
@@ -147,12 +197,7 @@ class Factorized(DropInLayer):
             return
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def _decompose(self, layer: nn.Module, rank: object, energy: object, size: object) -> Self:
-        """A layer with the weight of a plain one, decomposed to a rank, energy or size."""
-        given = {"rank": rank, "energy": energy, "size": size}
-        named = [name for name, value in given.items() if value is not None]
-        if len(named) != 1:
-            raise ValueError(f"{' and '.join(named) or 'none of rank, energy and size'} given; expected exactly one")
+    def _with_weight_of(self, layer: nn.Module, rank: object, energy: object, size: object) -> Self:
         layout, tensor = self._layout, layer.weight.detach().to(torch.float64).reshape(self._layout.dims)  # type: ignore[operator]
         check_finite([tensor])
         if energy is not None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from math import prod
 
 from htf.nn.layers.factorized._base import Format, Rank
-from htf.nn.layers.factorized._paths import Labels, operations
+from htf.nn.layers.factorized._paths import Count, Labels, count, operations
 from htf.nn.layers.factorized._stages import WHOLE, Geometry, Pair, chain_cost, chain_size
 
 RECONSTRUCTED, BY_FACTORS = "reconstructed", "factor by factor"
@@ -19,15 +19,25 @@ def linear_labels(layout: Format, outs: int) -> tuple[Labels, Labels]:
 
 
 @lru_cache(maxsize=4096)
+def linear_times(layout: Format, rank: Rank, outs: int, batch: int) -> dict[str, int]:
+    """Estimated times of the two ways to multiply a batch by a matrix in a format."""
+    shapes, ins = layout.shapes(rank), prod(layout.dims[outs:])
+    size = prod(layout.dims)
+    product = Count(2 * batch * size, batch * (ins + size // ins) + size, 1)
+    given, wanted = linear_labels(layout, outs)
+    direct = count(((batch, *layout.dims[outs:]), *shapes), (given, *layout.labels), wanted)
+    return {
+        RECONSTRUCTED: (count(shapes, layout.labels, layout.modes) + product).time,
+        BY_FACTORS: direct.time,
+    }
+
+
 def linear_route(layout: Format, rank: Rank, outs: int, batch: int) -> str:
     """How to multiply a batch by a matrix in a format."""
     if batch == 0:
         return RECONSTRUCTED
-    shapes = layout.shapes(rank)
-    dense = operations(shapes, layout.labels, layout.modes) + 2 * batch * prod(layout.dims)
-    given, wanted = linear_labels(layout, outs)
-    direct = operations(((batch, *layout.dims[outs:]), *shapes), (given, *layout.labels), wanted)
-    return BY_FACTORS if direct < dense else RECONSTRUCTED
+    times = linear_times(layout, rank, outs, batch)
+    return min(times, key=times.__getitem__)
 
 
 @lru_cache(maxsize=4096)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from functools import lru_cache
+from math import isqrt, prod
 from typing import Any
 
 from htf._checks import positive
 from htf.nn.layers.factorized._base import Format
+from htf.nn.layers.factorized._routes import linear_times
 from htf.nn.layers.factorized.cp import CPFormat
 from htf.nn.layers.factorized.ht import HTFormat, paired_tree, pairs
 from htf.nn.layers.factorized.matrix import MatrixFormat
@@ -17,6 +19,10 @@ from htf.tree import DimensionTree
 
 NAMES = ("matrix", "cp", "tucker", "tt", "ht")
 Shape = tuple[tuple[int, ...], tuple[int, ...]]
+DEFAULT = 3  # balanced modes a side
+_SMALLEST = 4  # mode that a shape is chosen to have
+_ENOUGH = 0.95  # of the dimension of the set of tensors with balanced modes
+_BATCH = 64  # for which times are estimated
 
 
 def check_format(name: object) -> str:
@@ -62,16 +68,21 @@ def kernel_format(name: str, dims: tuple[int, ...]) -> Format:
     return TTFormat(dims, ((0,), *((mode,) for mode in range(2, len(dims))), (1,)))
 
 
-def check_shape(name: str, shape: Any, out_features: int, in_features: int) -> Shape:
-    """Modes of outputs and of inputs, as given or balanced ones."""
+def check_shape(name: str, shape: object, out_features: int, in_features: int, share: float | None = None) -> Shape:
+    """Modes of outputs and of inputs: as given, so many balanced ones, or those of the quickest step for a share."""
     if name == "matrix":
         if shape is not None:
             raise ValueError(f"shape is {shape}; expected None for format 'matrix', which has two modes")
         return (out_features,), (in_features,)
     if shape is None:
-        return balanced_factors(out_features), balanced_factors(in_features)
+        if share is not None:
+            return quickest_shape(name, out_features, in_features, share)
+        shape = DEFAULT
+    if isinstance(shape, int) and not isinstance(shape, bool):
+        modes = positive("shape", shape)
+        return balanced_factors(out_features, modes), balanced_factors(in_features, modes)
     if not (isinstance(shape, Sequence) and len(shape) == 2 and all(isinstance(s, Sequence) and s for s in shape)):
-        raise ValueError(f"shape is {shape!r}; expected ((out_1, ...), (in_1, ...))")
+        raise ValueError(f"shape is {shape!r}; expected ((out_1, ...), (in_1, ...)) or a number of modes")
     outs, ins = (tuple(positive(f"shape[{side}][{k}]", n) for k, n in enumerate(s)) for side, s in enumerate(shape))
     for what, dims, features in (("out_features", outs, out_features), ("in_features", ins, in_features)):
         if prod(dims) != features:
@@ -79,20 +90,59 @@ def check_shape(name: str, shape: Any, out_features: int, in_features: int) -> S
     return outs, ins
 
 
-def balanced_factors(number: int) -> tuple[int, ...]:
-    """Three factors above 1 in rising order whose sum is least; two or one where there are no more prime factors."""
+def balanced_factors(number: int, count: int = DEFAULT) -> tuple[int, ...]:
+    """`count` factors above 1 in rising order whose sum is least; fewer where there are fewer prime factors."""
+    if count == 1 or number == 1:
+        return (number,)
     splits = [
-        (first, second, number // first // second)
+        (first, *rest)
         for first in _divisors(number)
-        for second in _divisors(number // first)
-        if first <= second <= number // first // second
+        for rest in [balanced_factors(number // first, count - 1)]
+        if first <= rest[0]
     ]
-    if splits:
-        return min(splits, key=sum)
-    pairs_of = [(first, number // first) for first in _divisors(number)]
-    return min(pairs_of, key=sum) if pairs_of else (number,)
+    # Least of the longest.
+    return min(splits, key=lambda split: (-len(split), sum(split)), default=(number,))
+
+
+@lru_cache(maxsize=1024)
+def quickest_shape(name: str, out_features: int, in_features: int, share: float) -> Shape:
+    """Of tensors that can hold as much with a share of the matrix's numbers, the modes of the quickest step.
+
+    Candidates have two modes a side, of at least `_SMALLEST` where the number allows it, since smaller ones make the
+    tensor a matrix; or `DEFAULT` balanced modes, whose dimension of the set of tensors is what the others have to have.
+    """
+    balanced = balanced_factors(out_features), balanced_factors(in_features)
+    size = share * out_features * in_features
+    best, needed = balanced, 0.0
+    least: float | None = None
+    for shape in dict.fromkeys([balanced, *_two_a_side(name, out_features, in_features)]):
+        layout = matrix_format(name, shape)
+        rank = layout.of_size(size)
+        if rank is None:
+            continue
+        freedom = layout.freedom(rank)
+        if shape == balanced:
+            needed = _ENOUGH * freedom
+        time = min(linear_times(layout, rank, len(shape[0]), _BATCH).values())
+        if freedom >= needed and (least is None or time < least):
+            best, least = shape, time
+    return best
+
+
+def _two_a_side(name: str, out_features: int, in_features: int) -> list[Shape]:
+    # The larger mode of the inputs is the last, along which they lie in memory.  A train has a single bond between the
+    # pairs, and holds most where these are of like sizes; the others are better with the small modes in one pair.
+    step = -1 if name == "tt" else 1
+    return [(outs[::step], ins) for outs in _splits(out_features) for ins in _splits(in_features)]
+
+
+def _splits(number: int) -> list[tuple[int, ...]]:
+    """In two factors: the least and the most balanced ones, and those between."""
+    small = [n for n in _divisors(number) if n >= _SMALLEST] or list(balanced_factors(number, 2)[:-1])
+    chosen = sorted({small[0], small[len(small) // 2], small[-1]}) if small else []
+    return [(n, number // n) for n in chosen] or [(number,)]
 
 
 def _divisors(number: int) -> list[int]:
     """From 2 to the square root."""
-    return [n for n in range(2, int(number**0.5) + 1) if number % n == 0]
+    return [n for n in range(2, isqrt(number) + 1) if number % n == 0]

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
-
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import skip_init
 
-from htf._checks import natural, positive
 from htf.linalg.backend import context
-from htf.nn.layers.factorized._base import Rank
-from htf.nn.layers.factorized._layer import Device, Factorized, RankLike, check_type, filled
+from htf.nn.layers.factorized._layer import Device, RankLike, filled
 from htf.nn.layers.factorized._routes import BY_FACTORS, RECONSTRUCTED, conv_route, smallest_chain
-from htf.nn.layers.factorized._stages import Geometry
-from htf.nn.layers.factorized.choice import check_format, kernel_format
+from htf.nn.layers.factorized._stages import Geometry, Pair
+from htf.nn.layers.factorized.kernels import Convolution
 
 
-class FactorizedConv2d(Factorized):
+class FactorizedConv2d(Convolution):
     """A convolution whose kernel is a tensor in a format of low rank.
 
     Parameters
@@ -73,6 +68,13 @@ class FactorizedConv2d(Factorized):
     ((1, 8, 8, 8, 1), 36928, 1472)
     """
 
+    in_channels: int
+    groups: int
+    stride: Pair
+    padding: Pair | str
+    dilation: Pair
+    _plain_type, _axes = nn.Conv2d, 2
+
     def __init__(
         self,
         in_channels: int,
@@ -91,59 +93,15 @@ class FactorizedConv2d(Factorized):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.in_channels, self.out_channels = (
-            positive("in_channels", in_channels),
-            positive("out_channels", out_channels),
+        super().__init__(
+            *(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode),
+            format=format,
+            rank=rank,
+            seed=seed,
+            device=device,
+            dtype=dtype,
         )
-        self.kernel_size = _pair("kernel_size", kernel_size, positive)
-        self.stride = _pair("stride", stride, positive)
-        self.padding = padding if isinstance(padding, str) else _pair("padding", padding, natural)
-        self.dilation = _pair("dilation", dilation, positive)
-        self.groups, self.padding_mode = positive("groups", groups), padding_mode
-        for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
-            if channels % self.groups:
-                raise ValueError(f"{name} is {channels}; expected a multiple of groups = {self.groups}")
-        # torch checks the names, and what goes with them.
-        nn.Conv2d(1, 1, 1, self.stride, self.padding, padding_mode=padding_mode, device="meta")  # type: ignore[arg-type]
-        self.shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         self._geometry = Geometry(self.stride, self.padding, self.dilation, padding_mode)
-        self._start(kernel_format(check_format(format), self.shape), rank, bias, seed, device, dtype)
-
-    @classmethod
-    def from_plain(
-        cls,
-        layer: nn.Conv2d,
-        format: str = "ht",
-        *,
-        rank: RankLike | None = None,
-        energy: float | None = None,
-        size: int | None = None,
-    ) -> Self:
-        """Decompose the kernel of a plain layer, by exactly one of three measures.
-
-        Parameters
-        ----------
-        layer : nn.Conv2d
-            Its bias, device, dtype, mode and ``requires_grad`` are kept.
-        format, rank, energy, size
-            As in `FactorizedLinear.from_plain`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `FactorizedLinear.from_plain`.
-        """
-        check_type(layer, nn.Conv2d)
-        blank = cls(**_arguments(layer), format=format, rank=1, seed=0, **context(layer.weight))
-        return blank._decompose(layer, rank, energy, size)
-
-    @property
-    def _plain_shape(self) -> tuple[int, ...]:
-        return self.shape
-
-    def _another(self, rank: Rank) -> Self:
-        return type(self)(**_arguments(self), format=self.format, rank=rank, seed=0, **context(self.factors[0]))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, in_channels, height, width) to (n, out_channels, height', width'); without n too."""
@@ -170,12 +128,10 @@ class FactorizedConv2d(Factorized):
     @torch.no_grad()
     def plain(self) -> nn.Module:
         """One nn.Conv2d, or a sequence of them where that has fewer parameters."""
-        factors = [factor.detach().to(torch.float64) for factor in self.factors]
         number = smallest_chain(self._layout, self.rank) if self.groups == 1 else None
-        bias = self.bias is not None
         if number is None:
-            whole = skip_init(nn.Conv2d, **_arguments(self), **context(self.factors[0]))
-            return filled([whole], [self._layout.dense(factors)], self)
+            return super().plain()
+        factors, bias = [factor.detach().to(torch.float64) for factor in self.factors], self.bias is not None
         chain, sizes = self._layout.chains[number], self._layout.sizes(self.rank)
         layers, kernels = [], []
         for stage in chain:
@@ -198,27 +154,3 @@ class FactorizedConv2d(Factorized):
             )
             kernels.append(stage.kernel(factors, self._layout.labels))
         return filled(layers, kernels, self)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding!r}, dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, "
-            f"padding_mode={self.padding_mode}, format={self.format}, rank={self.rank}"
-        )
-
-
-def _pair(name: str, value: object, check: Callable[[str, object], int]) -> tuple[int, int]:
-    """One integer for both axes, or one each."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        number = check(name, value)
-        return number, number
-    if len(value) != 2:
-        raise ValueError(f"{name} is {value}; expected one integer or two")
-    return check(f"{name}[0]", value[0]), check(f"{name}[1]", value[1])
-
-
-def _arguments(layer: nn.Conv2d | FactorizedConv2d) -> dict[str, Any]:
-    """Those of nn.Conv2d."""
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    return {name: getattr(layer, name) for name in names} | {"bias": layer.bias is not None}

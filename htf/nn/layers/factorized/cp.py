@@ -56,6 +56,10 @@ class CPFormat(Format):
         split = Stage((ROWS,), bond, None, rows=True), Stage((COLUMNS,), bond, None, columns=True)
         return (first, whole, last), (first, *split, last)
 
+    def freedom(self, rank: Rank) -> int:
+        """As for other formats; what leaves the tensor alone are scales of a component's vectors."""
+        return self.size(rank) - rank[0] * (self.order - 1)
+
     def lowered(self, rank: Sequence[int]) -> Rank:
         """Ranks within the bound."""
         return (min(rank[0], self.bounds[0]),)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,13 +14,13 @@ from torch.nn.utils import skip_init
 from htf._checks import positive
 from htf.linalg.backend import context
 from htf.nn.layers.factorized._base import Format, Rank
-from htf.nn.layers.factorized._layer import Device, Factorized, RankLike, check_type, filled
+from htf.nn.layers.factorized._layer import Device, RankLike, filled
 from htf.nn.layers.factorized._paths import contract, operations
 from htf.nn.layers.factorized._routes import BY_FACTORS, RECONSTRUCTED
-from htf.nn.layers.factorized.choice import check_format, check_shape, matrix_format
+from htf.nn.layers.factorized.tensorized import ShapeLike, Tensorized
 
 
-class FactorizedEmbedding(Factorized):
+class FactorizedEmbedding(Tensorized):
     """An embedding whose table is a tensor in a format of low rank.
 
     Parameters
@@ -29,7 +28,7 @@ class FactorizedEmbedding(Factorized):
     num_embeddings, embedding_dim, padding_idx
         As in nn.Embedding.  Positions of `padding_idx` give no gradients.
     format, rank, shape, seed, device, dtype
-        As in `htf.nn.FactorizedLinear`, of a matrix (num_embeddings, embedding_dim).
+        As in `htf.nn.FactorizedLinear`, of a matrix (num_embeddings, embedding_dim); by default with 3 modes a side.
 
     Attributes
     ----------
@@ -65,6 +64,8 @@ class FactorizedEmbedding(Factorized):
     (640000, 23360)
     """
 
+    _plain_type, _names = nn.Embedding, ("num_embeddings", "embedding_dim", "padding_idx")
+
     def __init__(
         self,
         num_embeddings: int,
@@ -73,7 +74,7 @@ class FactorizedEmbedding(Factorized):
         *,
         format: str = "ht",
         rank: RankLike = 0.5,
-        shape: Sequence[Sequence[int]] | None = None,
+        shape: ShapeLike | None = None,
         seed: int | Generator | None = None,
         device: Device = None,
         dtype: torch.dtype | None = None,
@@ -84,32 +85,21 @@ class FactorizedEmbedding(Factorized):
         if padding_idx is not None and not -self.num_embeddings <= padding_idx < self.num_embeddings:
             raise ValueError(f"padding_idx is {padding_idx}; expected one of {self.num_embeddings} rows")
         self.padding_idx = None if padding_idx is None else padding_idx % self.num_embeddings
-        self.shape = check_shape(check_format(format), shape, self.num_embeddings, self.embedding_dim)
-        self._start(matrix_format(format, self.shape), rank, False, seed, device, dtype)
+        self._tensorize(format, rank, shape, False, seed, device, dtype)
 
     @classmethod
-    def from_plain(
-        cls,
-        layer: nn.Embedding,
-        format: str = "ht",
-        *,
-        rank: RankLike | None = None,
-        energy: float | None = None,
-        size: int | None = None,
-        shape: Sequence[Sequence[int]] | None = None,
-    ) -> Self:
-        """Decompose the table of a plain layer; see `htf.nn.FactorizedLinear.from_plain`.
+    def arguments_of(cls, layer: Any) -> dict[str, Any]:
+        """Arguments of nn.Embedding.
 
         Raises
         ------
         ValueError
-            As there; and for `max_norm`, `scale_grad_by_freq` and `sparse`, which are about rows of the table.
+            For `max_norm`, `scale_grad_by_freq` and `sparse`, which are about rows of the table.
         """
-        check_type(layer, nn.Embedding)
-        check_rows(layer)
-        arguments = (layer.num_embeddings, layer.embedding_dim, layer.padding_idx)
-        blank = cls(*arguments, format=format, rank=1, shape=shape, seed=0, **context(layer.weight))
-        return blank._decompose(layer, rank, energy, size)
+        for name in ("max_norm", "scale_grad_by_freq", "sparse"):
+            if getattr(layer, name, None):
+                raise ValueError(f"{name} is {getattr(layer, name)}; a factorized table has no rows of its own for it")
+        return super().arguments_of(layer)
 
     @property
     def _plain_shape(self) -> tuple[int, ...]:
@@ -118,11 +108,6 @@ class FactorizedEmbedding(Factorized):
     @property
     def _variance(self) -> float:
         return 1.0
-
-    def _another(self, rank: Rank) -> Self:
-        arguments = (self.num_embeddings, self.embedding_dim, self.padding_idx)
-        shape = None if self.format == "matrix" else self.shape
-        return type(self)(*arguments, format=self.format, rank=rank, shape=shape, seed=0, **context(self.factors[0]))
 
     def forward(self, indices: Tensor) -> Tensor:
         """(...) integers to (..., embedding_dim)."""
@@ -160,20 +145,6 @@ class FactorizedEmbedding(Factorized):
             return filled([first, last], [factors[0], factors[1].T], self)
         whole = skip_init(nn.Embedding, self.num_embeddings, self.embedding_dim, self.padding_idx, **like)
         return filled([whole], [self._layout.dense(factors).reshape(self._plain_shape)], self)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return (
-            f"{self.num_embeddings}, {self.embedding_dim}, padding_idx={self.padding_idx}, format={self.format}, "
-            f"rank={self.rank}, shape={self.shape}"
-        )
-
-
-def check_rows(layer: nn.Embedding) -> None:
-    """Refuse embeddings with options that are about rows of the table, which factors do not have."""
-    for name in ("max_norm", "scale_grad_by_freq", "sparse"):
-        if getattr(layer, name):
-            raise ValueError(f"{name} is {getattr(layer, name)}; a factorized table has no rows of its own for it")
 
 
 def _row_labels(layout: Format, outs: int) -> tuple[Any, Any]:

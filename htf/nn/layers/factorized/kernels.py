@@ -1,24 +1,26 @@
-"""Convolutions of other kinds, whose kernel is written out from its factors and applied whole."""
+"""Convolutions of all kinds, whose kernel is written out from its factors and applied whole."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
+from htf._checks import natural, positive
 from htf.linalg.backend import context
-from htf.nn.layers.factorized._base import Rank
-from htf.nn.layers.factorized._layer import Device, Factorized, RankLike, check_type, filled
+from htf.nn.layers.factorized._layer import Device, Factorized, RankLike, filled
 from htf.nn.layers.factorized._routes import RECONSTRUCTED
 from htf.nn.layers.factorized.choice import check_format, kernel_format
 
-_NAMES = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+_INTEGERS = {1: "one integer", 2: "one integer or two", 3: "one integer or three"}
 
 
-class WholeKernel(Factorized):
+class Convolution(Factorized):
     """Base of convolutions of one of torch's types; subclasses say which, and how it is applied.
 
     Parameters
@@ -38,7 +40,11 @@ class WholeKernel(Factorized):
         Of the weight.
     """
 
-    _plain_type: ClassVar[type[Any]]
+    _axes: ClassVar[int]
+    _names: ClassVar[tuple[str, ...]] = (
+        *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+        "bias",
+    )
 
     def __init__(
         self,
@@ -52,9 +58,11 @@ class WholeKernel(Factorized):
     ) -> None:
         super().__init__()
         check_format(format)
-        # On the meta device: torch checks the arguments, and later says how the layer is applied.
-        spec = self._plain_type(*arguments, **named, device="meta")
-        for name, value in plain_arguments(spec).items():
+        given = signature(self._plain_type).bind(*arguments, **named).arguments
+        _check_arguments(given, self._axes)
+        # On the meta device: torch checks the rest, and later says how the layer is applied.
+        spec = self._plain_type(**given, device="meta")
+        for name, value in self.arguments_of(spec).items():
             if name != "bias":
                 setattr(self, name, value)
         self.shape = tuple(spec.weight.shape)
@@ -62,27 +70,9 @@ class WholeKernel(Factorized):
         # Of no part in the layer's state.
         object.__setattr__(self, "_spec", spec.requires_grad_(False))
 
-    @classmethod
-    def from_plain(
-        cls,
-        layer: nn.Module,
-        format: str = "ht",
-        *,
-        rank: RankLike | None = None,
-        energy: float | None = None,
-        size: int | None = None,
-    ) -> Self:
-        """Decompose the weight of a plain layer; see `htf.nn.FactorizedLinear.from_plain`."""
-        check_type(layer, cls._plain_type)
-        blank = cls(**plain_arguments(layer), format=format, rank=1, seed=0, **context(layer.weight))
-        return blank._decompose(layer, rank, energy, size)
-
     @property
     def _plain_shape(self) -> tuple[int, ...]:
         return self.shape
-
-    def _another(self, rank: Rank) -> Self:
-        return type(self)(**plain_arguments(self), format=self.format, rank=rank, seed=0, **context(self.factors[0]))
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of the plain layer."""
@@ -94,16 +84,11 @@ class WholeKernel(Factorized):
     def plain(self) -> nn.Module:
         """The plain layer."""
         factors = [factor.detach().to(torch.float64) for factor in self.factors]
-        whole = skip_init(self._plain_type, **plain_arguments(self), **context(self.factors[0]))
+        whole = skip_init(self._plain_type, **self.arguments_of(self), **context(self.factors[0]))
         return filled([whole], [self._layout.dense(factors)], self)
 
-    def extra_repr(self) -> str:
-        """The arguments."""
-        told = (f"{name}={value!r}" for name, value in plain_arguments(self).items())
-        return f"{', '.join(told)}, format={self.format}, rank={self.rank}"
 
-
-class FactorizedConv1d(WholeKernel):
+class FactorizedConv1d(Convolution):
     """A 1-D convolution whose kernel is a tensor in a format of low rank.
 
     Parameters
@@ -130,10 +115,10 @@ class FactorizedConv1d(WholeKernel):
     (20544, 1408)
     """
 
-    _plain_type = nn.Conv1d
+    _plain_type, _axes = nn.Conv1d, 1
 
 
-class FactorizedConv3d(WholeKernel):
+class FactorizedConv3d(Convolution):
     """A 3-D convolution whose kernel is a tensor in a format of low rank.
 
     Parameters
@@ -162,11 +147,12 @@ class FactorizedConv3d(WholeKernel):
     (27680, 616)
     """
 
-    _plain_type = nn.Conv3d
+    _plain_type, _axes = nn.Conv3d, 3
 
 
-class _Transposed(WholeKernel):
+class _Transposed(Convolution):
     _apply_kernel: ClassVar[Any]
+    _names = (*Convolution._names, "output_padding")
 
     @property
     def _bias_size(self) -> int:
@@ -208,7 +194,7 @@ class FactorizedConvTranspose1d(_Transposed):
     (2064, 656)
     """
 
-    _plain_type, _apply_kernel = nn.ConvTranspose1d, staticmethod(functional.conv_transpose1d)
+    _plain_type, _axes, _apply_kernel = nn.ConvTranspose1d, 1, staticmethod(functional.conv_transpose1d)
 
 
 class FactorizedConvTranspose2d(_Transposed):
@@ -235,7 +221,7 @@ class FactorizedConvTranspose2d(_Transposed):
     (torch.Size([1, 16, 16, 16]), True)
     """
 
-    _plain_type, _apply_kernel = nn.ConvTranspose2d, staticmethod(functional.conv_transpose2d)
+    _plain_type, _axes, _apply_kernel = nn.ConvTranspose2d, 2, staticmethod(functional.conv_transpose2d)
 
 
 class FactorizedConvTranspose3d(_Transposed):
@@ -263,12 +249,34 @@ class FactorizedConvTranspose3d(_Transposed):
     (4112, 448)
     """
 
-    _plain_type, _apply_kernel = nn.ConvTranspose3d, staticmethod(functional.conv_transpose3d)
+    _plain_type, _axes, _apply_kernel = nn.ConvTranspose3d, 3, staticmethod(functional.conv_transpose3d)
 
 
-def plain_arguments(layer: Any) -> dict[str, Any]:
-    """Those of torch's layer."""
-    named = {name: getattr(layer, name) for name in _NAMES}
-    if isinstance(layer, _Transposed | nn.modules.conv._ConvTransposeNd):
-        named["output_padding"] = layer.output_padding
-    return named | {"bias": layer.bias is not None}
+def _check_arguments(given: dict[str, Any], axes: int) -> None:
+    """Sizes and strides that torch takes as they are."""
+    for name in ("in_channels", "out_channels", "groups"):
+        positive(name, given.get(name, 1))
+    for name, check in (
+        ("kernel_size", positive),
+        ("stride", positive),
+        ("dilation", positive),
+        ("padding", natural),
+        ("output_padding", natural),
+    ):
+        if not (name == "padding" and isinstance(given.get(name), str)):
+            _check_per_axis(name, given.get(name, 1), check, axes)
+    groups = given.get("groups", 1)
+    for name in ("in_channels", "out_channels"):
+        if given[name] % groups:
+            raise ValueError(f"{name} is {given[name]}; expected a multiple of groups = {groups}")
+
+
+def _check_per_axis(name: str, value: object, check: Callable[[str, object], int], axes: int) -> None:
+    """One integer for all axes, or one each."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        check(name, value)
+        return
+    if len(value) != axes:
+        raise ValueError(f"{name} is {value}; expected {_INTEGERS[axes]}")
+    for axis, each in enumerate(value):
+        check(f"{name}[{axis}]", each)

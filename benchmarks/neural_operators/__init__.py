@@ -1,0 +1,1 @@
+"""Fourier neural operators with factorized weights on Darcy flow."""
