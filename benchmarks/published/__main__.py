@@ -4,9 +4,10 @@
 
 fits black and white images, one class against the rest, by CP networks of ranks 1, 5, 10 and 15: all ten classes of
 MNIST and Fashion-MNIST, then three classes with random labels, and of random images.  Every fit makes an eighth of the
-passes first, then a quarter, a half and all of them, so that whenever it is stopped all figures stand about alike; the same
-command goes on where it was stopped, with more passes too.  Steps are those of `htf.training.LevenbergMarquardt`: a pass
-takes as long as an epoch of gradient descent.  Test images are not looked at.
+passes first, then a quarter, a half and all of them, so that whenever it is stopped all figures stand about alike; the
+same command goes on where it was stopped, with more passes too.  Steps are those of
+`htf.training.LevenbergMarquardt`, and a pass takes as long as an epoch of gradient descent.  Test images are not
+looked at.
 
 Below --out are published.csv, with a row for each class, published.json, with averages, distances from the published
 errors, curves, settings, machine and versions, and published.png.
@@ -18,7 +19,6 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 

@@ -17,7 +17,7 @@ from htf.jobs import FolderJob, Progress
 from htf.jobs.folder import DIGEST
 from htf.nn import CPNetwork
 from htf.probes.jobs import start_seed
-from htf.training.levenberg_marquardt import LevenbergMarquardt
+from htf.training import LevenbergMarquardt
 
 # Seconds between states that are kept of a fit.
 SAVE_EVERY = 60.0
@@ -78,19 +78,21 @@ class Fits(FolderJob):
                 tensors, numbers = fit.state()
                 write_tensors(state, tensors, {**numbers, "seconds": seconds + time.monotonic() - began}, STATE)
 
-        def on_step(fit: LevenbergMarquardt) -> None:
+        def on_step() -> None:
             nonlocal saved
             report(fit.passes / self.passes)
             if time.monotonic() - saved > SAVE_EVERY:
                 save()
                 saved = time.monotonic()
 
-        errors = fit.run(self.passes, on_step)
+        while fit.passes < self.passes:
+            fit.step()
+            on_step()
         save()
         return {
-            "errors": errors.tolist(),
+            "errors": fit.errors.tolist(),
             "variances": targets.var(0, correction=0).tolist(),
-            "steps": len(fit.history) - 1,
+            "steps": fit.steps,
             "passes_made": fit.passes,
             "history": [[passes, sum(of_runs) / len(of_runs)] for passes, of_runs in fit.history],
             "seconds": seconds + time.monotonic() - began,

@@ -74,9 +74,10 @@ class LevenbergMarquardt:
     Notes
     -----
     A pass takes 2 · samples · (Σ (dims - 1) + 1) · Σ ranks multiply-adds: relative to the most frequent value of each
-    mode, entries of the others and one scale per component are all that there is to fit.  Codes are held dense, 8 bytes
-    for each sample and column.  Entries may change their sign.  Errors never rise.  Zeros of the network start at 1e-20
-    of the largest entry of their vector.
+    mode, entries of the others and one scale per component are all that there is to fit.  Codes are held dense, in 4
+    bytes for each sample and column, or 8 with `coarse`.  Entries may change their sign.  Errors never rise.  Zeros of
+    the network start at 1e-20 of the largest entry of their vector.  A run is fitted as it would be alone, up to
+    rounding, for as many steps.
 
     References
     ----------
@@ -96,7 +97,7 @@ class LevenbergMarquardt:
     >>> teacher = CPNetwork([2] * 12, 2, seed=1)
     >>> student = CPNetwork([2] * 12, 3, seed=2)
     >>> fit = LevenbergMarquardt(student, x, teacher(x).detach())
-    >>> _ = fit.run(passes=2000)
+    >>> _ = fit.run(steps=60)
     >>> bool(fit.errors[0] < 1e-6)
     True
     """
@@ -131,12 +132,12 @@ class LevenbergMarquardt:
         self.passes = 1
         self.history: list[tuple[int, list[float]]] = [(1, self.errors.tolist())]
 
-    def run(self, passes: int, on_step: Callable[[LevenbergMarquardt], None] | None = None) -> Tensor:
-        """Take steps until at least so many passes were made in all; the network then has the fitted entries.
+    def run(self, steps: int, on_step: Callable[[LevenbergMarquardt], None] | None = None) -> Tensor:
+        """Take steps until there are so many in all; the network then has the fitted entries.
 
         Parameters
         ----------
-        passes : int
+        steps : int
         on_step : callable, optional
             Called after each step.
 
@@ -145,13 +146,22 @@ class LevenbergMarquardt:
         Tensor
             `errors`.
         """
-        positive("passes", passes)
-        while self.passes < passes:
+        positive("steps", steps)
+        while self.steps < steps:
             self.step()
             if on_step is not None:
                 on_step(self)
-        self._codes.write(self.network, self.octaves, self.negative)
+        self.write()
         return self.errors
+
+    @property
+    def steps(self) -> int:
+        """Steps so far."""
+        return len(self.history) - 1
+
+    def write(self) -> None:
+        """Give the network the fitted entries, as `run` does in the end."""
+        self._codes.write(self.network, self.octaves, self.negative)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -196,7 +206,7 @@ class LevenbergMarquardt:
         """Minus half the gradient of the mean squared error, and the diagonal of the normal equations."""
         gradient, curvature = torch.zeros_like(self.octaves), torch.zeros_like(self.octaves)
         for (codes, _, transposed), products, targets in zip(self._blocks, self._products, self._targets, strict=True):
-            rest = (targets - products @ self._members)[:, self._run_of]
+            rest = (targets - products @ self._members) @ self._members.T
             gradient += codes.T @ (products * rest)
             curvature += _times(transposed, products.square())
         self.passes += 2
@@ -212,18 +222,20 @@ class LevenbergMarquardt:
         change, rest = torch.zeros_like(gradient), gradient.clone()
         z = rest / scale
         direction, size = z.clone(), self._per_run(rest * z)
-        first = size
+        first, active = size, size > 0
         for _ in range(self.inner):
             product = self._normal(direction) + damped * direction
-            # A run that is solved to rounding moves no more.
             along = self._per_run(direction * product)
-            length = torch.where(along > 0, size / along, 0)[self._run_of]
+            # A run that is solved moves no more, however long others take.
+            active = active & (along > 0)
+            length = torch.where(active, size / along, 0)[self._run_of]
             change, rest = change + length * direction, rest - length * product
             z = rest / scale
             before, size = size, self._per_run(rest * z)
-            direction = z + torch.where(before > 0, size / before, 0)[self._run_of] * direction
-            if bool((size <= _RESIDUAL * first).all()):
+            active = active & (size > _RESIDUAL * first)
+            if not bool(active.any()):
                 break
+            direction = z + torch.where(active, size / before, 0)[self._run_of] * direction
         predicted = self._per_run(change * (gradient + rest + damped * change))
         return change, predicted
 
@@ -233,7 +245,7 @@ class LevenbergMarquardt:
         given = change.bfloat16() if self.coarse else change
         for (_, codes, transposed), products in zip(self._blocks, self._products, strict=True):
             moved = (products * (codes @ given)) @ self._members
-            found += _times(transposed, products * moved[:, self._run_of])
+            found += _times(transposed, products * (moved @ self._members.T))
         self.passes += 1
         return found / self._samples
 
@@ -313,7 +325,7 @@ class _Codes:
     def entries(self, network: CPNetwork) -> tuple[Tensor, Tensor]:
         """Base-2 logarithms of entries relative to the frequent ones, the scales last, and which are negative."""
         octaves, negative = [], []
-        for mode, base in enumerate(self.base):
+        for mode in range(network.order):
             vectors = self._of_mode(network, mode).double()
             least = 1e-20 * vectors.abs().amax(0).clamp(min=torch.finfo(torch.float32).tiny)
             octaves.append(vectors.abs().maximum(least).log2())
