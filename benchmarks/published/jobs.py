@@ -21,6 +21,8 @@ from htf.training import LevenbergMarquardt
 
 # Seconds between states that are kept of a fit.
 SAVE_EVERY = 60.0
+# A fit whose error falls by less than this share in so many passes has ended.
+STILL_PASSES, STILL_FALL = 300, 1e-3
 STATE = "the state of published fits"
 
 
@@ -85,7 +87,7 @@ class Fits(FolderJob):
                 save()
                 saved = time.monotonic()
 
-        while fit.passes < self.passes:
+        while fit.passes < self.passes and not _still(fit):
             fit.step()
             on_step()
         save()
@@ -120,6 +122,12 @@ class Fits(FolderJob):
                 content["classes"], content["errors"], content["variances"], strict=True
             )
         ]
+
+
+def _still(fit: LevenbergMarquardt) -> bool:
+    """Whether the mean error has as good as ended its fall."""
+    before = [errors for passes, errors in fit.history if passes <= fit.passes - STILL_PASSES]
+    return bool(before) and sum(before[-1]) - sum(fit.history[-1][1]) < STILL_FALL * sum(before[-1])
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import htf
-from htf.nn import CPNetwork, HTNetwork
+from htf.nn import CPNetwork
 from htf.training import LevenbergMarquardt
 
 DIMS = (2, 3, 2, 4, 2, 2)
