@@ -19,6 +19,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ from htf.jobs import collect, map_jobs
 
 from .figure import plot_published
 from .jobs import Fits
-from .summary import COLUMNS, latest, summarize
+from .summary import COLUMNS, as_text, latest, summarize
 
 NAME = "published"
 
@@ -42,9 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     out = options.out / "dry_run" if options.dry_run else options.out
     run = Fits.within(out, data_dir=options.data_dir, coarse=options.coarse)
-    for part in parts(options):
+    for part in [] if options.collect else parts(options):
         for _ in map_jobs(run, [part], progress=options.progress):
             write(out)
+    print(as_text(write(out)))
     print(f"table: {out / NAME}.csv")
 
 
@@ -58,8 +60,8 @@ def parts(options: argparse.Namespace) -> Iterator[Fits]:
                 yield Fits(data, twin, rank, tuple(classes), options.seed, passes, options.images)
 
 
-def write(out: Path) -> None:
-    """Table, summary and figure of all jobs that are finished below a folder."""
+def write(out: Path) -> dict[str, Any]:
+    """Write table, summary and figure of all jobs that are finished below a folder; returns the summary."""
     contents = latest(Fits.contents(out))
     collect(Fits, out, out / "all.csv")
     rows = [row for content in contents for row in Fits.rows(content)]
@@ -67,6 +69,7 @@ def write(out: Path) -> None:
     summary = summarize(contents)
     write_json(out / f"{NAME}.json", {**describe_machine(torch.device("cpu")), **summary})
     write_figure(out / f"{NAME}.png", plot_published(summary["sets"]))
+    return summary
 
 
 def _set(text: str) -> tuple[str, str]:
@@ -94,6 +97,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--images", type=int, help="train images; by default all")
     add("--seed", type=int, default=0)
     add("--exact", dest="coarse", action="store_false", help="float32 within conjugate gradients too")
+    add("--collect", action="store_true", help="fit nothing; write and print what is finished")
     add("--dry-run", action="store_true", help="every step on a few images")
     add("--out", type=Path, default=Path("runs") / NAME)
     add("--data-dir", help="folder of MNIST files; otherwise HTF_DATA, or a download")

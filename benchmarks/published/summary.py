@@ -59,5 +59,25 @@ def summarize(contents: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {"sets": [{"data": data, "twin": twin, "fits": rows} for (data, twin), rows in sets.items()]}
 
 
+def as_text(summary: dict[str, Any]) -> str:
+    """The summary as a table in Markdown."""
+    lines = [
+        "| data | CP rank | train error | published | above it | in error bars | steps | passes | seconds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in summary["sets"]:
+        for row in one["fits"]:
+            bar = "" if row["standard_error"] is None else f" ± {row['standard_error']:.4f}"
+            told = ["", "", ""]
+            if row["published"] is not None:
+                above, bars = row["above_published"], row["distance_in_error_bars"]
+                told = [f"{row['published']:.3f}", f"{above:+.0%}", f"{bars:+.1f}"]
+            name = f"{one['data']}, {one['twin']}".replace("_", " ")
+            cells = [name, str(row["rank"]), f"{row['train']:.4f}{bar}", *told]
+            cells += [str(row["steps"]), f"{row['passes']:,}", f"{row['seconds']:,.0f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _place(order: list[tuple[str, str]], key: tuple[str, str]) -> int:
     return order.index(key) if key in order else len(order)

@@ -140,11 +140,15 @@ def test_dry_run_of_the_published_figures(tmp_path, capsys):
     for before, after in zip(fits, more, strict=True):
         assert after["history"][: len(before["history"])] == before["history"]
         assert after["passes"] >= 40
-    assert "published.csv" in capsys.readouterr().out
+    capsys.readouterr()
+    module.main(["--dry-run", "--collect", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert f"| digits, random labels | 5 | {more[3]['train']:.4f}" in printed
+    assert "published.csv" in printed
 
 
 def test_distances_from_published_errors():
-    from benchmarks.published.summary import summarize
+    from benchmarks.published.summary import as_text, summarize
 
     content = {"data": "mnist", "twin": "original", "rank": 5, "classes": [0, 1], "seed": 0, "errors": [0.01, 0.02]}
     content |= {"passes_made": 30, "steps": 3, "seconds": 1.0, "history": [[1, 0.09], [10, 0.0085], [30, 0.0083]]}
@@ -155,3 +159,4 @@ def test_distances_from_published_errors():
     assert fit["standard_error"] == pytest.approx(0.005)
     assert fit["distance_in_error_bars"] == pytest.approx(0.007 / (0.005**2 + 0.0005**2) ** 0.5)
     assert fit["passes_to_published"] == 10
+    assert "| mnist, original | 5 | 0.0150 ± 0.0050 | 0.008 | +88% | +1.4 | 3 | 30 | 1 |" in as_text({"sets": [one]})
