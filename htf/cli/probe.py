@@ -11,7 +11,7 @@ from htf.cli.arguments import FIGURE, add_scheduler, int_range
 from htf.datasets import NAMES, TWINS
 from htf.probes.rank_fit import DEFAULT_TWINS, FORMATS, rank_fit
 from htf.probes.result import RankFit
-from htf.training.least_squares_fit import FitSettings
+from htf.training.least_squares_fit import OPTIMIZERS, FitSettings
 
 
 def add_probe_arguments(probe: argparse.ArgumentParser) -> None:
@@ -28,6 +28,9 @@ def add_probe_arguments(probe: argparse.ArgumentParser) -> None:
     probe.add_argument("--batch-size", type=int, default=None, help="samples of a batch; by default up to 1000")
     probe.add_argument(
         "--step", type=float, default=defaults.step, help="change of the log output in one step, at most"
+    )
+    probe.add_argument(
+        "--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="the second for CP, on all samples at once"
     )
     probe.add_argument("--holdout", action="store_true", help="test on a sixth of the train set, to choose settings")
     probe.add_argument("--device", default="cpu", help="where to train: cpu, cuda, cuda:1")
@@ -56,7 +59,9 @@ def run_probe(options: argparse.Namespace) -> int:
         twins=options.twins,
         seeds=options.seeds,
         levels=options.levels,
-        settings=FitSettings(epochs=options.epochs, batch_size=options.batch_size, step=options.step),
+        settings=FitSettings(
+            epochs=options.epochs, batch_size=options.batch_size, step=options.step, optimizer=options.optimizer
+        ),
         holdout=options.holdout,
         device=options.device,
         data_dir=options.data_dir,

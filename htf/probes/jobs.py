@@ -19,8 +19,9 @@ from htf.engine import Plan
 from htf.jobs import FolderJob, Progress
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn.networks.tree import TreeNetwork
+from htf.probes.gauss_newton import FoundErrors, gauss_newton_fits
 from htf.probes.result import FITS_FOLDER, FitRecord, check_run, job_content, read_job, write_job
-from htf.training.least_squares_fit import Batch, FitSettings, LeastSquaresFit
+from htf.training.least_squares_fit import LEVENBERG_MARQUARDT, Batch, FitSettings, LeastSquaresFit
 from htf.tree import DimensionTree
 
 # Fits of one network, at most: beyond, activations leave the cache and a checkpoint grows long.
@@ -71,6 +72,8 @@ class Job(FolderJob):
     ) -> dict[str, Any]:
         """Train the fits, from their checkpoint if there is one; see `job_content`."""
         network = inputs.network(self)
+        if settings.optimizer == LEVENBERG_MARQUARDT:
+            return self._by_gauss_newton(network, folder, report, inputs, settings)
         train_targets, test_targets = inputs.targets(self)
         train_plans, test_plans = inputs.plans(self, network)
         train, test = _batches(train_plans, train_targets), _batches(test_plans, test_targets)
@@ -80,18 +83,42 @@ class Job(FolderJob):
         report(fit.epoch / settings.epochs)
         fit.run(lambda fit: report(fit.epoch / settings.epochs))
         train_errors, test_errors = fit.errors(train), fit.errors(test, fit.clip)
-        variance = train_targets.var(0, correction=0).tolist()
+        found = FoundErrors(train_errors, test_errors, fit.train_errors, fit.test_errors, fit.seconds)
+        return self._content(network, train_targets, found, fit.returns)
+
+    def _by_gauss_newton(
+        self, network: TreeNetwork, folder: Path | None, report: Progress, inputs: Inputs, settings: FitSettings
+    ) -> dict[str, Any]:
+        train_targets, test_targets = inputs.targets(self)
+        train, test = inputs.indices(self)
+        parts = test.split(max(inputs.batch, 2000))
+        checkpoint = None if folder is None else folder.with_suffix(".safetensors")
+        assert isinstance(network, CPNetwork)
+        found = gauss_newton_fits(
+            network,
+            (train, train_targets),
+            _batches([network.plan(part) for part in parts], test_targets),
+            settings.epochs,
+            checkpoint,
+            report,
+        )
+        return self._content(network, train_targets, found, [])
+
+    def _content(
+        self, network: TreeNetwork, targets: Tensor, fit: FoundErrors, returns: list[tuple[int, int]]
+    ) -> dict[str, Any]:
+        variance = targets.var(0, correction=0).tolist()
         records = [
             FitRecord(
                 self.format,
                 *keys,
                 network.n_parameters(run),
-                train_errors[run],
-                test_errors[run],
+                fit.train[run],
+                fit.test[run],
                 [epoch[run] for epoch in fit.train_errors],
                 [epoch[run] for epoch in fit.test_errors],
-                [epoch for epoch, which in fit.returns if which == run],
-                not train_errors[run] < variance[run],
+                [epoch for epoch, which in returns if which == run],
+                not fit.train[run] < variance[run],
             )
             for run, keys in enumerate(self.fits)
         ]
@@ -159,16 +186,22 @@ class Inputs:
         key = (job.format, job.images)
         there, plans = self._latest
         if key != there:
-            twin, seed = job.images
-            data = TWINS[twin](self.data, seed)
-            train = quantize(data.train_images, self.levels, data.maximum).to(self.device)
-            test = quantize(data.test_images, self.levels, data.maximum).to(self.device)
+            train, test = self.indices(job)
             plans = (
                 [network.plan(part) for part in train.split(self.batch)],
                 [network.plan(part) for part in test.split(max(self.batch, 2000))],
             )
             self._latest = key, plans
         return plans
+
+    def indices(self, job: Job) -> tuple[Tensor, Tensor]:
+        """Quantized pixels of the train and test images, (samples, pixels)."""
+        twin, seed = job.images
+        data = TWINS[twin](self.data, seed)
+        return (
+            quantize(data.train_images, self.levels, data.maximum).to(self.device),
+            quantize(data.test_images, self.levels, data.maximum).to(self.device),
+        )
 
     def targets(self, job: Job) -> tuple[Tensor, Tensor]:
         """(samples, fits) targets of the train and test sets."""

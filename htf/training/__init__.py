@@ -15,6 +15,7 @@ from htf.training.flow import gradient_flow
 from htf.training.group_rmsprop import GroupRMSprop
 from htf.training.history import History
 from htf.training.least_squares_fit import FitSettings, LeastSquaresFit
+from htf.training.levenberg_marquardt import LevenbergMarquardt
 from htf.training.losses import Loss
 from htf.training.relative_adam import RelativeAdam
 from htf.training.run import Training
@@ -32,6 +33,7 @@ __all__ = [
     "GroupRMSprop",
     "History",
     "LeastSquaresFit",
+    "LevenbergMarquardt",
     "Loss",
     "LossBelow",
     "Moment",

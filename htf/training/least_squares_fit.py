@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from htf.training.state_dicts import part_of
 from htf.training.tracking import describe_network
 
 Batch = tuple[Plan, Tensor]
+RELATIVE_ADAM, LEVENBERG_MARQUARDT = OPTIMIZERS = ("relative_adam", "levenberg_marquardt")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class FitSettings:
     Attributes
     ----------
     epochs : int
+        With "levenberg_marquardt", steps, each of which passes over all samples up to some hundred times.
     batch_size : int or None
         Samples of a batch; None takes 1,000, or a twelfth of a smaller data set.
     step : float
@@ -49,12 +51,16 @@ class FitSettings:
     tolerance : float
         A run whose mean error over an epoch exceeds its best by this share of the targets' variance goes back to where
         its best epoch began, and on with half the step.
+    optimizer : {"relative_adam", "levenberg_marquardt"}
+        `RelativeAdam` on batches, or `LevenbergMarquardt` on all samples, for CP fits, which comes to lower train
+        errors in the same time; the other settings are Adam's alone.
 
     Raises
     ------
     ValueError
-        For a number out of its range: `epochs` or `batch_size` below 1, `step` not above 0, `tolerance` below 0,
-        `warmup` or one of the two `betas` not from 0 to below 1.
+        For an unknown optimizer, a setting of Adam's with another, or a number out of its range: `epochs` or
+        `batch_size` below 1, `step` not above 0, `tolerance` below 0, `warmup` or one of the two `betas` not from 0 to
+        below 1.
 
     See Also
     --------
@@ -77,8 +83,18 @@ class FitSettings:
     warmup: float = 0.1
     betas: tuple[float, float] = (0.9, 0.99)
     tolerance: float = 0.05
+    optimizer: str = RELATIVE_ADAM
 
     def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer is {self.optimizer!r}; known are {', '.join(OPTIMIZERS)}")
+        if self.optimizer != RELATIVE_ADAM:
+            for field in fields(self):
+                if field.name not in ("epochs", "optimizer") and getattr(self, field.name) != field.default:
+                    raise ValueError(
+                        f"{field.name} is {getattr(self, field.name)!r}, which is a setting of {RELATIVE_ADAM}; "
+                        f"optimizer is {self.optimizer}"
+                    )
         if self.epochs < 1:
             raise ValueError(f"epochs is {self.epochs}; expected at least 1")
         if self.batch_size is not None and self.batch_size < 1:
@@ -91,6 +107,13 @@ class FitSettings:
             raise ValueError(f"tolerance is {self.tolerance}; expected at least 0")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}; expected from 0 to below 1")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings by name; the optimizer only where it is not the default, as runs before it had none."""
+        found = asdict(self)
+        if self.optimizer == RELATIVE_ADAM:
+            del found["optimizer"]
+        return found
 
     def batch_of(self, samples: int) -> int:
         """The batch size for a data set of `samples`."""
@@ -133,8 +156,8 @@ class LeastSquaresFit(Training):
     Raises
     ------
     ValueError
-        For no training batches, for a checkpoint of something else, which is kept and the difference named, or, on the
-        first step, for a loss that is not finite at the start.
+        For settings of another optimizer, for no training batches, for a checkpoint of something else, which is kept
+        and the difference named, or, on the first step, for a loss that is not finite at the start.
 
     Warns
     -----
@@ -171,6 +194,8 @@ class LeastSquaresFit(Training):
         checkpoint: Path | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
+        if settings.optimizer != RELATIVE_ADAM:
+            raise ValueError(f"settings have the optimizer {settings.optimizer}; expected {RELATIVE_ADAM}")
         self.network, self.train, self.test, self.settings = network, train, test, settings
         self.clip = clip
         self._given, self._keeps = about or {}, checkpoint is not None
@@ -197,7 +222,7 @@ class LeastSquaresFit(Training):
             "fit": about,
             "network": describe_network(self.network),
             "data": data,
-            "settings": asdict(self.settings),
+            "settings": self.settings.as_dict(),
         }
 
     def _record(self) -> Recording:

@@ -151,3 +151,57 @@ def test_neural_operators_dry_run_chooses_on_validation_and_tests_at_the_end(tmp
         assert [row["seed"] for row in tested] == [1, 2]
         assert {row["lr"] for row in tested} == {mean["lr"]}
         assert mean["test_error"] == pytest.approx(sum(row["error"] for row in tested) / 2)
+
+
+def test_dry_run_of_the_published_figures(tmp_path, capsys):
+    module = import_module("benchmarks.published.__main__")
+    options = ["--dry-run", "--sets", "digits/original", "digits/random_labels", "--ranks", "1,5", "--classes", "0:2"]
+    options += ["--twin-classes", "2", "--passes", "16", "--no-progress", "--out", str(tmp_path)]
+    module.main(options)
+    out = tmp_path / "dry_run"
+    found = read_json(out / "published.json")
+    assert found["versions"]["torch"]
+    assert [(one["twin"], [fit["rank"] for fit in one["fits"]]) for one in found["sets"]] == [
+        ("original", [1, 5]), ("random_labels", [1, 5])
+    ]  # fmt: skip
+    fits = [fit for one in found["sets"] for fit in one["fits"]]
+    rows = [line.split(",") for line in (out / "published.csv").read_text().splitlines()[1:]]
+    assert [len(fit["classes"]) for fit in fits] == [3, 3, 2, 2]
+    assert len(rows) == 10
+    for fit in fits:
+        assert fit["passes"] >= 16
+        errors = [error for _, error in fit["history"]]
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] == pytest.approx(fit["train"])
+    mean = sum(float(row[5]) for row in rows[:3]) / 3
+    assert mean == pytest.approx(fits[0]["train"])
+    assert (out / "published.png").stat().st_size > 0
+    # More passes go on from the states that are there; as many are read.
+    times = {path: path.stat().st_mtime_ns for path in out.glob("jobs/*/row.json")}
+    module.main(options)
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    module.main([*options, "--passes", "40"])
+    more = [fit for one in read_json(out / "published.json")["sets"] for fit in one["fits"]]
+    for before, after in zip(fits, more, strict=True):
+        assert after["history"][: len(before["history"])] == before["history"]
+        assert after["passes"] >= 40
+    capsys.readouterr()
+    module.main(["--dry-run", "--collect", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert f"| digits, random labels | 5 | {more[3]['train']:.4f}" in printed
+    assert "published.csv" in printed
+
+
+def test_distances_from_published_errors():
+    from benchmarks.published.summary import as_text, summarize
+
+    content = {"data": "mnist", "twin": "original", "rank": 5, "classes": [0, 1], "seed": 0, "errors": [0.01, 0.02]}
+    content |= {"passes_made": 30, "steps": 3, "seconds": 1.0, "history": [[1, 0.09], [10, 0.0085], [30, 0.0083]]}
+    (one,) = summarize([content])["sets"]
+    (fit,) = one["fits"]
+    assert fit["published"] == 0.008
+    assert fit["above_published"] == pytest.approx(0.015 / 0.008 - 1)
+    assert fit["standard_error"] == pytest.approx(0.005)
+    assert fit["distance_in_error_bars"] == pytest.approx(0.007 / (0.005**2 + 0.0005**2) ** 0.5)
+    assert fit["passes_to_published"] == 10
+    assert "| mnist, original | 5 | 0.0150 ± 0.0050 | 0.008 | +88% | +1.4 | 3 | 30 | 1 |" in as_text({"sets": [one]})

@@ -16,7 +16,7 @@ from htf import DimensionTree
 from htf import _files as files
 from htf.datasets import load
 from htf.probes import RankFit, rank_fit
-from htf.training import FitSettings
+from htf.training import FitSettings, LevenbergMarquardt
 
 SHORT = FitSettings(epochs=3)
 SMALL = {"ranks": [1, 3], "progress": False}
@@ -39,6 +39,46 @@ def test_every_combination_is_there_once(result):
         keys, key=lambda k: (k[0], ["original", "random_labels", "random_images"].index(k[1]), *k[2:])
     )
     assert all(len(r.train_history) == len(r.test_history) == 3 for r in result.records)
+
+
+SECOND_ORDER = FitSettings(epochs=6, optimizer="levenberg_marquardt")
+
+
+def test_second_order_steps_by_name(data, tmp_path):
+    keys = {"formats": ["cp"], "ranks": [1, 3], "twins": ["original", "random_images"], "progress": False}
+    found = rank_fit(data, settings=SECOND_ORDER, out=tmp_path, **keys)
+    assert {(r.rank, r.twin) for r in found.records} == {(r, twin) for r in (1, 3) for twin in keys["twins"]}
+    for record in found.records:
+        assert len(record.train_history) == len(record.test_history) == 6
+        assert record.train == record.train_history[-1] < 0.8 * found.variance[6]
+        assert record.test == record.test_history[-1]
+    read = rank_fit(data, settings=SECOND_ORDER, out=tmp_path, **keys)
+    assert [r.train for r in read.records] == [r.train for r in found.records]
+    with pytest.raises(ValueError, match="optimizer"):  # the folder is of another run
+        rank_fit(data, settings=FitSettings(epochs=6), out=tmp_path, **keys)
+    with pytest.raises(ValueError, match='levenberg_marquardt takes "cp" alone'):
+        rank_fit(data, settings=SECOND_ORDER, ranks=[1], progress=False)
+
+
+def test_second_order_fits_go_on_where_they_were_stopped(data, tmp_path, monkeypatch):
+    keys = {"formats": ["cp"], "ranks": [2], "twins": ["original"], "progress": False}
+    whole = rank_fit(data, settings=SECOND_ORDER, **keys)
+    step, taken = LevenbergMarquardt.step, []
+
+    def stopped(self):
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        taken.append(step(self))
+
+    monkeypatch.setattr(LevenbergMarquardt, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        rank_fit(data, settings=SECOND_ORDER, out=tmp_path, **keys)
+    taken.clear()
+    monkeypatch.setattr(LevenbergMarquardt, "step", lambda self: taken.append(step(self)))
+    rest = rank_fit(data, settings=SECOND_ORDER, out=tmp_path, **keys)
+    assert len(taken) == 3
+    assert rest.records[0].train_history == pytest.approx(whole.records[0].train_history, rel=1e-3)
+    assert not list(tmp_path.rglob("*.safetensors*"))
 
 
 def test_variance_is_that_of_the_targets(result, data):

@@ -213,11 +213,19 @@ def test_schedule_rises_and_falls_to_zero():
         ({"warmup": 1.0}, "warmup is 1"),
         ({"betas": (0.9, 1.0)}, "betas is"),
         ({"tolerance": float("nan")}, "tolerance is nan"),
+        ({"optimizer": "als"}, "optimizer is 'als'; known are relative_adam, levenberg_marquardt"),
+        ({"optimizer": "levenberg_marquardt", "step": 0.5}, "step is 0.5, which is a setting of relative_adam"),
+        ({"optimizer": "levenberg_marquardt", "batch_size": 9}, "batch_size is 9, which is a setting of"),
     ],
 )
 def test_bad_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         FitSettings(**arguments)
+
+
+def test_steps_of_another_optimizer_are_not_those_of_this_loop():
+    with pytest.raises(ValueError, match="optimizer levenberg_marquardt; expected relative_adam"):
+        fit(settings=FitSettings(optimizer="levenberg_marquardt"))
 
 
 def test_test_errors_are_clipped():

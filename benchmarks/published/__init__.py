@@ -1,0 +1,1 @@
+"""Train errors of CP fits beside those that were published, as far as the steps go."""
