@@ -253,27 +253,37 @@ def _counting() -> Iterator[dict[str, int]]:
             return getattr(plain, name)
 
         def matmul(self, a: Any, b: Any) -> Any:
-            counted["multiplications"] += (
-                a.size // a.shape[-1] * a.shape[-1] * b.shape[-1] if b.ndim == 2 else (b.size * a.shape[-2])
-            )
-            return plain.matmul(a, b)
+            product = plain.matmul(a, b)
+            counted["multiplications"] += product.size * a.shape[-1]
+            return product
 
         def qr(self, a: Any) -> Any:
-            m, n = max(a.shape), min(a.shape)
-            counted["multiplications"] += 2 * m * n * n
+            count_qr(a)
             return plain.qr(a)
 
         def svd(self, a: Any, **options: Any) -> Any:
-            m, n = max(a.shape), min(a.shape)
-            counted["multiplications"] += 7 * m * n * n + 4 * n**3
+            m, n = max(a.shape[-2:]), min(a.shape[-2:])
+            counted["multiplications"] += math.prod(a.shape[:-2]) * (7 * m * n * n + 4 * n**3)
             return plain.svd(a, **options)
 
         def eigh(self, a: Any) -> Any:
-            counted["multiplications"] += 5 * a.shape[0] ** 3
+            counted["multiplications"] += math.prod(a.shape[:-2]) * 5 * a.shape[-1] ** 3
             return plain.eigh(a)
 
+    def count_qr(a: Any) -> None:
+        m, n = max(a.shape[-2:]), min(a.shape[-2:])
+        counted["multiplications"] += math.prod(a.shape[:-2]) * 2 * m * n * n
+
+    def batched_qr(a: Any, qr: Any = torch.linalg.qr) -> Any:
+        # Batches of NumPy arrays are decomposed by PyTorch.
+        count_qr(a)
+        return qr(a)
+
     backend._of_type.cache_clear()
-    with mock.patch.object(backend, "_named", return_value=Counting()):
+    with (
+        mock.patch.object(backend, "_named", return_value=Counting()),
+        mock.patch.object(torch.linalg, "qr", batched_qr),
+    ):
         yield counted
     backend._of_type.cache_clear()
 

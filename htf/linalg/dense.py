@@ -13,9 +13,10 @@ from math import prod
 from typing import TypeVar
 
 import numpy as np
+import torch
 
-from htf.linalg.backend import Array, Backend, adjoint, constant, eye, needs_gradient
-from htf.linalg.underflow import ordinary
+from htf.linalg.backend import Array, Backend, adjoint, conj, constant, eye, needs_gradient, to_numpy, zeros
+from htf.linalg.underflow import host_reads, ordinary
 
 T = TypeVar("T")
 
@@ -40,6 +41,25 @@ def mode_product(B: Backend, tensor: Array, matrix: Array, axis: int) -> Array:
     whole = tensor if order == 3 else _shaped(B, tensor, (before, shape[axis], after))
     product = B.matmul(matrix, whole)
     return product if order == 3 else _shaped(B, product, (*shape[:axis], size, *shape[axis + 1 :]))
+
+
+def mode_products(B: Backend, tensors: Array, matrices: Array, axis: int) -> Array:
+    """Each tensor of a batch, (batch, ...), times its matrix, (batch, new, old), along one of its own axes."""
+    batch, *shape = tensors.shape
+    size = matrices.shape[1]
+    before, after = prod(shape[:axis]), prod(shape[axis + 1 :])
+    new = (batch, *shape[:axis], size, *shape[axis + 1 :])
+    if after == 1:
+        return B.reshape(B.matmul(B.reshape(tensors, (batch, before, shape[axis])), swapped(matrices)), new)
+    if before == 1:
+        return B.reshape(B.matmul(matrices, B.reshape(tensors, (batch, shape[axis], after))), new)
+    whole = B.reshape(tensors, (batch, before, shape[axis], after))
+    return B.reshape(B.matmul(matrices[:, None], whole), new)
+
+
+def swapped(matrices: Array) -> Array:
+    """Transposes of a batch of matrices."""
+    return matrices.swapaxes(-1, -2)
 
 
 def _shaped(B: Backend, array: Array, shape: tuple[int, ...]) -> Array:
@@ -67,6 +87,17 @@ def joint_values(B: Backend, transfer: Array, values: Sequence[Array]) -> Array:
         width = value.shape[1]
         product = B.reshape(product, (batch, width, prod(product.shape[1:]) // width))
         product = B.matmul(B.reshape(value, (batch, 1, width)), product)[:, 0]
+    return product
+
+
+def joint_values_each(B: Backend, transfers: Array, values: Sequence[Array]) -> Array:
+    """`joint_values` of several nodes: (nodes, r_1, ..., r_k, r) and (nodes, batch, r_1), ... to (nodes, batch, r)."""
+    nodes, batch = values[0].shape[:2]
+    product = B.matmul(values[0], B.reshape(transfers, (nodes, transfers.shape[1], -1)))
+    for value in values[1:]:
+        width = value.shape[2]
+        product = B.reshape(product, (nodes, batch, width, product.shape[2] // width))
+        product = B.matmul(B.reshape(value, (nodes, batch, 1, width)), product)[:, :, 0]
     return product
 
 
@@ -167,10 +198,63 @@ def left_singular(B: Backend, matrix: Array, count: int | None = None) -> tuple[
     return _sorted(B, B.concatenate(vectors, 1), B.concatenate(values, 0))
 
 
+def orthonormal_each(B: Backend, matrices: Array) -> tuple[Array, Array]:
+    """`orthonormal` of a batch of matrices, (batch, m, n)."""
+    batch, rows, columns = matrices.shape
+    if rows <= columns:
+        return zeros(B, (batch, rows, rows), matrices) + eye(B, rows, matrices), matrices
+    if B.backend_name == "numpy":
+        # PyTorch's way to LAPACK takes half the time on batches.
+        Q, R = torch.linalg.qr(torch.from_numpy(np.ascontiguousarray(matrices)))
+        return Q.numpy(), R.numpy()
+    Q, R = B.qr(matrices)
+    return Q, R
+
+
+def left_singular_each(
+    B: Backend, matrices: Array, count: int | None = None, floor: float = 0.0
+) -> tuple[Array, Array]:
+    """`left_singular` of a batch of matrices, (batch, m, n): (batch, m, p) and (batch, p).
+
+    One eigendecomposition of each Gramian, and an SVD of those matrices for which that would not be accurate.  As
+    there, only the first `count` values have to be, if that is given; nor has anything below `floor`.  What the vectors
+    of values above σ leave of the matrix exceeds what it should be by some ε σ₁² / σ, so that a floor σ above
+    ``epsilon^(1/3) σ₁`` is exceeded by a share of at most ``epsilon^(1/3)``.
+    """
+    rows, columns = matrices.shape[1:]
+    if needs_gradient(matrices) or columns < rows or not host_reads():
+        U, S, _ = B.svd(matrices, full_matrices=False)
+        return U, S
+    squares, U = B.eigh(B.matmul(matrices, conj(swapped(matrices))))
+    # Rounding leaves zeros a little negative.
+    S, U = B.sqrt(B.abs(B.flip(squares, 1))), B.flip(U, 2)
+    epsilon = float(B.eps(matrices.dtype))
+    values = to_numpy(S)
+    least = values[:, (rows if count is None else min(count, rows)) - 1]
+    rough = (least < epsilon**0.2 * values[:, 0]) & (floor < epsilon ** (1 / 3) * values[:, 0])
+    if not rough.any():
+        return U, S
+    if rough.all():
+        U, S, _ = B.svd(matrices, full_matrices=False)
+        return U, S
+    again, kept = np.flatnonzero(rough), np.flatnonzero(~rough)
+    V, T, _ = B.svd(matrices[again], full_matrices=False)
+    order = np.argsort(np.concatenate([kept, again]))
+    return B.concatenate([U[kept], V], 0)[order], B.concatenate([S[kept], T], 0)[order]
+
+
 def _sorted(B: Backend, vectors: Array, values: Array) -> tuple[Array, Array]:
     """Values of a later Gramian can exceed the last of an earlier one by rounding."""
     order = B.flip(B.argsort(constant(values), 0), 0)
     return vectors[:, order], values[order]
+
+
+def kept_each(singular_values: Array, tail: float) -> np.ndarray:
+    """`kept` for a batch of singular values, (batch, p), without a limit."""
+    values = to_numpy(singular_values).astype(np.float64)
+    largest = np.where(values[:, :1] > 0, values[:, :1], 1.0)
+    squares = np.cumsum((values / largest)[:, ::-1] ** 2, 1)[:, ::-1]
+    return np.maximum((np.sqrt(squares) > tail / largest).sum(1), 1)
 
 
 def kept(singular_values: Array, rank: int | None, tail: float) -> int:

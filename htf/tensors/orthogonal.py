@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
+from typing import Any
 
 import numpy as np
 
-from htf.linalg.backend import Array, Backend, all_finite, backend_of, constant
-from htf.linalg.dense import left_singular, matricize, mode_product, orthonormal_parts, tall
-from htf.linalg.scaling import divided, exponents, log2_largest, safe_scale, with_scale
+from htf.linalg.backend import Array, Backend, all_finite, backend_of, constant, to_numpy
+from htf.linalg.dense import (
+    left_singular,
+    left_singular_each,
+    matricize,
+    mode_product,
+    mode_products,
+    orthonormal_each,
+    orthonormal_parts,
+    swapped,
+    tall,
+)
+from htf.linalg.scaling import divided, each_divided, each_ordinary, exponents, log2_largest, safe_scale, with_scale
 from htf.linalg.underflow import certificate, ordinary, size_of
+from htf.tensors._blocks import Schedule, schedule_of, stacked, unstacked
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tree import DimensionTree
 
@@ -78,12 +90,23 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
     The transfer tensors of a sum are block diagonal; they are multiplied by the blocks of the children's R factors one
     by one, so that of R = Σ r columns only r enter each product.
     """
+    schedule = schedule_of(summands)
+    if schedule is not None:
+        stacks, exponent = orthogonal_blocks(schedule, summands)
+        factors = unstacked(backend_of(stacks[0]), schedule, stacks)
+        return factors, [None] * len(factors), exponent
     plain = _plain_orthogonal_sum(summands)
     if plain is not None:
         return plain
+    factors, corrections, exponent = _refused(summands, lambda: _orthogonal_sum(summands), lambda found: found[0][-1])
+    return factors, corrections, exponent
+
+
+def _refused(summands: Sequence[HTTensor], compute: Callable[[], Any], root: Callable[[Any], Array]) -> Any:
+    """What is computed from the summands, or an error that says which of their factors is not finite."""
     try:
-        found = _orthogonal_sum(summands)
-        failed = not all_finite(backend_of(found[0][-1]), found[0][-1])
+        found = compute()
+        failed = not all_finite(backend_of(root(found)), root(found))
     except Exception:  # LinAlgError of NumPy, of PyTorch, or what another backend raises
         for x in summands:
             check_finite(x.factors)
@@ -94,6 +117,42 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
             check_finite(x.factors)
         raise OverflowError("products of the factors are beyond the range of their dtype")
     return found
+
+
+def orthogonal_blocks(schedule: Schedule, summands: Sequence[HTTensor]) -> tuple[list[Array], Array]:
+    """`orthogonal_sum` with one array per block, whose frames need no corrections, and the exponent."""
+    found: tuple[list[Array], Array] = _refused(
+        summands, lambda: _orthogonal_blocks(schedule, summands), lambda found: found[0][-1]
+    )
+    return found
+
+
+def _orthogonal_blocks(schedule: Schedule, summands: Sequence[HTTensor]) -> tuple[list[Array], Array]:
+    B = backend_of(summands[0].factors[0])
+    stacks: list[Array] = []
+    triangles: list[list[Array]] = [[] for _ in summands]  # per summand and block, its columns of R
+    powers: list[Array] = []
+    for block in schedule:
+        ends = [0, *itertools.accumulate(x.rank[block.nodes[0]] for x in summands)]
+        parts, power = each_ordinary(B, [stacked(B, x.factors, block) for x in summands])
+        powers += [] if power is None else [power]
+        for axis, below in enumerate(block.below):
+            parts = [
+                mode_products(B, part, below.take(B, own), axis) for part, own in zip(parts, triangles, strict=True)
+            ]
+        if block.above is None:
+            root, power = each_divided(B, sum(parts[1:], parts[0]))
+            stacks.append(root)
+            powers.append(power)
+            break
+        whole = parts[0] if len(parts) == 1 else B.concatenate(parts, len(parts[0].shape) - 1)
+        Q, R = orthonormal_each(B, B.reshape(whole, (len(block.nodes), -1, whole.shape[-1])))
+        R, power = each_divided(B, R)
+        powers.append(power)
+        stacks.append(B.reshape(Q, (*whole.shape[:-1], Q.shape[-1])))
+        for own, (a, b) in zip(triangles, itertools.pairwise(ends), strict=True):
+            own.append(R[..., a:b])
+    return stacks, B.sum(exponents(B, B.concatenate(powers, 0)))
 
 
 def _plain_orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal | None:
@@ -212,6 +271,17 @@ def ht_singular_values(ht_tensor: HTTensor | RawHT) -> dict[int, Array]:
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
+    schedule = schedule_of([x])
+    if schedule is not None:
+        stacks, exponent = orthogonal_blocks(schedule, [x])
+        _, _, found = edge_blocks(B, schedule, stacks)
+        return dict(
+            sorted(
+                (node, values)
+                for (b, axis), S in found.items()
+                for node, values in zip(schedule[b].children[axis], _representable_each(B, S, exponent), strict=True)
+            )
+        )
     factors, corrections, exponent = orthogonal_sum([x])
     return {
         node: representable(B, S, exponent) for node, _, _, S in edge_decompositions(B, x.tree, factors, corrections)
@@ -246,3 +316,55 @@ def edge_decompositions(
             if child >= tree.order:
                 carried[child] = mode_product(B, factors[child], (corrected * S).T, len(factors[child].shape) - 1)
     return found
+
+
+def _representable_each(B: Backend, rows: Array, exponent: Array) -> list[Array]:
+    """`representable` of the rows of an array."""
+    limits, largest = B.finfo(rows.dtype), to_numpy(rows)[:, 0]
+    if largest.min() > 0:
+        sizes = np.log2(largest) + float(exponent)
+        low, high = sizes.min() - 1, sizes.max() + 1
+        # One scale for all, which no row may be far from.
+        if math.log2(float(limits.tiny)) < low and high < math.log2(float(limits.max)) and high - low < 32:
+            return list(with_scale(B, rows, exponent))
+    return [representable(B, row, exponent) for row in rows]
+
+
+def edge_blocks(
+    B: Backend,
+    schedule: Schedule,
+    stacks: Sequence[Array],
+    leaves: bool = True,
+    counts: Sequence[int | None] | None = None,
+    floor: float = 0.0,
+) -> tuple[dict[int, Array], dict[tuple[int, int], Array], dict[tuple[int, int], Array]]:
+    """`edge_decompositions` of what `orthogonal_blocks` returns.
+
+    Returns
+    -------
+    rotated : dict
+        From the number of each inner block to its frames, with their own singular vectors as columns.
+    vectors, values : dict
+        Left singular vectors and singular values of children, by block and axis, the leaves' only if they are asked
+        for.  Nothing below `floor` is accurate.
+    """
+    rotated: dict[int, Array] = {}
+    vectors: dict[tuple[int, int], Array] = {}
+    values: dict[tuple[int, int], Array] = {}
+    for b in range(len(schedule) - 1, -1, -1):
+        block = schedule[b]
+        if not block.children:
+            continue
+        seen = rotated[b] = stacks[b]
+        if block.above is not None:
+            U, S = block.above.take(B, vectors), block.above.take(B, values)
+            rotated[b] = mode_products(B, seen, swapped(U), len(block.children))
+            seen = rotated[b] * B.reshape(S, (len(block.nodes), *[1] * len(block.children), -1))
+        for axis, children in enumerate(block.children):
+            if not leaves and all(not schedule[key].children for key, _ in block.below[axis].parts):
+                continue
+            most = None if counts is None else max(counts[child] or seen.shape[axis + 1] for child in children)
+            turned = B.moveaxis(seen, axis + 1, 1) if axis else seen
+            matrices = B.reshape(turned, (len(block.nodes), seen.shape[axis + 1], -1))
+            vectors[b, axis], values[b, axis] = left_singular_each(B, matrices, most, floor)
+    return rotated, vectors, values

@@ -192,9 +192,12 @@ def limits(tree: DimensionTree, dims: Sequence[int], rank: RankLike | str | None
         return [None] * tree.n_nodes
     if isinstance(rank, str):
         raise ValueError(f"rank is {rank!r}; expected an integer for all nodes, or one per node")
+    wanted = spread_rank(tree, rank, outputs)
+    if None not in wanted:
+        return wanted
     # A node that a mapping leaves out may have any rank.
     bounds = rank_bounds(tree, dims, outputs)
-    return [b if r is None else r for r, b in zip(spread_rank(tree, rank, outputs), bounds, strict=True)]
+    return [b if r is None else r for r, b in zip(wanted, bounds, strict=True)]
 
 
 def check_tolerance(tol: float | None, name: str = "tol") -> float | None:
