@@ -364,9 +364,10 @@ class DimensionTree:
         max_lines : int
             Where the whole tree would take more, only the upper levels are shown.
         """
-        shown = self.depth
-        while shown > 1 and sum(len(level) for level in self.levels[self.depth - shown :]) > max_lines:
+        shown, count = self.depth, self.n_nodes
+        while shown > 1 and count > max_lines:
             shown -= 1
+            count -= len(self.levels[self.depth - shown - 1])
         lowest = self.depth - shown
         lines: list[str] = []
         stack: list[tuple[int, str, str]] = [(self.root, "", "")]

@@ -75,6 +75,9 @@ def schedule_of(tensors: Sequence[HTTensor]) -> Schedule | None:
     on_host = getattr(x.device, "type", "cpu") == "cpu"
     if x.tree.n_nodes < (_FEWEST_NODES if on_host else _FEWEST_NODES // 8):
         return None
+    # Every level has a block at least; a linear tree has hardly more nodes than levels.
+    if x.tree.depth * _NODES_A_BLOCK > x.tree.n_nodes:
+        return None
     # A node some levels above the leaves, where ranks are no longer bounded by dimensions, stands for all.
     typical = x.tree.n_nodes * 7 // 8
     largest = max(prod(tuple(y.factors[typical].shape)) for y in tensors)

@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from htf._checks import check_dims, positive, warn
+from htf.linalg.dense import products_of_others
 from htf.tree import DimensionTree
 
 RankLike = int | Sequence[int] | Mapping[int, int]
@@ -34,8 +35,11 @@ def rank_bounds(tree: DimensionTree, dims: Sequence[int], outputs: int = 1) -> t
     below = [int(d) for d in dims]
     for node in tree.inner_nodes:
         below.append(prod([below[child] for child in tree.children(node)]))
-    total = prod(list(dims)) * outputs
-    return (*(min(rows, total // rows) for rows in below[:-1]), outputs)
+    rest = {tree.root: outputs}  # products of the dimensions outside, by multiplication: large numbers divide slowly
+    for node in reversed(tree.inner_nodes):
+        group = tree.children(node)
+        rest |= zip(group, products_of_others(rest[node], [below[c] for c in group], operator.mul), strict=True)
+    return (*(min(rows, rest[node]) for node, rows in enumerate(below[:-1])), outputs)
 
 
 def n_parameters(tree: DimensionTree, dims: Sequence[int], ranks: Sequence[int]) -> int:

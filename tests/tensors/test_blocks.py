@@ -224,3 +224,19 @@ def test_errors_on_graded_spectra_are_within_the_tolerance_and_not_far_below(tol
     assert rounded.rank == expected.rank
     if tol > 1e-9:
         assert rounded.n_parameters < x.n_parameters
+
+
+# -- linear trees --------------------------------------------------------------------------------------------
+
+
+def test_linear_trees_of_high_order_round_read_and_save(tmp_path):
+    order = 2000
+    x = random_ht((3,) * order, 2, Tree.linear(order), random_state=0)
+    x = htf.HTTensor((x.tree, [f / np.sqrt(3) if node < order else f for node, f in enumerate(x.factors)]))
+    rounded = (x + x).round(tol=1e-10)
+    assert max(rounded.rank) == 2
+    assert float(x.inner(rounded)) == pytest.approx(2 * float(x.norm()) ** 2, rel=1e-9)
+    htf.save(rounded, tmp_path / "x.safetensors")
+    rows = np.random.default_rng(0).integers(0, 3, (20, order))
+    entries = htf.load(tmp_path / "x.safetensors").entries(rows)
+    assert np.allclose(entries, 2 * x.entries(rows), rtol=1e-8, atol=0)
