@@ -20,6 +20,9 @@ from htf.linalg.underflow import host_reads, ordinary
 
 T = TypeVar("T")
 
+# Entries of a matrix above which an SVD takes longer than several Gramians and their eigendecompositions.
+_LARGE = 1024
+
 
 def mode_product(B: Backend, tensor: Array, matrix: Array, axis: int) -> Array:
     """``tensor`` times ``matrix`` (new × old) along `axis`."""
@@ -134,8 +137,8 @@ def orthonormal_parts(B: Backend, matrix: Array) -> tuple[Array, Array | None, A
     if rows <= columns:
         return eye(B, rows, matrix), None, matrix
     # Below this size LAPACK's overhead is that of an eigendecomposition.  PyTorch brings a QR that is as fast.
-    if columns < 16 or rows < 4 * columns or needs_gradient(matrix) or B.backend_name != "numpy":
-        Q, R = B.qr(matrix)
+    if columns < 28 or rows < 12 * columns or needs_gradient(matrix) or B.backend_name != "numpy":
+        Q, R = quick_qr(B, matrix) if columns >= 8 else B.qr(matrix)
         return Q, None, R
     values, vectors = B.eigh(B.matmul(adjoint(matrix), matrix))
     epsilon = float(B.eps(matrix.dtype))
@@ -156,17 +159,34 @@ def orthonormal_parts(B: Backend, matrix: Array) -> tuple[Array, Array | None, A
     return Q, identity - error / 2 + 0.375 * square, R + B.matmul(error / 2 - 0.125 * square, R)
 
 
-def left_singular(B: Backend, matrix: Array, count: int | None = None) -> tuple[Array, Array]:
+def quick_qr(B: Backend, matrices: Array) -> tuple[Array, Array]:
+    """QR decompositions of a matrix or a batch of them; of NumPy arrays by PyTorch, whose way to LAPACK is shorter."""
+    if B.backend_name == "numpy":
+        Q, R = torch.linalg.qr(torch.from_numpy(np.ascontiguousarray(matrices)))
+        return Q.numpy(), R.numpy()
+    Q, R = B.qr(matrices)
+    return Q, R
+
+
+def left_singular(B: Backend, matrix: Array, count: int | None = None, fewest: int = _LARGE) -> tuple[Array, Array]:
     """Left singular vectors (m, p) and descending singular values (p,) of an (m, n) matrix, p = min(m, n).
 
-    With gradients, or where the matrix is not wide: LAPACK's SVD.  Otherwise the eigendecomposition of the m × m
-    Gramian, taken again for the rows below ``epsilon^(1/5)`` of the largest singular value, and so on: each Gramian
-    loses only what is below the square root of the rounding error relative to its own largest value, so the result is
-    accurate to some ``epsilon^(4/5)`` of the largest singular value, at the cost of one matrix product or little more.
-    Where only the first `count` have to be, the others may be off by up to the square root of the rounding error.
+    With gradients, where the matrix is not wide or has less than `fewest` entries: LAPACK's SVD.  Otherwise the
+    eigendecomposition of the m × m Gramian, taken again for the rows below ``epsilon^(1/5)`` of the largest singular
+    value, and so on: each Gramian loses only what is below the square root of the rounding error relative to its own
+    largest value, so the result is accurate to some ``epsilon^(4/5)`` of the largest singular value, at the cost of one
+    matrix product or little more.  A small matrix that one Gramian does not serve takes the SVD after all.
+
+    Where only the first `count` have to be, the others may be off by up to the square root of the rounding error, or be
+    left out; the Gramian may then be that of the columns of a tall matrix.
     """
     rows, columns = matrix.shape
-    if needs_gradient(matrix) or columns < 2 * rows or rows * columns < 1024:
+    size = rows * columns
+    if count is not None and count < columns < rows and size >= _LARGE and not needs_gradient(matrix):
+        leading = _leading_of_tall(B, matrix, count)
+        if leading is not None:
+            return leading
+    if needs_gradient(matrix) or columns < 2 * rows or size < fewest:
         U, S, _ = B.svd(matrix, full_matrices=False)
         return U, S
     cut = float(B.eps(matrix.dtype)) ** 0.2
@@ -180,16 +200,19 @@ def left_singular(B: Backend, matrix: Array, count: int | None = None) -> tuple[
         squares, own = B.flip(squares, 0), B.flip(own, 1)
         largest = float(squares[0])
         total = own if basis is None else B.matmul(basis, own)
-        size = int(squares.shape[0])
-        head = size if not largest > 0 else max(int((squares > cut**2 * largest).sum()), 1)
+        left = int(squares.shape[0])
+        head = left if not largest > 0 else max(int((squares > cut**2 * largest).sum()), 1)
         found += head
         if count is not None and found >= count:
-            head = size
+            head = left
+        elif head < left and size < _LARGE:
+            U, S, _ = B.svd(matrix, full_matrices=False)
+            return U, S
         # Rounding leaves zeros a little negative.
         roots = B.sqrt(B.abs(squares[:head]))
         vectors.append(total[:, :head])
         values.append(roots)
-        if head == size:
+        if head == left:
             break
         basis = total[:, head:]
         rest = B.matmul(adjoint(own[:, head:]), rest)
@@ -198,17 +221,25 @@ def left_singular(B: Backend, matrix: Array, count: int | None = None) -> tuple[
     return _sorted(B, B.concatenate(vectors, 1), B.concatenate(values, 0))
 
 
+def _leading_of_tall(B: Backend, matrix: Array, count: int) -> tuple[Array, Array] | None:
+    """The first `count` left singular vectors and values, by the columns' Gramian; None where that is not accurate."""
+    squares, V = B.eigh(B.matmul(adjoint(matrix), matrix))
+    squares, V = B.flip(squares, 0), B.flip(V, 1)
+    values = constant(squares).tolist()
+    if not values[count - 1] > float(B.eps(matrix.dtype)) ** 0.4 * values[0]:
+        return None
+    # Columns of M V are orthogonal but for what the Gramian lost.
+    U, R = quick_qr(B, B.matmul(matrix, V[:, :count]))
+    sizes = B.diag(R)
+    return U * (sizes / B.abs(sizes)), B.abs(sizes)
+
+
 def orthonormal_each(B: Backend, matrices: Array) -> tuple[Array, Array]:
     """`orthonormal` of a batch of matrices, (batch, m, n)."""
     batch, rows, columns = matrices.shape
     if rows <= columns:
         return zeros(B, (batch, rows, rows), matrices) + eye(B, rows, matrices), matrices
-    if B.backend_name == "numpy":
-        # PyTorch's way to LAPACK takes half the time on batches.
-        Q, R = torch.linalg.qr(torch.from_numpy(np.ascontiguousarray(matrices)))
-        return Q.numpy(), R.numpy()
-    Q, R = B.qr(matrices)
-    return Q, R
+    return quick_qr(B, matrices)
 
 
 def left_singular_each(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from htf.linalg.backend import Array, Backend, all_finite, backend_of, constant, to_numpy
+from htf.linalg.backend import Array, Backend, all_finite, backend_of, constant, needs_gradient, to_numpy
 from htf.linalg.dense import (
     left_singular,
     left_singular_each,
@@ -22,7 +22,7 @@ from htf.linalg.dense import (
     tall,
 )
 from htf.linalg.scaling import divided, each_divided, each_ordinary, exponents, log2_largest, safe_scale, with_scale
-from htf.linalg.underflow import certificate, ordinary, size_of
+from htf.linalg.underflow import certificate, ordinary, size_of, views
 from htf.tensors._blocks import Schedule, schedule_of, stacked, unstacked
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tree import DimensionTree
@@ -186,7 +186,7 @@ def _plain_orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal | None:
 def _orthogonal_sum(summands: Sequence[HTTensor], scaled: bool = True) -> Orthogonal:
     tree = summands[0].tree
     B = backend_of(summands[0].factors[0])
-    triangles: list[list[Array]] = []  # per node, the blocks of R that belong to each summand
+    triangles: list[list[Array | None]] = []  # per node, the blocks of R of each summand; None for the identity
     factors: list[Array] = []
     corrections: list[Array | None] = []
     powers: list[Array] = []  # divided out
@@ -200,7 +200,8 @@ def _orthogonal_sum(summands: Sequence[HTTensor], scaled: bool = True) -> Orthog
         corrections.append(P)
         factors.append(Q if node < tree.order else B.reshape(Q, (*whole.shape[:-1], Q.shape[1])))
         if len(parts) == 1:
-            triangles.append([R])
+            # Leaves of full rank often have the identity for their frame, as those of a tensor train.
+            triangles.append([None if not scaled and node < tree.order and _is_identity(R) else R])
             continue
         ends = [0]
         for p in parts:
@@ -219,7 +220,7 @@ def _times_triangles(
     tree: DimensionTree,
     node: int,
     summands: Sequence[HTTensor],
-    triangles: Sequence[Sequence[Array]],
+    triangles: Sequence[Sequence[Array | None]],
     powers: list[Array] | None,
 ) -> list[Array]:
     """The summands' factors of a node, over one power of two (added to `powers`, if any), times their children's R."""
@@ -235,8 +236,16 @@ def _times_triangles(
         parts = [p / power for p in parts]
         powers.append(power)
     for axis, child in enumerate(tree.children(node)):
-        parts = [mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
+        parts = [p if R is None else mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
     return parts
+
+
+def _is_identity(matrix: Array) -> bool:
+    """Whether a matrix without gradient is the identity; of arrays that a certificate may be made for."""
+    if matrix.shape[0] != matrix.shape[1] or needs_gradient(matrix):
+        return False
+    view = views([matrix])[0]
+    return bool(view[0, 0] == 1) and bool((view == np.eye(len(view))).all())
 
 
 def check_finite(factors: Sequence[Array]) -> None:
@@ -295,12 +304,19 @@ def edge_decompositions(
     corrections: Sequence[Array | None],
     skipped: Container[int] = (),
     counts: Sequence[int | None] | None = None,
+    keep: Callable[[int, Array], int] | None = None,
 ) -> list[tuple[int, Array, Array, Array]]:
     """(node, left singular vectors U, the same times the correction, singular values), from the root's children down.
 
     `factors` and `corrections` are those of `orthogonal_sum`.  What the rest of the tensor looks like from a node is an
     orthonormal matrix times a small one; that small one is carried down, and never its Gramian.  Leaves in `skipped`
     are left out; of the others, only the first of `counts` singular values need be accurate.
+
+    With `keep`, which maps a node and its singular values to how many of them are kept, only those are carried down:
+    the spectra further down are those of a tensor that is truncated above already.  They are smaller, and so is the
+    work.  That is for linear trees alone.  There the errors of the steps are orthogonal to each other, as a tensor
+    train's are: what an edge drops is a projection of the modes outside of its node, and lower nodes only change those
+    inside.  Where two subtrees are truncated beside each other, their errors need not be.
     """
     found: list[tuple[int, Array, Array, Array]] = []
     carried: dict[int, Array] = {tree.root: factors[-1]}
@@ -309,12 +325,16 @@ def edge_decompositions(
         for axis, child in enumerate(tree.children(node)):
             if child in skipped:
                 continue
-            U, S = left_singular(B, matricize(B, seen, axis), None if counts is None else counts[child])
+            matrix, count = matricize(B, seen, axis), None if counts is None else counts[child]
+            U, S = left_singular(B, matrix, count, fewest=128)
             P = corrections[child]
             corrected = U if P is None else B.matmul(P, U)
             found.append((child, U, corrected, S))
             if child >= tree.order:
-                carried[child] = mode_product(B, factors[child], (corrected * S).T, len(factors[child].shape) - 1)
+                down = corrected * S
+                if keep is not None:
+                    down = down[:, : keep(child, S)]
+                carried[child] = mode_product(B, factors[child], down.T, len(factors[child].shape) - 1)
     return found
 
 

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -32,7 +33,12 @@ def rank_bounds(tree: DimensionTree, dims: Sequence[int], outputs: int = 1) -> t
     tuple of int
         Per node, the smaller side of its matricization; `outputs` for the root.
     """
-    below = [int(d) for d in dims]
+    return _rank_bounds(tree, tuple(int(d) for d in dims), outputs)
+
+
+@lru_cache(maxsize=64)
+def _rank_bounds(tree: DimensionTree, dims: tuple[int, ...], outputs: int) -> tuple[int, ...]:
+    below = list(dims)
     for node in tree.inner_nodes:
         below.append(prod([below[child] for child in tree.children(node)]))
     rest = {tree.root: outputs}  # products of the dimensions outside, by multiplication: large numbers divide slowly

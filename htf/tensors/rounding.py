@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorly as tl
+import torch
 
 from htf.linalg.backend import Array, Backend, adjoint, backend_of, conj, constant
 from htf.linalg.dense import kept, kept_each, mode_product, mode_products, orthonormal, swapped, tall
 from htf.linalg.scaling import frobenius, in_range, with_scale
+from htf.linalg.underflow import certificate, views
 from htf.tensors._blocks import Schedule, schedule_of
 from htf.tensors.arithmetic import addable, ht_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, alike
@@ -25,6 +27,9 @@ from htf.tensors.overlaps import frame_overlap, overlaps_from_above
 from htf.tensors.random import random_ht
 from htf.tensors.rank import RankLike, check_tolerance, limits
 from htf.tree import DimensionTree
+
+# Up to it, PyTorch's overhead per operation is more than what threads could gain.
+_SMALL_RANK = 32
 
 
 def ht_round(
@@ -137,7 +142,21 @@ def ht_round_sum(
     schedule = schedule_of(summands)
     if schedule is not None:
         return truncate_blocks(tree, schedule, *orthogonal_blocks(schedule, summands), bound, tol)
+    if _better_in_numpy(summands):
+        views_of = [HTTensor._of(tree, views(x.factors)) for x in summands]
+        rounded = truncate(tree, *orthogonal_sum(views_of), bound, tol)
+        return HTTensor._of(tree, [torch.from_numpy(factor) for factor in rounded.factors])
     return truncate(tree, *orthogonal_sum(summands), bound, tol)
+
+
+def _better_in_numpy(summands: Sequence[HTTensor]) -> bool:
+    """Whether PyTorch's overhead would be most of the time: many small factors that need no gradient."""
+    everything = [f for x in summands for f in x.factors]
+    B = backend_of(everything[0])
+    if B.backend_name != "pytorch" or summands[0].order < 8 or max(max(x.rank) for x in summands) > _SMALL_RANK:
+        return False
+    bound = certificate(B, everything)
+    return bound is not None and not bound.recorded
 
 
 def _weighted(ht_tensors: Sequence[HTTensor | RawHT], weights: Sequence[float] | None) -> list[HTTensor]:
@@ -180,7 +199,10 @@ def truncate(
     # Leaves whose rank is within its bound already, where ranks are all that is asked for, keep their frames.
     kept_whole = {leaf for leaf in tree.leaves if tol is None and factors[leaf].shape[-1] <= (bound[leaf] or 0)}
     counts = bound if tol is None else None
-    for node, U, V, S in edge_decompositions(B, tree, factors, corrections, kept_whole, counts):
+    # On a linear tree every level has one inner node; a short one has little to carry.
+    linear = tree.depth == len(tree.inner_nodes) > 3
+    keep = (lambda node, S: kept(S, bound[node], tail)) if linear else None
+    for node, U, V, S in edge_decompositions(B, tree, factors, corrections, kept_whole, counts, keep):
         count = kept(S, bound[node], tail)
         outside[node], inside[node] = adjoint(U[:, :count]), V[:, :count].T
     rounded = []

@@ -240,3 +240,40 @@ def test_linear_trees_of_high_order_round_read_and_save(tmp_path):
     rows = np.random.default_rng(0).integers(0, 3, (20, order))
     entries = htf.load(tmp_path / "x.safetensors").entries(rows)
     assert np.allclose(entries, 2 * x.entries(rows), rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "pytorch"])
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("nested", [Tree.linear(8).nested, (7, ((((((0, 1), 2), 5), 4), 3), 6))])
+def test_linear_trees_keep_what_their_spectra_promise(nested, dtype, backend):
+    # Spectra below are those of a tensor that is truncated above; their errors add up as if they were not.
+    tree = Tree.from_nested(nested)
+    for seed in range(3):
+        x = random_ht((4,) * 8, 6, tree, random_state=seed, dtype=np.dtype(dtype))
+        x = htf.HTTensor((tree, [f * np.logspace(0, -2, f.shape[-1]) for f in x.factors])).to_backend(backend)
+        spectra = {node: np.asarray(values) for node, values in x.singular_values().items()}
+        for rank in (dict.fromkeys(tree.inner_nodes[:-1], 2), 2, 1):
+            rounded = x.round(rank=rank)
+            own = (node for node in spectra if node != tree.children(tree.root)[1])  # a binary root's share one
+            bound = np.sqrt(sum((spectra[node][rounded.rank[node] :] ** 2).sum() for node in own))
+            assert float(ht_distance(rounded, x)) <= bound * (1 + 1e-10)
+        for tol in (0.3, 1e-2, 1e-5, 1e-12):
+            assert float(ht_distance(x.round(tol=tol), x)) <= tol * float(x.norm())
+
+
+@pytest.mark.parametrize("backend", ["numpy", "pytorch"])
+def test_products_on_linear_trees_are_rounded_to_what_dense_arithmetic_gives(backend):
+    # Ranks of 49 with 7 to be kept, which the Gramian of the shorter side serves; and spectra for which it does not.
+    for decay in (0.0, -8.0):
+        x, y = (random_ht((4,) * 9, 7, Tree.linear(9), random_state=seed) for seed in (0, 1))
+        x, y = (
+            htf.HTTensor((z.tree, [f * np.logspace(0, decay, f.shape[-1]) for f in z.factors])).to_backend(backend)
+            for z in (x, y)
+        )
+        product = x * y
+        rounded = product.round(rank=dict.fromkeys(x.tree.inner_nodes[:-1], 7))
+        exact = product.singular_values()
+        dropped = {node: np.asarray(exact[node])[rounded.rank[node] :] for node in x.tree.inner_nodes[:-1]}
+        error = float(ht_distance(rounded, product))
+        assert max(np.linalg.norm(d) for d in dropped.values()) * (1 - 1e-6) <= error
+        assert error <= np.sqrt(sum((d**2).sum() for d in dropped.values())) + 1e-12 * float(product.norm())
