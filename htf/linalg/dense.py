@@ -129,28 +129,33 @@ def orthonormal(B: Backend, matrix: Array) -> tuple[Array, Array]:
 def orthonormal_parts(B: Backend, matrix: Array) -> tuple[Array, Array | None, Array]:
     """Q, P and R with ``matrix = (Q P) R`` and orthonormal columns of Q P; P is None where it is the identity.
 
-    Large well-conditioned matrices take Q = A V Λ^(-1/2) from the eigendecomposition of their Gramian (Stathopoulos &
-    Wu 2002), corrected by a second pass; others, and those that carry gradients, take LAPACK's QR.  Who multiplies by Q
-    later can multiply by the small P first and spare forming their product.
+    Large well-conditioned matrices take Q = A R⁻¹ from the Cholesky factor R of their Gramian, corrected by a second
+    pass (as CholeskyQR2, Yamamoto et al. 2015, but by a series); others, and those that carry gradients, take LAPACK's
+    QR.  Who multiplies by Q later can multiply by the small P first and spare forming their product.
     """
     rows, columns = matrix.shape
     if rows <= columns:
         return eye(B, rows, matrix), None, matrix
-    # Below this size LAPACK's overhead is that of an eigendecomposition.  PyTorch brings a QR that is as fast.
+    # Below this size LAPACK's QR is as fast as products, and PyTorch's always.
     if columns < 28 or rows < 12 * columns or needs_gradient(matrix) or B.backend_name != "numpy":
         Q, R = quick_qr(B, matrix) if columns >= 8 else B.qr(matrix)
         return Q, None, R
-    values, vectors = B.eigh(B.matmul(adjoint(matrix), matrix))
+    gramian = B.matmul(adjoint(matrix), matrix)
     epsilon = float(B.eps(matrix.dtype))
-    largest = float(values[-1])
-    condition = float(values[0]) / largest if largest > 0 else 0.0
+    size, condition = float(np.trace(gramian).real), 0.0
+    if ordinary(size, matrix.dtype):
+        try:
+            R = adjoint(np.linalg.cholesky(gramian))
+            inverse = np.linalg.inv(R)
+            # A lower bound of the least eigenvalue over the largest.
+            condition = 1 / (size * float(np.vdot(inverse, inverse).real))
+        except np.linalg.LinAlgError:
+            pass
     # The first pass leaves an error of epsilon / condition in QᵀQ; what the series below drops is its cube.
-    if not condition > (100 * epsilon) ** 0.6 or not ordinary(largest, matrix.dtype):
-        Q, R = B.qr(matrix)
+    if not condition > (100 * epsilon) ** 0.6:
+        Q, R = quick_qr(B, matrix)
         return Q, None, R
-    roots = B.sqrt(values)
-    Q = B.matmul(matrix, vectors / roots)
-    R = adjoint(vectors * roots)
+    Q = B.matmul(matrix, inverse)
     if condition > 0.01:
         return Q, None, R
     identity = B.eye(columns, dtype=matrix.dtype)
