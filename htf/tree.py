@@ -303,7 +303,8 @@ class DimensionTree:
 
     def modes(self, node: int) -> tuple[int, ...]:
         """The modes below `node`, in the order of its leaves."""
-        return self._modes[self._check(node)]
+        start, stop = self._spans[self._check(node)]
+        return self._walk[start:stop]
 
     def node(self, modes: Iterable[int]) -> int:
         """The node of a set of modes; the inverse of `modes`.
@@ -322,7 +323,12 @@ class DimensionTree:
     def find(self, modes: Iterable[int]) -> int | None:
         """The node of a set of modes, or None if the tree has none; see `node`."""
         # Numbers of torch are equal to Python's, but have other hashes.
-        return self._nodes.get(frozenset(map(operator.index, modes)))
+        wanted = set(map(operator.index, modes))
+        if not wanted or min(wanted) < 0 or max(wanted) >= self._order:
+            return None
+        places = [self._spans[mode][0] for mode in wanted]
+        start, stop = min(places), max(places) + 1
+        return self._nodes.get((start, stop)) if stop - start == len(wanted) else None
 
     def level(self, node: int) -> int:
         """The height of `node`: 0 for a leaf, otherwise one more than its highest child."""
@@ -421,9 +427,10 @@ class DimensionTree:
         max_lines : int
             Where the whole tree would take more, only the upper levels are shown.
         """
-        shown = self.depth
-        while shown > 1 and sum(len(level) for level in self.levels[self.depth - shown :]) > max_lines:
+        shown, count = self.depth, self.n_nodes
+        while shown > 1 and count > max_lines:
             shown -= 1
+            count -= len(self.levels[self.depth - shown - 1])
         lowest = self.depth - shown
         lines: list[str] = []
         stack: list[tuple[int, str, str]] = [(self.root, "", "")]
@@ -453,7 +460,7 @@ class DimensionTree:
         return self._order == other._order and self._children == other._children
 
     def __hash__(self) -> int:
-        return hash((self._order, self._children))
+        return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DimensionTree, (self._order, self._children)
@@ -474,6 +481,10 @@ class DimensionTree:
         return int(node)
 
     @cached_property
+    def _hash(self) -> int:
+        return hash((self._order, self._children))
+
+    @cached_property
     def _parents(self) -> tuple[int | None, ...]:
         parents: list[int | None] = [None] * self.n_nodes
         for node, group in enumerate(self._children, self._order):
@@ -482,15 +493,27 @@ class DimensionTree:
         return tuple(parents)
 
     @cached_property
-    def _modes(self) -> tuple[tuple[int, ...], ...]:
-        modes: list[tuple[int, ...]] = [(mode,) for mode in range(self._order)]
+    def _spans(self) -> tuple[tuple[int, int], ...]:
+        """Where the modes below each node start and stop in the walk over all leaves; linear in the order."""
+        sizes = [1] * self._order
         for group in self._children:
-            modes.append(tuple(mode for child in group for mode in modes[child]))
-        return tuple(modes)
+            sizes.append(sum(sizes[child] for child in group))
+        starts = [0] * self.n_nodes
+        for node in reversed(self.inner_nodes):
+            start = starts[node]
+            for child in self._children[node - self._order]:
+                starts[child] = start
+                start += sizes[child]
+        return tuple((start, start + size) for start, size in zip(starts, sizes, strict=True))
 
     @cached_property
-    def _nodes(self) -> dict[frozenset[int], int]:
-        return {frozenset(modes): node for node, modes in enumerate(self._modes)}
+    def _walk(self) -> tuple[int, ...]:
+        """The leaves in the order in which a walk meets them."""
+        return tuple(sorted(range(self._order), key=lambda mode: self._spans[mode][0]))
+
+    @cached_property
+    def _nodes(self) -> dict[tuple[int, int], int]:
+        return {span: node for node, span in enumerate(self._spans)}
 
     @cached_property
     def _heights(self) -> tuple[int, ...]:

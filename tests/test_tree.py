@@ -1,4 +1,5 @@
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -188,3 +189,18 @@ def test_bad_arguments():
         DimensionTree(3, [(0, 4), (1, 2)])
     with pytest.raises(ValueError, match="mode 3 is not joined"):
         DimensionTree(4, [(0, 1), (2, 4)])
+
+
+def test_a_linear_tree_of_high_order_takes_memory_linear_in_it():
+    tracemalloc.start()
+    tree = DimensionTree.linear(5000)
+    assert tree.modes(tree.root) == tuple(range(5000))
+    assert tree.modes(6000) == tuple(range(1002))
+    assert tree.node(range(1002)) == 6000
+    assert tree.find(range(1, 1002)) is None
+    assert tree.find([-1, 0]) is tree.find([5000]) is tree.find([]) is None
+    assert len(str(tree).splitlines()) == 81  # and how many are left out
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # One number for every mode of every node would be 100 MB.
+    assert peak < 2e7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -49,12 +50,43 @@ def all_divided(B: Backend, arrays: Sequence[Array]) -> tuple[list[Array], Array
     return [a for a, _ in pairs], B.stack([power for _, power in pairs])
 
 
+def each_scale(B: Backend, arrays: Array) -> Array:
+    """`safe_scale` of each slice of a batch, (batch, ...): (batch,)."""
+    flat = B.reshape(constant(arrays), (arrays.shape[0], -1))
+    if B.backend_name == "pytorch":
+        return _power_below(B, torch.linalg.vector_norm(flat, math.inf, 1))
+    return _power_below(B, B.max(B.abs(flat), 1))
+
+
+def each_divided(B: Backend, arrays: Array, powers: Array | None = None) -> tuple[Array, Array]:
+    """Each slice of a batch, (batch, ...), over a power of two, its own by default, as by `divided`; and the powers."""
+    powers = each_scale(B, arrays) if powers is None else powers
+    return arrays / B.reshape(powers, (-1, *[1] * (len(arrays.shape) - 1))), powers
+
+
+def each_ordinary(B: Backend, batches: Sequence[Array]) -> tuple[list[Array], Array | None]:
+    """Arrays (batch, ...), divided slice by slice by one power of two for all, where any is far from one.
+
+    The powers are (batch,), or None where nothing was divided.
+    """
+    scales = [each_scale(B, arrays) for arrays in batches]
+    powers = functools.reduce(lambda a, b: B.where(a > b, a, b), scales)
+    limit = 2.0 ** (_largest_exponent(B, powers.dtype) // 8)
+    # Where values may not be looked at for free, all are divided.
+    if certificate(B, batches) is not None and all(bool(((s > 1 / limit) & (s < limit)).all()) for s in scales):
+        return list(batches), None
+    return [each_divided(B, arrays, powers)[0] for arrays in batches], powers
+
+
 def _power_below(B: Backend, number: Array) -> Array:
     """The largest power of two up to a number, or the smallest that has an inverse; 1 for zero, inf and NaN."""
     least = _smallest_normal(B, number.dtype)
     if B.backend_name == "pytorch":
         # The mantissa is from 1/2 to below 1; without a number the quotient is NaN.
         return torch.nan_to_num(number / (2 * torch.frexp(number)[0]), nan=1.0).clamp_min(least)
+    if B.backend_name == "numpy" and number.ndim:
+        found = np.ldexp(np.ones_like(number), np.frexp(number)[1] - 1)
+        return np.maximum(np.where((number > 0) & (number < math.inf), found, 1), least).astype(number.dtype)
     if B.backend_name == "numpy":
         value = float(number)
         power = 2.0 ** (math.frexp(value)[1] - 1) if 0 < value < math.inf else 1.0

@@ -80,7 +80,7 @@ def certificate(B: Backend, factors: Sequence[Array]) -> Certificate | None:
     """An empty certificate for what is computed from some factors; None where values may not be looked at for free."""
     if B.backend_name == "numpy":
         return Certificate(factors[0].dtype, False)
-    if B.backend_name != "pytorch" or not _host_reads():
+    if B.backend_name != "pytorch" or not host_reads():
         return None
     # All factors are on one device.
     if factors[0].device.type != "cpu" or not _PLAIN_TENSORS.issuperset(map(type, factors)):
@@ -88,7 +88,7 @@ def certificate(B: Backend, factors: Sequence[Array]) -> Certificate | None:
     return Certificate(factors[0].dtype, torch.is_grad_enabled() and any(f.requires_grad for f in factors))
 
 
-def _host_reads() -> bool:
+def host_reads() -> bool:
     """Whether nothing traces, maps or differentiates forward what PyTorch computes."""
     return not (
         torch.compiler.is_compiling()

@@ -20,9 +20,10 @@ from htf.linalg.backend import (
     scalar,
     zeros,
 )
-from htf.linalg.dense import mode_product
-from htf.linalg.scaling import all_divided, divided, exponents, frobenius, root, with_scale
+from htf.linalg.dense import mode_product, mode_products, swapped
+from htf.linalg.scaling import all_divided, divided, each_divided, each_ordinary, exponents, frobenius, root, with_scale
 from htf.linalg.underflow import certificate, views
+from htf.tensors._blocks import Schedule, schedule_of, stacked, unscaled_first, unstacked
 from htf.tensors.ht_tensor import HTTensor, RawHT, alike, as_ht, pair
 from htf.tensors.orthogonal import orthogonal_sum
 from htf.tensors.overlaps import frame_overlap
@@ -71,6 +72,9 @@ def ht_add(*ht_tensors: HTTensor | RawHT) -> HTTensor:
         return first
     B, tree = backend_of(first.factors[0]), first.tree
     full = outgrown(tree, first.dims, [sum(ranks) for ranks in zip(*(x.rank for x in summands), strict=True)])
+    schedule = None if full else schedule_of(summands)
+    if schedule is not None:
+        return _sum_by_blocks(B, schedule, summands)
     factors = []
     for node in range(tree.n_nodes):
         parts = _absorbing(B, tree, node, [x.factors for x in summands], full)
@@ -85,6 +89,19 @@ def ht_add(*ht_tensors: HTTensor | RawHT) -> HTTensor:
                 shared.add(len(parts[0].shape) - 1)
             factors.append(block_diagonal(B, parts, shared))
     return HTTensor._of(tree, factors)
+
+
+def _sum_by_blocks(B: Backend, schedule: Schedule, summands: Sequence[HTTensor]) -> HTTensor:
+    found = []
+    for block in schedule:
+        parts = [stacked(B, x.factors, block) for x in summands]
+        if not block.children:
+            found.append(B.concatenate(parts, 2))
+            continue
+        # The first axis is that of the nodes.
+        shared = {0} if block.above is not None else {0, len(parts[0].shape) - 1}
+        found.append(block_diagonal(B, parts, shared))
+    return HTTensor._of(summands[0].tree, unstacked(B, schedule, found))
 
 
 def addable(ht_tensors: Sequence[HTTensor | RawHT]) -> list[HTTensor]:
@@ -211,6 +228,14 @@ def ht_hadamard(first: HTTensor | RawHT, second: HTTensor | RawHT) -> HTTensor:
     x, y = pair(first, second)
     B, tree = backend_of(x.factors[0]), x.tree
     full = outgrown(tree, x.dims, [a * b for a, b in zip(x.rank, y.rank, strict=True)])
+    schedule = None if full else _schedule_of_pair(x, y)
+    if schedule is not None:
+        found = []
+        for block in schedule:
+            a, b = stacked(B, x.factors, block), stacked(B, y.factors, block)
+            whole = {0, *([] if block.children else [1]), *([len(a.shape) - 1] if block.above is None else [])}
+            found.append(_kronecker(B, a, b, whole))
+        return HTTensor._of(tree, unstacked(B, schedule, found))
     factors = []
     for node in range(tree.n_nodes):
         if node in full:
@@ -360,6 +385,8 @@ def _plain_inner(x: HTTensor, y: HTTensor) -> Array | None:
     B, tree = backend_of(x.factors[0]), x.tree
     first: Sequence[Array] = x.factors
     second: Sequence[Array] = y.factors
+    if not unscaled_first(tree) and _schedule_of_pair(x, y) is not None:
+        return None
     bound = certificate(B, first if x is y else [*first, *second])
     if bound is None:
         return None
@@ -405,6 +432,9 @@ _SMALL_RANK = 32
 def _inner(x: HTTensor, y: HTTensor) -> tuple[Array, Array]:
     """Inner product without the powers of two that are divided out, and the sum of their exponents."""
     B, tree = backend_of(x.factors[0]), x.tree
+    schedule = _schedule_of_pair(x, y)
+    if schedule is not None:
+        return _inner_by_blocks(B, schedule, x, y)
     factors, powers = all_divided(B, x.factors if x is y else [*x.factors, *y.factors])
     exponent = B.sum(exponents(B, powers)) * (2 if x is y else 1)
     pairs = list(zip(factors[: tree.n_nodes], factors[-tree.n_nodes :], strict=True))
@@ -418,6 +448,35 @@ def _inner(x: HTTensor, y: HTTensor) -> tuple[Array, Array]:
     for axis, child in enumerate(tree.children(tree.root)):
         b = mode_product(B, b, overlaps[child], axis)
     return B.sum(conj(a) * b), exponent + (B.sum(exponents(B, B.stack(scales))) if scales else 0)
+
+
+def _schedule_of_pair(x: HTTensor, y: HTTensor) -> Schedule | None:
+    return schedule_of([x] if x is y else [x, y])
+
+
+def _inner_by_blocks(B: Backend, schedule: Schedule, x: HTTensor, y: HTTensor) -> tuple[Array, Array]:
+    overlaps: list[Array] = []
+    powers: list[Array] = []
+    value: Array = None
+    for block in schedule:
+        (a,), power = each_ordinary(B, [stacked(B, x.factors, block)])
+        (b,), other = ([a], power) if x is y else each_ordinary(B, [stacked(B, y.factors, block)])
+        powers += [each for each in (power, other) if each is not None]
+        left = conj(a)
+        for axis, below in enumerate(block.below):
+            b = mode_products(B, b, below.take(B, overlaps), axis)
+        if block.above is None:
+            value = B.sum(left * b)
+            break
+        rank, other_rank = a.shape[-1], b.shape[-1]
+        # (nodes, rank of x, rank of y)
+        overlap = B.matmul(
+            swapped(B.reshape(left, (len(block.nodes), -1, rank))), B.reshape(b, (len(block.nodes), -1, other_rank))
+        )
+        overlap, power = each_divided(B, overlap)
+        overlaps.append(overlap)
+        powers.append(power)
+    return value, B.sum(exponents(B, B.concatenate(powers, 0)))
 
 
 def ht_norm(ht_tensor: HTTensor | RawHT) -> Array:

@@ -8,9 +8,10 @@ from math import prod
 import numpy as np
 
 from htf.linalg.backend import Array, adjoint, backend_of, is_complex, promoted
-from htf.linalg.dense import mode_product
-from htf.linalg.scaling import divided, exponents, with_scale
+from htf.linalg.dense import joint_values_each, mode_product
+from htf.linalg.scaling import divided, each_divided, each_ordinary, exponents, with_scale
 from htf.linalg.underflow import certificate, size_of
+from htf.tensors._blocks import Schedule, schedule_of, stacked, unscaled_first
 from htf.tensors.ht_tensor import HTTensor, RawHT, alike, as_ht, check_mode
 from htf.tensors.network import Network
 from htf.tensors.retree import gathered
@@ -274,9 +275,10 @@ def without_modes(x: HTTensor, vectors: Mapping[int, Array]) -> HTTensor | Array
     B = backend_of(x.factors[0])
     if len(vectors) == x.order:
         factors = [*(B.reshape(vectors[mode], (1, -1)) for mode in range(x.order)), *x.factors[x.order :]]
-        value = _plain_value(x, factors)
+        schedule = schedule_of([x])
+        value = _plain_value(x, factors) if schedule is None or unscaled_first(x.tree) else None
         if value is None:
-            value = _scaled_value(x, factors)
+            value = _scaled_value(x, factors) if schedule is None else _value_by_blocks(schedule, factors)
         return value[0, 0] if x.outputs == 1 else value[0]
     network = Network.of(x)
     for mode, vector in vectors.items():
@@ -319,6 +321,22 @@ def _scaled_value(x: HTTensor, factors: Sequence[Array]) -> Array:
         parts.append(part)
         powers.append(power)
     return with_scale(B, parts[-1], B.sum(exponents(B, B.stack(powers))))
+
+
+def _value_by_blocks(schedule: Schedule, factors: Sequence[Array]) -> Array:
+    """`_scaled_value` with one array per block."""
+    B = backend_of(factors[0])
+    values: list[Array] = []
+    powers: list[Array] = []
+    for block in schedule:
+        (own,), power = each_ordinary(B, [stacked(B, factors, block)])
+        powers += [] if power is None else [power]
+        if block.children:
+            own = joint_values_each(B, own, [below.take(B, values) for below in block.below])
+        own, power = each_divided(B, own)
+        values.append(own)
+        powers.append(power)
+    return with_scale(B, values[-1][0], B.sum(exponents(B, B.concatenate(powers, 0))))
 
 
 def ht_tensordot(

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 
 from htf.linalg.backend import Array, Backend, backend_of, host_array, host_indices
-from htf.linalg.dense import joint_values
+from htf.linalg.dense import joint_values, joint_values_each
+from htf.tensors._blocks import Schedule, schedule_of, stacked
 from htf.tensors.contraction import without_modes
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.reshaping import diagonal, ht_permute
 
 # Entries that are held at once, of the rows of all frames and of a product with a transfer tensor: 32 MB in doubles.
 _CHUNK_ENTRIES = 2**22
+# Rows beyond which a node's arithmetic outweighs the overhead of its steps.
+_ROWS_BY_BLOCKS = 64
 
 
 def ht_entries(ht_tensor: HTTensor | RawHT, indices: Array) -> Array:
@@ -74,6 +77,9 @@ def ht_entries(ht_tensor: HTTensor | RawHT, indices: Array) -> Array:
 
 def root_rows(B: Backend, x: HTTensor, rows: Sequence[Array]) -> Array:
     """Contract rows of the leaves' frames, (batch, rank) each, up to the root: (batch, outputs)."""
+    schedule = schedule_of([x]) if rows[0].shape[0] <= _ROWS_BY_BLOCKS else None
+    if schedule is not None:
+        return rows_by_blocks(B, schedule, x, rows)
     values: list[Any] = list(rows)
     for node in x.tree.inner_nodes:
         group = x.tree.children(node)
@@ -81,6 +87,17 @@ def root_rows(B: Backend, x: HTTensor, rows: Sequence[Array]) -> Array:
         for child in group:
             values[child] = None
     return values[-1]
+
+
+def rows_by_blocks(B: Backend, schedule: Schedule, x: HTTensor, rows: Sequence[Array]) -> Array:
+    """`root_rows` with one array per block."""
+    values: list[Array] = []
+    for block in schedule:
+        own = stacked(B, x.factors if block.children else rows, block)
+        values.append(
+            joint_values_each(B, own, [below.take(B, values) for below in block.below]) if block.children else own
+        )
+    return values[-1][0]
 
 
 def _check_range(column: np.ndarray, dim: int, mode: int) -> np.ndarray:

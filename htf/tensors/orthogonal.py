@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
+from typing import Any
 
 import numpy as np
 
-from htf.linalg.backend import Array, Backend, all_finite, backend_of, constant
-from htf.linalg.dense import left_singular, matricize, mode_product, orthonormal_parts, tall
-from htf.linalg.scaling import divided, exponents, log2_largest, safe_scale, with_scale
-from htf.linalg.underflow import certificate, ordinary, size_of
+from htf.linalg.backend import Array, Backend, all_finite, backend_of, constant, needs_gradient, to_numpy
+from htf.linalg.dense import (
+    left_singular,
+    left_singular_each,
+    matricize,
+    mode_product,
+    mode_products,
+    orthonormal_each,
+    orthonormal_parts,
+    swapped,
+    tall,
+)
+from htf.linalg.scaling import divided, each_divided, each_ordinary, exponents, log2_largest, safe_scale, with_scale
+from htf.linalg.underflow import certificate, ordinary, size_of, views
+from htf.tensors._blocks import Schedule, schedule_of, stacked, unstacked
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tree import DimensionTree
 
@@ -90,12 +102,23 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
     The transfer tensors of a sum are block diagonal; they are multiplied by the blocks of the children's R factors one
     by one, so that of R = Σ r columns only r enter each product.
     """
+    schedule = schedule_of(summands)
+    if schedule is not None:
+        stacks, exponent = orthogonal_blocks(schedule, summands)
+        factors = unstacked(backend_of(stacks[0]), schedule, stacks)
+        return factors, [None] * len(factors), exponent
     plain = _plain_orthogonal_sum(summands)
     if plain is not None:
         return plain
+    factors, corrections, exponent = _refused(summands, lambda: _orthogonal_sum(summands), lambda found: found[0][-1])
+    return factors, corrections, exponent
+
+
+def _refused(summands: Sequence[HTTensor], compute: Callable[[], Any], root: Callable[[Any], Array]) -> Any:
+    """What is computed from the summands, or an error that says which of their factors is not finite."""
     try:
-        found = _orthogonal_sum(summands)
-        failed = not all_finite(backend_of(found[0][-1]), found[0][-1])
+        found = compute()
+        failed = not all_finite(backend_of(root(found)), root(found))
     except Exception:  # LinAlgError of NumPy, of PyTorch, or what another backend raises
         for x in summands:
             check_finite(x.factors)
@@ -106,6 +129,42 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
             check_finite(x.factors)
         raise OverflowError("products of the factors are beyond the range of their dtype")
     return found
+
+
+def orthogonal_blocks(schedule: Schedule, summands: Sequence[HTTensor]) -> tuple[list[Array], Array]:
+    """`orthogonal_sum` with one array per block, whose frames need no corrections, and the exponent."""
+    found: tuple[list[Array], Array] = _refused(
+        summands, lambda: _orthogonal_blocks(schedule, summands), lambda found: found[0][-1]
+    )
+    return found
+
+
+def _orthogonal_blocks(schedule: Schedule, summands: Sequence[HTTensor]) -> tuple[list[Array], Array]:
+    B = backend_of(summands[0].factors[0])
+    stacks: list[Array] = []
+    triangles: list[list[Array]] = [[] for _ in summands]  # per summand and block, its columns of R
+    powers: list[Array] = []
+    for block in schedule:
+        ends = [0, *itertools.accumulate(x.rank[block.nodes[0]] for x in summands)]
+        parts, power = each_ordinary(B, [stacked(B, x.factors, block) for x in summands])
+        powers += [] if power is None else [power]
+        for axis, below in enumerate(block.below):
+            parts = [
+                mode_products(B, part, below.take(B, own), axis) for part, own in zip(parts, triangles, strict=True)
+            ]
+        if block.above is None:
+            root, power = each_divided(B, sum(parts[1:], parts[0]))
+            stacks.append(root)
+            powers.append(power)
+            break
+        whole = parts[0] if len(parts) == 1 else B.concatenate(parts, len(parts[0].shape) - 1)
+        Q, R = orthonormal_each(B, B.reshape(whole, (len(block.nodes), -1, whole.shape[-1])))
+        R, power = each_divided(B, R)
+        powers.append(power)
+        stacks.append(B.reshape(Q, (*whole.shape[:-1], Q.shape[-1])))
+        for own, (a, b) in zip(triangles, itertools.pairwise(ends), strict=True):
+            own.append(R[..., a:b])
+    return stacks, B.sum(exponents(B, B.concatenate(powers, 0)))
 
 
 def _plain_orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal | None:
@@ -139,7 +198,7 @@ def _plain_orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal | None:
 def _orthogonal_sum(summands: Sequence[HTTensor], scaled: bool = True) -> Orthogonal:
     tree = summands[0].tree
     B = backend_of(summands[0].factors[0])
-    triangles: list[list[Array]] = []  # per node, the blocks of R that belong to each summand
+    triangles: list[list[Array | None]] = []  # per node, the blocks of R of each summand; None for the identity
     factors: list[Array] = []
     corrections: list[Array | None] = []
     powers: list[Array] = []  # divided out
@@ -153,7 +212,8 @@ def _orthogonal_sum(summands: Sequence[HTTensor], scaled: bool = True) -> Orthog
         corrections.append(P)
         factors.append(Q if node < tree.order else B.reshape(Q, (*whole.shape[:-1], Q.shape[1])))
         if len(parts) == 1:
-            triangles.append([R])
+            # Leaves of full rank often have the identity for their frame, as those of a tensor train.
+            triangles.append([None if not scaled and node < tree.order and _is_identity(R) else R])
             continue
         ends = [0]
         for p in parts:
@@ -172,7 +232,7 @@ def _times_triangles(
     tree: DimensionTree,
     node: int,
     summands: Sequence[HTTensor],
-    triangles: Sequence[Sequence[Array]],
+    triangles: Sequence[Sequence[Array | None]],
     powers: list[Array] | None,
 ) -> list[Array]:
     """The summands' factors of a node, over one power of two (added to `powers`, if any), times their children's R."""
@@ -188,8 +248,16 @@ def _times_triangles(
         parts = [p / power for p in parts]
         powers.append(power)
     for axis, child in enumerate(tree.children(node)):
-        parts = [mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
+        parts = [p if R is None else mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
     return parts
+
+
+def _is_identity(matrix: Array) -> bool:
+    """Whether a matrix without gradient is the identity; of arrays that a certificate may be made for."""
+    if matrix.shape[0] != matrix.shape[1] or needs_gradient(matrix):
+        return False
+    view = views([matrix])[0]
+    return bool(view[0, 0] == 1) and bool((view == np.eye(len(view))).all())
 
 
 def check_finite(factors: Sequence[Array]) -> None:
@@ -237,6 +305,17 @@ def ht_singular_values(ht_tensor: HTTensor | RawHT) -> dict[int, Array]:
     """
     x = as_ht(ht_tensor)
     B = backend_of(x.factors[0])
+    schedule = schedule_of([x])
+    if schedule is not None:
+        stacks, exponent = orthogonal_blocks(schedule, [x])
+        _, _, found = edge_blocks(B, schedule, stacks)
+        return dict(
+            sorted(
+                (node, values)
+                for (b, axis), S in found.items()
+                for node, values in zip(schedule[b].children[axis], _representable_each(B, S, exponent), strict=True)
+            )
+        )
     factors, corrections, exponent = orthogonal_sum([x])
     return {
         node: representable(B, S, exponent) for node, _, _, S in edge_decompositions(B, x.tree, factors, corrections)
@@ -250,12 +329,19 @@ def edge_decompositions(
     corrections: Sequence[Array | None],
     skipped: Container[int] = (),
     counts: Sequence[int | None] | None = None,
+    keep: Callable[[int, Array], int] | None = None,
 ) -> list[tuple[int, Array, Array, Array]]:
     """(node, left singular vectors U, the same times the correction, singular values), from the root's children down.
 
     `factors` and `corrections` are those of `orthogonal_sum`.  What the rest of the tensor looks like from a node is an
     orthonormal matrix times a small one; that small one is carried down, and never its Gramian.  Leaves in `skipped`
     are left out; of the others, only the first of `counts` singular values need be accurate.
+
+    With `keep`, which maps a node and its singular values to how many of them are kept, only those are carried down:
+    the spectra further down are those of a tensor that is truncated above already.  They are smaller, and so is the
+    work.  That is for linear trees alone.  There the errors of the steps are orthogonal to each other, as a tensor
+    train's are: what an edge drops is a projection of the modes outside of its node, and lower nodes only change those
+    inside.  Where two subtrees are truncated beside each other, their errors need not be.
     """
     found: list[tuple[int, Array, Array, Array]] = []
     carried: dict[int, Array] = {tree.root: factors[-1]}
@@ -264,10 +350,66 @@ def edge_decompositions(
         for axis, child in enumerate(tree.children(node)):
             if child in skipped:
                 continue
-            U, S = left_singular(B, matricize(B, seen, axis), None if counts is None else counts[child])
+            matrix, count = matricize(B, seen, axis), None if counts is None else counts[child]
+            U, S = left_singular(B, matrix, count, fewest=128)
             P = corrections[child]
             corrected = U if P is None else B.matmul(P, U)
             found.append((child, U, corrected, S))
             if child >= tree.order:
-                carried[child] = mode_product(B, factors[child], (corrected * S).T, len(factors[child].shape) - 1)
+                down = corrected * S
+                if keep is not None:
+                    down = down[:, : keep(child, S)]
+                carried[child] = mode_product(B, factors[child], down.T, len(factors[child].shape) - 1)
     return found
+
+
+def _representable_each(B: Backend, rows: Array, exponent: Array) -> list[Array]:
+    """`representable` of the rows of an array."""
+    limits, largest = B.finfo(rows.dtype), to_numpy(rows)[:, 0]
+    if largest.min() > 0:
+        sizes = np.log2(largest) + float(exponent)
+        low, high = sizes.min() - 1, sizes.max() + 1
+        # One scale for all, which no row may be far from.
+        if math.log2(float(limits.tiny)) < low and high < math.log2(float(limits.max)) and high - low < 32:
+            return list(with_scale(B, rows, exponent))
+    return [representable(B, row, exponent) for row in rows]
+
+
+def edge_blocks(
+    B: Backend,
+    schedule: Schedule,
+    stacks: Sequence[Array],
+    leaves: bool = True,
+    counts: Sequence[int | None] | None = None,
+    floor: float = 0.0,
+) -> tuple[dict[int, Array], dict[tuple[int, int], Array], dict[tuple[int, int], Array]]:
+    """`edge_decompositions` of what `orthogonal_blocks` returns.
+
+    Returns
+    -------
+    rotated : dict
+        From the number of each inner block to its frames, with their own singular vectors as columns.
+    vectors, values : dict
+        Left singular vectors and singular values of children, by block and axis, the leaves' only if they are asked
+        for.  Nothing below `floor` is accurate.
+    """
+    rotated: dict[int, Array] = {}
+    vectors: dict[tuple[int, int], Array] = {}
+    values: dict[tuple[int, int], Array] = {}
+    for b in range(len(schedule) - 1, -1, -1):
+        block = schedule[b]
+        if not block.children:
+            continue
+        seen = rotated[b] = stacks[b]
+        if block.above is not None:
+            U, S = block.above.take(B, vectors), block.above.take(B, values)
+            rotated[b] = mode_products(B, seen, swapped(U), len(block.children))
+            seen = rotated[b] * B.reshape(S, (len(block.nodes), *[1] * len(block.children), -1))
+        for axis, children in enumerate(block.children):
+            if not leaves and all(not schedule[key].children for key, _ in block.below[axis].parts):
+                continue
+            most = None if counts is None else max(counts[child] or seen.shape[axis + 1] for child in children)
+            turned = B.moveaxis(seen, axis + 1, 1) if axis else seen
+            matrices = B.reshape(turned, (len(block.nodes), seen.shape[axis + 1], -1))
+            vectors[b, axis], values[b, axis] = left_singular_each(B, matrices, most, floor)
+    return rotated, vectors, values

@@ -6,10 +6,12 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 from htf._checks import check_dims, positive, warn
+from htf.linalg.dense import products_of_others
 from htf.tree import DimensionTree
 
 RankLike = int | Sequence[int] | Mapping[int, int]
@@ -42,11 +44,19 @@ def rank_bounds(tree: DimensionTree, dims: Sequence[int], outputs: int = 1) -> t
     >>> htf.tensors.rank_bounds(htf.DimensionTree.balanced(4), (2, 3, 4, 50))
     (2, 3, 4, 24, 6, 6, 1)
     """
-    below = [int(d) for d in dims]
+    return _rank_bounds(tree, tuple(int(d) for d in dims), outputs)
+
+
+@lru_cache(maxsize=64)
+def _rank_bounds(tree: DimensionTree, dims: tuple[int, ...], outputs: int) -> tuple[int, ...]:
+    below = list(dims)
     for node in tree.inner_nodes:
         below.append(prod([below[child] for child in tree.children(node)]))
-    total = prod(list(dims)) * outputs
-    return (*(min(rows, total // rows) for rows in below[:-1]), outputs)
+    rest = {tree.root: outputs}  # products of the dimensions outside, by multiplication: large numbers divide slowly
+    for node in reversed(tree.inner_nodes):
+        group = tree.children(node)
+        rest |= zip(group, products_of_others(rest[node], [below[c] for c in group], operator.mul), strict=True)
+    return (*(min(rows, rest[node]) for node, rows in enumerate(below[:-1])), outputs)
 
 
 def n_parameters(tree: DimensionTree, dims: Sequence[int], ranks: Sequence[int]) -> int:
@@ -218,9 +228,12 @@ def limits(tree: DimensionTree, dims: Sequence[int], rank: RankLike | str | None
         return [None] * tree.n_nodes
     if isinstance(rank, str):
         raise ValueError(f"rank is {rank!r}; expected an integer for all nodes, or one per node")
+    wanted = spread_rank(tree, rank, outputs)
+    if None not in wanted:
+        return wanted
     # A node that a mapping leaves out may have any rank.
     bounds = rank_bounds(tree, dims, outputs)
-    return [b if r is None else r for r, b in zip(spread_rank(tree, rank, outputs), bounds, strict=True)]
+    return [b if r is None else r for r, b in zip(wanted, bounds, strict=True)]
 
 
 def check_tolerance(tol: float | None, name: str = "tol") -> float | None:

@@ -7,17 +7,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorly as tl
+import torch
 
 from htf.linalg.backend import Array, Backend, adjoint, backend_of, conj, constant
-from htf.linalg.dense import kept, mode_product, orthonormal, tall
+from htf.linalg.dense import kept, kept_each, mode_product, mode_products, orthonormal, swapped, tall
 from htf.linalg.scaling import frobenius, in_range, with_scale
+from htf.linalg.underflow import certificate, views
+from htf.tensors._blocks import Schedule, schedule_of
 from htf.tensors.arithmetic import addable, ht_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, alike
-from htf.tensors.orthogonal import check_finite, edge_decompositions, orthogonal_sum
+from htf.tensors.orthogonal import (
+    check_finite,
+    edge_blocks,
+    edge_decompositions,
+    orthogonal_blocks,
+    orthogonal_sum,
+)
 from htf.tensors.overlaps import frame_overlap, overlaps_from_above
 from htf.tensors.random import random_ht
 from htf.tensors.rank import RankLike, check_tolerance, limits
 from htf.tree import DimensionTree
+
+# Up to it, PyTorch's overhead per operation is more than what threads could gain.
+_SMALL_RANK = 32
 
 
 def ht_round(
@@ -156,7 +168,24 @@ def ht_round_sum(
         summands = [_sketched(summands, bound, oversampling, random_state)]
     elif method != "svd":
         raise ValueError(f"method is {method!r}; expected 'svd' or 'randomized'")
+    schedule = schedule_of(summands)
+    if schedule is not None:
+        return truncate_blocks(tree, schedule, *orthogonal_blocks(schedule, summands), bound, tol)
+    if _better_in_numpy(summands):
+        views_of = [HTTensor._of(tree, views(x.factors)) for x in summands]
+        rounded = truncate(tree, *orthogonal_sum(views_of), bound, tol)
+        return HTTensor._of(tree, [torch.from_numpy(factor) for factor in rounded.factors])
     return truncate(tree, *orthogonal_sum(summands), bound, tol)
+
+
+def _better_in_numpy(summands: Sequence[HTTensor]) -> bool:
+    """Whether PyTorch's overhead would be most of the time: many small factors that need no gradient."""
+    everything = [f for x in summands for f in x.factors]
+    B = backend_of(everything[0])
+    if B.backend_name != "pytorch" or summands[0].order < 8 or max(max(x.rank) for x in summands) > _SMALL_RANK:
+        return False
+    bound = certificate(B, everything)
+    return bound is not None and not bound.recorded
 
 
 def _weighted(ht_tensors: Sequence[HTTensor | RawHT], weights: Sequence[float] | None) -> list[HTTensor]:
@@ -191,13 +220,7 @@ def truncate(
     B = backend_of(factors[0])
     if tree.order == 1:
         return HTTensor._of(tree, [with_scale(B, factors[0], exponent)])
-    outputs = int(factors[-1].shape[-1])
-    norm = float(constant(frobenius(B, factors[-1])))
-    epsilon = float(B.eps(factors[0].dtype))
-    # Without a tolerance: what rounding error alone would leave in the singular values of an (r, r²) matrix.
-    share = (
-        epsilon * max(max(f.shape) for f in factors) if tol is None else tol / math.sqrt(spectra_count(tree, outputs))
-    )
+    tail = _tail(B, tree, factors, tol)
     # `inside` is what the frame is multiplied by from its own side; from its parent's, whose rank has been transformed
     # by the correction's inverse, it is the adjoint of the plain singular vectors.
     inside: dict[int, Array] = {}
@@ -205,8 +228,11 @@ def truncate(
     # Leaves whose rank is within its bound already, where ranks are all that is asked for, keep their frames.
     kept_whole = {leaf for leaf in tree.leaves if tol is None and factors[leaf].shape[-1] <= (bound[leaf] or 0)}
     counts = bound if tol is None else None
-    for node, U, V, S in edge_decompositions(B, tree, factors, corrections, kept_whole, counts):
-        count = kept(S, bound[node], share * norm)
+    # On a linear tree every level has one inner node; a short one has little to carry.
+    linear = tree.depth == len(tree.inner_nodes) > 3
+    keep = (lambda node, S: kept(S, bound[node], tail)) if linear else None
+    for node, U, V, S in edge_decompositions(B, tree, factors, corrections, kept_whole, counts, keep):
+        count = kept(S, bound[node], tail)
         outside[node], inside[node] = adjoint(U[:, :count]), V[:, :count].T
     rounded = []
     for node, factor in enumerate(factors):
@@ -219,11 +245,76 @@ def truncate(
         elif node != tree.root:
             factor = mode_product(B, factor, inside[node], len(factor.shape) - 1)
         rounded.append(factor)
-    if in_range(B, rounded[-1], exponent):
-        return HTTensor._of(tree, [*rounded[:-1], with_scale(B, rounded[-1], exponent)])
+    return _of_size(B, tree, rounded, exponent)
+
+
+def _tail(B: Backend, tree: DimensionTree, factors: Sequence[Array], tol: float | None) -> float:
+    """Norm of what an edge may drop of an orthogonalized tensor; `factors` are per node or per block, the root last."""
+    norm = float(constant(frobenius(B, factors[-1])))
+    if tol is not None:
+        return tol / math.sqrt(spectra_count(tree, int(factors[-1].shape[-1]))) * norm
+    # What rounding error alone would leave in the singular values of an (r, r²) matrix.
+    return float(B.eps(factors[0].dtype)) * max(max(f.shape) for f in factors) * norm
+
+
+def _of_size(B: Backend, tree: DimensionTree, factors: list[Array], exponent: Array) -> HTTensor:
+    """The tensor of these factors times a power of two, at the root if a number of the dtype can hold it."""
+    if in_range(B, factors[-1], exponent):
+        return HTTensor._of(tree, [*factors[:-1], with_scale(B, factors[-1], exponent)])
     # No normal number of this dtype is as large as the norm, or as small, so the scale is spread over the leaves.
     part = B.exp(exponent * (math.log(2) / tree.order))
-    return HTTensor._of(tree, [f * part if node < tree.order else f for node, f in enumerate(rounded)])
+    return HTTensor._of(tree, [f * part if node < tree.order else f for node, f in enumerate(factors)])
+
+
+def truncate_blocks(
+    tree: DimensionTree,
+    schedule: Schedule,
+    stacks: list[Array],
+    exponent: Array,
+    bound: Sequence[int | None],
+    tol: float | None,
+) -> HTTensor:
+    """`truncate` with one array per block, of what `orthogonal_blocks` returns."""
+    B = backend_of(stacks[0])
+    tail = _tail(B, tree, [f[0] for f in stacks], tol)
+    # Leaves keep their frames where ranks are all that is asked for and those of all leaves are within their bounds.
+    leaves = tol is not None or any(
+        stack.shape[-1] > (bound[node] or 0)
+        for block, stack in zip(schedule, stacks, strict=True)
+        for node in block.nodes
+        if not block.children
+    )
+    rotated, vectors, values = edge_blocks(
+        B, schedule, stacks, leaves, bound if tol is None else None, 0.0 if tol is None else tail
+    )
+    counts = [0] * tree.n_nodes
+    for block, stack in zip(schedule, stacks, strict=True):
+        for node in block.nodes:
+            counts[node] = int(stack.shape[-1])
+    for (b, axis), S in values.items():
+        for node, count in zip(schedule[b].children[axis], kept_each(S, tail).tolist(), strict=True):
+            counts[node] = max(1, min(count, bound[node] or count))
+    rounded: list[Array] = [None] * tree.n_nodes
+    for b, block in enumerate(schedule):
+        frames: Array = rotated[b] if b in rotated else stacks[b]
+        # Number of singular vectors that are kept, per axis and node.
+        ends = [[counts[node] for node in nodes] for nodes in (*block.children, block.nodes)]
+        if not block.children and leaves and block.above is not None:
+            frames = B.matmul(frames, block.above.take(B, vectors)[..., : max(ends[-1])])
+        for axis in range(len(block.children)):
+            if (b, axis) in vectors:
+                U = vectors[b, axis][..., : max(ends[axis])]
+                frames = mode_products(B, frames, conj(swapped(U)), axis)
+        parts = list(frames[..., : max(ends[-1])])
+        if any(len(set(each)) > 1 for each in ends):
+            whole = () if block.children else (slice(None),)
+            parts = [
+                B.copy(part[(*whole, *map(slice, own))])
+                for part, own in zip(parts, zip(*ends, strict=True), strict=True)
+            ]
+        for node, part in zip(block.nodes, parts, strict=True):
+            rounded[node] = part
+    return _of_size(B, tree, rounded, exponent)
 
 
 def _sketched(summands: list[HTTensor], bound: Sequence[int | None], oversampling: int, random_state: Any) -> HTTensor:

@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 import htf
 from benchmarks.speed import ht as ht_speed
+from benchmarks.speed.peers import imported_before_312
 from htf import tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -142,3 +145,41 @@ def test_counts_grow_linearly_with_the_order_and_with_the_fourth_power_of_the_ra
     for what in ("inner", "rounding"):
         assert rows[1][what] == pytest.approx(2 * rows[0][what], rel=0.05)
         assert rows[3][what] < 20 * rows[1][what]
+
+
+def test_the_comparison_runs_without_peers(monkeypatch, tmp_path):
+    for name, sizes in (
+        ("DENSE", [(4, 2)]),
+        ("ROUNDING", [(4, 2, 2)]),
+        ("INNER", [(4, 2, 2)]),
+        ("HADAMARD", [(4, 2, 2)]),
+        ("LINEAR", [(4, 2, 2)]),
+        ("HIGH", [(8, 2, 2)]),
+        ("COUNTS", [4]),
+    ):
+        monkeypatch.setattr(ht_speed, name, sizes)
+    monkeypatch.setattr(ht_speed, "_installed", lambda name: False)
+    monkeypatch.setattr(ht_speed, "race", lambda sides, *rest: [1.0 + (side() is None) for side in sides])
+    ht_speed.main(["--json", str(tmp_path / "speed.json"), "--threads", str(torch.get_num_threads())])
+    report = json.loads((tmp_path / "speed.json").read_text())
+    assert report["peers"] == {}
+    assert [row["what"] for row in report["linear"]] == ["inner", "rounding", "hadamard and rounding"]
+    assert len(report["balanced"]) == 4
+    assert len(report["high orders"]) == 2
+    assert all(row["ms"] and not row["ratio"] for row in report["balanced"])
+
+
+def test_sources_of_python_3_12_are_imported_by_earlier_ones(monkeypatch, tmp_path):
+    package = tmp_path / "peer_of_a_later_python"
+    package.mkdir()
+    text = '"""type Kept = 1"""\nfrom .part import Number\n\ntype Pair = tuple[Number, Number]\ntype_of = type(1)\n'
+    (package / "__init__.py").write_text(text)
+    (package / "part.py").write_text("type Number = int\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = imported_before_312("peer_of_a_later_python")
+    assert found.type_of is int
+    if sys.version_info < (3, 12):
+        assert found.Pair == tuple[int, int]
+    assert not list(tmp_path.rglob("*.pyc")) or sys.version_info >= (3, 12)
+    with pytest.raises(ImportError):
+        imported_before_312("no_such_peer_of_a_later_python")
