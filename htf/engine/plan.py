@@ -14,7 +14,7 @@ from torch import Tensor
 from htf.engine import cost
 from htf.engine.build import Builder
 from htf.engine.layout import Layout
-from htf.engine.steps import FACTORS_IN_RANGE, Gather, Outer, Pairs
+from htf.engine.steps import FACTORS_IN_RANGE, Gather, Outer, Pairs, Step
 
 
 class Plan:
@@ -72,6 +72,23 @@ class Plan:
         self.components = (runs, layout.widths[-1]) if components is None else components
         self.discrete = indices is not None
         self.steps = Builder(self, indices).build()
+
+    @classmethod
+    def of_steps(
+        cls,
+        layout: Layout,
+        steps: tuple[Step, ...],
+        batch: int,
+        runs: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        components: tuple[int, int],
+    ) -> Plan:
+        """A plan for indices whose steps are known, as from a file."""
+        plan = cls.__new__(cls)
+        plan.layout, plan.batch, plan.runs, plan.dtype = layout, batch, runs, dtype
+        plan.device, plan.components, plan.discrete, plan.steps = device, components, True, steps
+        return plan
 
     def serves(self, layout: Layout) -> bool:
         """Whether a network of this layout can run the plan: same tree, dims and blocks of equal shapes."""

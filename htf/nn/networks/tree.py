@@ -83,7 +83,7 @@ class TreeNetwork(Factorization):
             Pass it in place of the indices, to this network or to any of the same tree, dimensions and pattern of
             equal widths.  ``print(plan)`` shows its steps, multiplications and peak memory.
         """
-        indices = super().plan(indices)
+        indices = self._checked_indices(indices)
         return Plan(self._layout, indices, runs=self._channels, dtype=self.dtype, components=self._components_added)
 
     def check_plan(self, plan: Plan) -> None:
