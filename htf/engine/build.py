@@ -51,7 +51,7 @@ class Builder:
             if block.level == 0:
                 self._add_table(block.nodes, block.rows if self.discrete else self.batch, self.discrete)
         if indices is not None:
-            self.ids = dict(enumerate(indices.long().T.contiguous()))  # four of (2048,), values 0 to 7
+            self.ids = dict(enumerate(indices.T.contiguous().long()))  # four of (2048,), values 0 to 7
             self.counts = dict(enumerate(self.layout.dims))
 
     def build(self) -> tuple[Step, ...]:
@@ -167,9 +167,11 @@ class Builder:
         """
         slots = [child for slot in zip(*children, strict=True) for child in slot]  # [0, 2, 1, 3]
         sources, first, total = self._rows_of(slots)
-        value = torch.stack([self.ids[child] for child in slots])
-        if samples is not None:
-            value = value.gather(1, samples.repeat(len(children[0]), 1))
+        if samples is None:
+            value = torch.stack([self.ids[child] for child in slots])
+        else:
+            of_nodes = list(samples) * len(children[0])
+            value = torch.stack([self.ids[child].take(at) for child, at in zip(slots, of_nodes, strict=True)])
         index = (first[:, None] + value).view(len(children[0]), -1)
         return _taken(sources, index, total)
 

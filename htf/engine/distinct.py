@@ -53,17 +53,18 @@ def distinct_tuples(children: list[Tensor], counts: list[Tensor]) -> Distinct:
     renumbered = None
     for ids, size in zip(children[1:], counts[1:], strict=True):
         if int(sizes.max()) * int(size.max()) >= 2**62:
-            renumbered = _renumber(keys, int(sizes.max()))
+            renumbered = _renumber(keys, sizes)
             keys, sizes = renumbered.ids, renumbered.counts
-        keys = keys * size[:, None] + ids
+        keys = torch.addcmul(ids, keys, size[:, None])
         sizes = sizes * size
-    return _renumber(keys, int(sizes.max()))
+    return _renumber(keys, sizes)
 
 
-def _renumber(keys: Tensor, size: int) -> Distinct:
+def _renumber(keys: Tensor, sizes: Tensor) -> Distinct:
+    """Number the distinct keys of each row, which lie below its size."""
     batch = keys.shape[1]
-    if size <= 4 * batch + 64:
-        return _by_marking(keys, size)
+    if int(sizes.max()) <= 4 * batch + 64:
+        return _by_marking(keys, sizes)
     ordered, order = keys.sort(dim=1)
     new = torch.ones_like(ordered, dtype=torch.bool)
     new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
@@ -72,10 +73,12 @@ def _renumber(keys: Tensor, size: int) -> Distinct:
     return _with_first(ids, rank[:, -1] + 1)
 
 
-def _by_marking(keys: Tensor, size: int) -> Distinct:
-    marks = torch.zeros(keys.shape[0], size, dtype=torch.int64, device=keys.device)
+def _by_marking(keys: Tensor, sizes: Tensor) -> Distinct:
+    marks = torch.zeros(keys.shape[0], int(sizes.max()), dtype=torch.int64, device=keys.device)
     marks.scatter_(1, keys, 1)
     number = marks.cumsum(1)
+    if torch.equal(number[:, -1], sizes):
+        return _with_first(keys, sizes)  # all of them occur: they are numbered already
     return _with_first((number - 1).gather(1, keys), number[:, -1])
 
 

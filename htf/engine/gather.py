@@ -110,7 +110,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(factors: Tensor) -> Tensor:
-        return _fold(factors)
+        return fold(factors)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -118,10 +118,10 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        return _times_others(ctx.saved_tensors[0], grad)
+        return times_others(ctx.saved_tensors[0], grad)
 
 
-def _times_others(factors: Tensor, grad: Tensor) -> Tensor:
+def times_others(factors: Tensor, grad: Tensor) -> Tensor:
     """For each factor, `grad` times the product of the other factors, (count, ...), by halves in one tensor.
 
     `htf.linalg.dense.products_of_others` would take a call per factor, and here calls are what takes the time.
@@ -132,9 +132,9 @@ def _times_others(factors: Tensor, grad: Tensor) -> Tensor:
     half = count // 2
     if count % 2:
         rest, last = factors[:-1], factors[-1]
-        return torch.cat([_times_others(rest, grad * last), (_fold(rest) * grad).unsqueeze(0)])
+        return torch.cat([times_others(rest, grad * last), (fold(rest) * grad).unsqueeze(0)])
     first, second = factors[:half], factors[half:]
-    pairs = grad.unsqueeze(0) if half == 1 else _times_others(first * second, grad)
+    pairs = grad.unsqueeze(0) if half == 1 else times_others(first * second, grad)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return torch.cat([second * pairs, first * pairs])
     # Nothing will differentiate this: write in place, and save a copy of all factors.
@@ -144,7 +144,7 @@ def _times_others(factors: Tensor, grad: Tensor) -> Tensor:
     return result
 
 
-def _fold(factors: Tensor) -> Tensor:
+def fold(factors: Tensor) -> Tensor:
     while (count := len(factors)) > 1:
         half = count // 2
         pairs = factors[:half] * factors[half : 2 * half]

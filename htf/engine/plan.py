@@ -6,13 +6,15 @@ same tree, dimensions and pattern of equal widths.  `htf.engine.cost` counts and
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from htf.engine import cost
 from htf.engine.build import Builder
 from htf.engine.layout import Layout
-from htf.engine.steps import Pairs
+from htf.engine.steps import FACTORS_IN_RANGE, Gather, Outer, Pairs, Step
 
 
 class Plan:
@@ -85,9 +87,26 @@ class Plan:
         self.discrete = indices is not None
         self.steps = Builder(self, indices).build()
 
+    @classmethod
+    def of_steps(
+        cls,
+        layout: Layout,
+        steps: tuple[Step, ...],
+        batch: int,
+        runs: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        components: tuple[int, int],
+    ) -> Plan:
+        """A plan for indices whose steps are known, as from a file."""
+        plan = cls.__new__(cls)
+        plan.layout, plan.batch, plan.runs, plan.dtype = layout, batch, runs, dtype
+        plan.device, plan.components, plan.discrete, plan.steps = device, components, True, steps
+        return plan
+
     def serves(self, layout: Layout) -> bool:
         """Whether a network of this layout can run the plan: same tree, dims and blocks of equal shapes."""
-        return (
+        return self.layout is layout or (
             self.layout.tree == layout.tree
             and self.layout.dims == layout.dims
             and [b.nodes for b in self.layout.blocks] == [b.nodes for b in layout.blocks]
@@ -97,6 +116,23 @@ class Plan:
     def meets(self) -> bool:
         """Whether the root multiplies all pairs of rows of two groups and adds, rather than sample by sample."""
         return isinstance(self.steps[-1].inputs, Pairs)
+
+    @cached_property
+    def stepwise(self) -> bool:
+        """Whether it `meets`, and every step takes its own rows, of few enough factors to be multiplied at once."""
+        *steps, root = (step.inputs for step in self.steps)
+        return isinstance(root, Pairs) and all(_takes_its_own(each) for each in (*steps, root.left, root.right))
+
+    @cached_property
+    def largest_table(self) -> int:
+        """Entries of the largest table of a run, of a plan that `meets`."""
+        *steps, root = self.steps
+        assert isinstance(root.inputs, Pairs)
+        sizes = [max(root.inputs.left.rows, root.inputs.right.rows) * self.components[1]]
+        for step in steps:
+            block = self.layout.blocks[step.block]
+            sizes.append(len(step.nodes) * step.rows * max(block.rows, block.columns))
+        return max(sizes)
 
     @property
     def n_bytes(self) -> int:
@@ -121,3 +157,9 @@ class Plan:
 
     def __len__(self) -> int:
         return self.batch
+
+
+def _takes_its_own(inputs: object) -> bool:
+    if isinstance(inputs, Gather):
+        return inputs.whole is None and len(inputs.index) <= FACTORS_IN_RANGE
+    return isinstance(inputs, Outer)

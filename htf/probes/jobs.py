@@ -20,6 +20,7 @@ from htf.jobs import FolderJob, Progress
 from htf.nn import CPNetwork, HTNetwork
 from htf.nn.networks.tree import TreeNetwork
 from htf.probes.gauss_newton import FoundErrors, gauss_newton_fits
+from htf.probes.plans import kept_plans
 from htf.probes.result import FITS_FOLDER, FitRecord, check_run, job_content, read_job, write_job
 from htf.training.least_squares_fit import LEVENBERG_MARQUARDT, Batch, FitSettings, LeastSquaresFit
 from htf.tree import DimensionTree
@@ -160,10 +161,12 @@ def make_jobs(
 
 
 class Inputs:
-    """Plans and twins, made once for jobs in a row with the same images."""
+    """Plans and twins, made once for jobs in a row with the same images; plans are kept in a folder if there is one."""
 
-    def __init__(self, data: ImageData, levels: int, settings: FitSettings, device: torch.device) -> None:
-        self.data, self.levels, self.device = data, levels, device
+    def __init__(
+        self, data: ImageData, levels: int, settings: FitSettings, device: torch.device, plans: Path | None = None
+    ) -> None:
+        self.data, self.levels, self.device, self.folder = data, levels, device, plans
         self.batch = settings.batch_of(len(data.train_labels))
         # Replaced as one, as a worker of a cluster may have several threads.
         self._latest: tuple[Any, tuple[list[Plan], list[Plan]]] = (None, ([], []))
@@ -186,13 +189,26 @@ class Inputs:
         key = (job.format, job.images)
         there, plans = self._latest
         if key != there:
-            train, test = self.indices(job)
-            plans = (
-                [network.plan(part) for part in train.split(self.batch)],
-                [network.plan(part) for part in test.split(max(self.batch, 2000))],
-            )
+            twin, seed = job.images
+            path = None if self.folder is None else self.folder / f"{job.format}_{twin}{seed}.safetensors"
+            about = {
+                "data_sha256": self.data.fingerprint,
+                "twin": twin,
+                "seed": seed,
+                "levels": self.levels,
+                "batch": self.batch,
+                "device": self.device.type,
+            }
+            plans = kept_plans(path, about, network, lambda: self._make_plans(job, network))
             self._latest = key, plans
         return plans
+
+    def _make_plans(self, job: Job, network: TreeNetwork) -> tuple[list[Plan], list[Plan]]:
+        train, test = self.indices(job)
+        return (
+            [network.plan(part) for part in train.split(self.batch)],
+            [network.plan(part) for part in test.split(max(self.batch, 2000))],
+        )
 
     def indices(self, job: Job) -> tuple[Tensor, Tensor]:
         """Quantized pixels of the train and test images, (samples, pixels)."""

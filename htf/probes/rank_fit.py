@@ -18,6 +18,7 @@ from htf._version import __version__
 from htf.datasets import TWINS, ImageData, load
 from htf.jobs import Progress, map_jobs
 from htf.probes.jobs import Inputs, Job, cost, make_jobs
+from htf.probes.plans import PLANS_FOLDER
 from htf.probes.result import RUN, SETTINGS_FILE, RankFit, read_settings, write_settings
 from htf.training.least_squares_fit import LEVENBERG_MARQUARDT, FitSettings
 
@@ -70,7 +71,8 @@ def rank_fit(
         See `htf.datasets.load`.
     out : str or Path, optional
         Folder for the run.  Finished fits are kept there, and a run that was stopped goes on where it was when called
-        again with the same arguments.
+        again with the same arguments.  So are the plans of its batches, some 2 KiB for a sample of MNIST, which it then
+        reads; what is damaged or of other data is made anew, with a RuntimeWarning.
     workers : int
         Processes that share the fits, each with one thread; 1 stays in this process.  With more, a script must call
         this function below ``if __name__ == "__main__":``, as multiprocessing asks.
@@ -163,7 +165,9 @@ def rank_fit(
     ((_, machine),) = where
     folder = None if out is None else _claim(Path(out), described, {RUN: run, **machine})
     result = RankFit({**described, RUN: run, **machine})
-    inputs = Inputs(data, levels, settings, torch.device(device))
+    inputs = Inputs(
+        data, levels, settings, torch.device(device), None if folder is None else folder.path / PLANS_FOLDER
+    )
     jobs = [replace(job, run=run) for job in jobs]
     # Finished work would make the rate, and so the time left, look better than it is: leave it out.
     finished = {job: None if folder is None else job.finished(folder.path) for job in jobs}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from htf.nn import Factorization
+from htf.training._memory import keep_freed_memory
 from htf.training._seeds import random_of_step
 from htf.training.graphs import LEAST_REPLAYS, Replays
 from htf.training.objectives.base import Found
@@ -42,6 +43,8 @@ class Gradients:
     def begin(self) -> None:
         """Forget graphs of memory that a checkpoint may have replaced."""
         training = self.training
+        if self._plain and training.device.type == "cpu":
+            keep_freed_memory()
         long = training.steps - training.step >= LEAST_REPLAYS * training.objective.batches
         worth = self._plain and training.device.type == "cuda" and long
         self._replays = Replays(training.trained, training.optimizer) if worth else None

@@ -8,7 +8,7 @@ from plain_products import NETWORKS, assert_gradients_right, indices, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # The package's name "contract" is the function.
-MODULES = ("htf.engine.contract", "htf.engine.log_domain")
+MODULES = ("htf.engine.contract", "htf.engine.log_domain", "htf.engine.unscaled")
 
 WAITING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select"}
 

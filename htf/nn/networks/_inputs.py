@@ -10,9 +10,12 @@ from torch import Tensor
 from htf.engine.tracing import values_at_hand, values_known
 from htf.linalg.backend import check_tensor
 
+# Integers that torch reduces as they are.
+_READ = (torch.uint8, torch.int8, torch.int16, torch.int32)
+
 
 def check_indices(indices: Tensor, dims: Sequence[int]) -> Tensor:
-    """Return (batch, order) integer indices, or raise."""
+    """Return (batch, order) integer indices as they are, or raise."""
     check_tensor(indices, "indices")
     if indices.ndim != 2:
         raise ValueError(f"indices has shape {tuple(indices.shape)}; expected (batch, order)")
@@ -28,8 +31,9 @@ def check_indices(indices: Tensor, dims: Sequence[int]) -> Tensor:
             "values; make a plan of them before, or give encoded vectors"
         )
     if len(indices):
-        indices = indices.long()
-        low, high = indices.amin(0), indices.amax(0)
+        # In their own type: bytes are read far faster than long integers.
+        read = indices if indices.dtype in _READ else indices.long()
+        low, high = read.amin(0).long(), read.amax(0).long()
         bad = ((low < 0) | (high >= torch.tensor(dims, device=indices.device))).nonzero()
         if len(bad):
             mode = int(bad[0])

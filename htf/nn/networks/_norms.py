@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -49,7 +50,7 @@ def run_norms(tensors: Sequence[Tensor], count: int, by_run: ByRun, spread: Call
     info = torch.finfo(plain.dtype)
     # Squares below the smallest normal number are lost; above this norm they add less than rounding.
     least = (sum(t.numel() for t in tensors) * info.tiny / info.eps) ** 0.5
-    if not on_gpu and bool(((plain > least) & (plain < torch.inf)).all()):
+    if not on_gpu and all(least < norm < math.inf for norm in plain.tolist()):
         return plain
     largest = torch.stack([by_run(t, torch.inf) for t in tensors]).amax(0)
     scale = torch.where((largest > 0) & (largest < torch.inf), largest, 1)

@@ -310,6 +310,10 @@ class Factorization(nn.Module, ABC):
             Where indices are out of range, not integers, or not of shape (batch, order); for a batch without samples,
             or on another device.
         """
+        return self._checked_indices(indices).long()
+
+    def _checked_indices(self, indices: Tensor) -> Tensor:
+        """Indices to plan for, of whatever integer type, or an error."""
         indices = check_indices(indices, self.dims)
         if not len(indices):
             raise ValueError("indices has no samples to plan for")

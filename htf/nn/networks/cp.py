@@ -120,6 +120,11 @@ class CPNetwork(TreeNetwork):
         )
         self.reset_parameters(init, seed)
 
+    @property
+    def device(self) -> torch.device:
+        # Read at every step, as by a matrix factorization.
+        return self.factors[0].device
+
     def start_run(self, run: int, init: Any, generator: Generator | None) -> None:
         layout = Layout.build(self.tree, self.dims, self.ranks[run], self.outputs, root_adds=self.readout is None)
         own = self._components(run)
@@ -227,9 +232,9 @@ class CPNetwork(TreeNetwork):
     def _inner_matrices(self) -> list[Tensor | None]:
         return [None]
 
-    def _matrices_by_run(self) -> tuple[list[Tensor], list[Tensor | None]]:
+    def _matrices_by_run(self, evened: bool = False) -> tuple[list[Tensor], list[Tensor | None]]:
         weights = None if self.readout is None else self._by_run(self.readout.T).permute(1, 2, 0).unsqueeze(1)
-        return [self._by_run(factor) for factor in self._evened()], [weights]
+        return [self._by_run(factor) for factor in (self._evened() if evened else self.factors)], [weights]
 
     def _evened(self) -> list[Tensor]:
         """The factors, each component's vectors brought to about one size by powers of two whose product is 1.
@@ -287,15 +292,16 @@ class CPNetwork(TreeNetwork):
     _known_runs: Tensor | None = None
 
     def spread(self, values: Tensor) -> list[Tensor]:
-        own = values[self._run_of()]
+        own = values.index_select(0, self._run_of())
         # A module's own parameters come before those of its lists.
         return ([] if self.readout is None else [own.unsqueeze(1)]) + [own for _ in self.factors]
 
     def norms_by_run(self, tensor: Tensor, p: float) -> Tensor:
         # The read-out has its components first, factors have them last.
-        others = (0, 1) if tensor.ndim == 3 else (1,)
-        own = self._by_run(torch.linalg.vector_norm(tensor, p, dim=others))
-        return torch.linalg.vector_norm(own, p, dim=1)
+        components = self._by_run(tensor if tensor.ndim == 3 else tensor.T)
+        # First over what lies side by side: a reduction over other axes takes ten times as long.
+        rows = torch.linalg.vector_norm(components, p, dim=-1).view(-1, self.runs)
+        return torch.linalg.vector_norm(rows, p, dim=0)
 
     @torch.no_grad()
     def rescale_(self, factors: Tensor) -> None:

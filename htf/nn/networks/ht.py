@@ -140,6 +140,11 @@ class HTNetwork(TreeNetwork):
         )
         self.reset_parameters(init, seed)
 
+    @property
+    def device(self) -> torch.device:
+        # Read at every step, as by a matrix factorization.
+        return self.weights[0].device
+
     def start_run(self, run: int, init: Any, generator: Generator | None) -> None:
         layout = self._run_layouts[run]
         for weight in self.weights:

@@ -422,7 +422,7 @@ class _ScalePreserving:
         assert isinstance(kept, Tensor)
         order, dim = layout.tree.order, max(layout.dims)
         if kept.ndim == 2:
-            return one_hot(check_indices(kept, layout.dims), dim).double()
+            return one_hot(check_indices(kept, layout.dims).long(), dim).double()
         if kept.shape[1:] != (order, dim):
             raise ValueError(
                 f"inputs of init scale_preserving has shape {(len(kept), *kept.shape[1:])}; the network expects "

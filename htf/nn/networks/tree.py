@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from htf._random import Seed, beside
 from htf.engine import Layout, Plan, contract
+from htf.engine.unscaled import contract_unscaled
 from htf.nn.networks._starts import initializers
 from htf.nn.networks.base import Factorization
 from htf.nn.networks.init import Initializer, TreeInitializer, keeps_near_one, resolve
@@ -53,8 +54,11 @@ class TreeNetwork(Factorization):
     def _read_out(self, values: Tensor) -> Tensor:
         """From the engine's (batch, engine runs, columns) to (batch, runs, outputs)."""
 
-    def _matrices_by_run(self) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Leaf and inner matrices with `runs` in place of the engine's, for a plan that `meets`: its root adds."""
+    def _matrices_by_run(self, evened: bool = False) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Leaf and inner matrices with `runs` in place of the engine's, for a plan that `meets`: its root adds.
+
+        With `evened`, vectors of components that share a scale are of about one size.
+        """
         return self._leaf_matrices(), self._inner_matrices()
 
     def structure(self) -> dict[str, Any]:
@@ -79,7 +83,7 @@ class TreeNetwork(Factorization):
             Pass it in place of the indices, to this network or to any of the same tree, dimensions and pattern of
             equal widths.  ``print(plan)`` shows its steps, multiplications and peak memory.
         """
-        indices = super().plan(indices)
+        indices = self._checked_indices(indices)
         return Plan(self._layout, indices, runs=self._channels, dtype=self.dtype, components=self._components_added)
 
     def check_plan(self, plan: Plan) -> None:
@@ -88,7 +92,9 @@ class TreeNetwork(Factorization):
 
     def entries(self, plan: Plan) -> Tensor:
         if plan.meets:
-            values = contract(plan, *self._matrices_by_run())
+            values = contract_unscaled(plan, *self._matrices_by_run())
+            if values is None:
+                values = contract(plan, *self._matrices_by_run(evened=True))
         else:
             values = self._read_out(contract(plan, self._leaf_matrices(), self._inner_matrices()))
         return values.squeeze(-1) if self.outputs == 1 else values
@@ -122,7 +128,7 @@ class TreeNetwork(Factorization):
         if encoded:
             plan, leaves, weights = self._encoded_plan(), self._apply_leaves(checked), self._inner_matrices()
         elif checked.meets:
-            plan, (leaves, weights) = checked, self._matrices_by_run()
+            plan, (leaves, weights) = checked, self._matrices_by_run(evened=True)
         else:
             plan, leaves, weights = checked, self._leaf_matrices(), self._inner_matrices()
         sign, log = sign_and_logarithm(self, plan, leaves, weights)
