@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from htf._modes import evaluated
 from htf.ranks import effective_rank
-from htf.training._digest import digest
+from htf.training.digests import digest
 from htf.training.objectives import Found, Objective, Place
 from htf.training.objectives.base import Order
 

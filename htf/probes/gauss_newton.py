@@ -13,7 +13,7 @@ from torch import Tensor
 
 from htf._files import read_tensors, saved_before, write_tensors
 from htf.nn import CPNetwork
-from htf.training._digest import digest
+from htf.training.digests import digest
 from htf.training.least_squares_fit import Batch
 from htf.training.levenberg_marquardt import LevenbergMarquardt
 from htf.training.objectives.least_squares import LeastSquares

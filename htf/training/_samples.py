@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from htf.datasets.images import ImageData
 from htf.datasets.long_range import LongRangeData
 from htf.datasets.split import Split
-from htf.training._digest import digest
+from htf.training.digests import digest
 
 PARTS = ("train", "validation", "test")
 # Items of a torch Dataset that are read for its digest and for the range of its labels.

@@ -16,10 +16,10 @@ from htf._modes import evaluated
 from htf._tables import write_table
 from htf.training._class_outputs import check_outputs
 from htf.training._classification import Classification, DataLike
-from htf.training._digest import digest
 from htf.training._samples import as_samples, parts_of
 from htf.training.classify_settings import ClassifySettings, Regularizer
 from htf.training.curriculum_result import CurriculumResult
+from htf.training.digests import digest
 from htf.training.optimizers import OptimizerLike
 from htf.training.schedules import ScheduleLike
 from htf.training.state_dicts import copy_weights, load_weights

@@ -17,7 +17,7 @@ from torch import Tensor
 from htf._files import read_json, read_tensors, write_json, write_tensors, write_text
 from htf._folders import claim_for_saving
 from htf._repr import brief
-from htf.training._digest import digest
+from htf.training.digests import digest
 from htf.training.stopping import StoppingRule
 
 if TYPE_CHECKING:

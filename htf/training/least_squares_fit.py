@@ -16,10 +16,10 @@ from torch import Tensor
 from htf._files import saved_before
 from htf.engine import Plan
 from htf.nn.networks.tree import TreeNetwork
-from htf.training._digest import digest
 from htf.training._full_batch_record import check_start
 from htf.training._recording import Recording
 from htf.training.centering import center_outputs
+from htf.training.digests import digest
 from htf.training.history import History
 from htf.training.objectives.base import Found
 from htf.training.objectives.least_squares import LeastSquares

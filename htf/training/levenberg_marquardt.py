@@ -10,7 +10,7 @@ from torch import Tensor
 
 from htf._checks import above_zero, positive
 from htf.nn import CPNetwork
-from htf.nn.networks._inputs import check_indices
+from htf.nn.networks.inputs import check_indices
 
 # Samples whose products are in the cache together.
 BLOCK = 4096

@@ -18,12 +18,12 @@ from htf._machine import usable_device
 from htf.nn import Factorization
 from htf.regularizers import InputGradientChange
 from htf.training._architecture import architecture
-from htf.training._digest import digest
 from htf.training._full_batch_record import FullBatchRecord
 from htf.training._gradients import Gradients
 from htf.training._processes import Alone, Several
 from htf.training._recording import Recording
 from htf.training.classify_settings import Regularizer, Stateful, describe_regularizer
+from htf.training.digests import digest
 from htf.training.epochs import Epochs
 from htf.training.history import History
 from htf.training.objectives.base import Found, Function, Objective, Place, as_objective

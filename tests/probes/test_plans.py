@@ -12,7 +12,7 @@ from htf.engine.stored import plans_from_parts, plans_to_parts
 from htf.nn import CPNetwork, HTNetwork
 from htf.probes import jobs, plans, rank_fit
 from htf.training import FitSettings
-from htf.training._digest import digest
+from htf.training.digests import digest
 
 SETTINGS = FitSettings(epochs=1)
 

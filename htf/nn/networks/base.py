@@ -13,10 +13,10 @@ from torch import Generator, Tensor, nn
 from htf._checks import positive
 from htf._random import Seed, generators
 from htf.engine import Layout
-from htf.nn.networks._inputs import check_encoded, check_indices, outputs_of_none
 from htf.nn.networks._norms import leading_norms, run_norms
 from htf.nn.networks._starts import initializers
 from htf.nn.networks.components import ComponentGroup, ComponentRates
+from htf.nn.networks.inputs import check_encoded, check_indices, outputs_of_none
 from htf.tree import DimensionTree
 
 

@@ -12,9 +12,9 @@ from htf._checks import positive
 from htf._random import Seed
 from htf.engine.layout import Layout
 from htf.engine.normalized import contract_normalized
-from htf.nn.networks._inputs import check_encoded
 from htf.nn.networks._starts import parameter_dtype, per_run
 from htf.nn.networks.components import ComponentGroup, ComponentRates, alignments_from, gradient_of, node_group
+from htf.nn.networks.inputs import check_encoded
 from htf.nn.networks.tree import Init, TreeNetwork, draw
 from htf.tensors.convac import convac_to_ht, ht_to_convac
 from htf.tensors.ht_tensor import HTTensor, RawHT, alike, as_ht, pair

@@ -26,8 +26,8 @@ from torch.nn.functional import one_hot
 from htf._moments import Moments, check_vectors
 from htf._random import rand, randn
 from htf.engine.layout import Block, Layout
-from htf.nn.networks._inputs import check_indices
 from htf.nn.networks._start_scale import SAMPLES, nearly_constant, outputs, typical_log_rms
+from htf.nn.networks.inputs import check_indices
 
 
 @dataclass(frozen=True)

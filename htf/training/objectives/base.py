@@ -12,9 +12,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import positive
-from htf.training._digest import digest
 from htf.training._processes import Alone
 from htf.training._seeds import order_of_epoch, seed_of_step
+from htf.training.digests import digest
 
 
 class Found(NamedTuple):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from htf._checks import positive
 from htf._modes import evaluated
 from htf.training._class_outputs import check_outputs, class_loss, count_hits, hits, use_channels_last
-from htf.training._digest import digest
 from htf.training._memory import largest_fitting
 from htf.training._samples import Samples, as_samples
+from htf.training.digests import digest
 from htf.training.objectives.base import Found, Objective, Order, Place
 from htf.training.sample_weights import factors
 

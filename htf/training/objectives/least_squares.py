@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf.engine import Plan
-from htf.training._digest import digest
+from htf.training.digests import digest
 from htf.training.graphs import is_replayable
 from htf.training.objectives.base import Found, Objective, Place
 

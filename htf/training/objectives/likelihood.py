@@ -14,8 +14,8 @@ from htf.engine import Plan
 from htf.nn.networks.gramians import log_norm
 from htf.nn.networks.ht import HTNetwork
 from htf.nn.networks.normal_leaves import NormalNetwork
-from htf.training._digest import digest
 from htf.training._seeds import order_of_epoch
+from htf.training.digests import digest
 from htf.training.graphs import is_replayable
 from htf.training.objectives.base import Found, Objective, Place
 from htf.training.sample_weights import factors

@@ -13,7 +13,7 @@ from htf._repr import brief
 from htf.datasets.problems import CompletionProblem, SensingProblem
 from htf.engine import Plan
 from htf.nn import Factorization, MatrixPlan
-from htf.training._digest import digest
+from htf.training.digests import digest
 
 # All entries of a sensing problem's target are read at every recorded moment, up to so many.
 _LARGEST_TARGET = 2**18

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from htf._checks import positive
 from htf._modes import evaluated
-from htf.training._digest import digest
+from htf.training.digests import digest
 from htf.training.objectives.base import Found, Objective, Order, Place
 from htf.training.sample_weights import factors
 
