@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy
 import torch
@@ -94,9 +94,8 @@ class Job(FolderJob):
         train, test = inputs.indices(self)
         parts = test.split(max(inputs.batch, 2000))
         checkpoint = None if folder is None else folder.with_suffix(".safetensors")
-        assert isinstance(network, CPNetwork)
         found = gauss_newton_fits(
-            network,
+            cast(CPNetwork, network),
             (train, train_targets),
             _batches([network.plan(part) for part in parts], test_targets),
             settings.epochs,

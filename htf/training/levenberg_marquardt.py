@@ -71,6 +71,12 @@ class LevenbergMarquardt:
     IndexError
         For indices beyond the network's dimensions.
 
+    See Also
+    --------
+    htf.training.LeastSquaresFit : the same fits by gradient descent on batches.
+    htf.training.FitSettings : its name there, for probes, is "levenberg_marquardt".
+    htf.nn.CPNetwork : what it fits.
+
     Notes
     -----
     A pass takes 2 · samples · (Σ (dims - 1) + 1) · Σ ranks multiply-adds: relative to the most frequent value of each
@@ -92,6 +98,7 @@ class LevenbergMarquardt:
     --------
     >>> import torch
     >>> from htf.nn import CPNetwork
+    >>> from htf.training import LevenbergMarquardt
     >>> generator = torch.Generator().manual_seed(0)
     >>> x = torch.randint(0, 2, (500, 12), generator=generator)
     >>> teacher = CPNetwork([2] * 12, 2, seed=1)

@@ -17,8 +17,8 @@ def test_no_cycles_and_no_questions_which_network_it_is(tmp_path):
         "public callables without See Also",
     ):
         assert found[name] == 0, name
-    # Arguments of expectation maximization and of likelihoods, which take an HTNetwork alone.
-    assert found["isinstance of networks outside of their folder"] == 2
+    # Arguments of expectation maximization, of likelihoods and of Gauss-Newton steps, which take one kind of network.
+    assert found["isinstance of networks outside of their folder"] == 3
     reasons = {"commands without torch", "figures on demand", "methods of HTTensor"}
     assert set(found["imports within functions"]) == reasons
 
