@@ -70,7 +70,8 @@ def test_an_overparameterized_net_is_trained_and_collapsed(case, depth, batch_no
         assert same(model, deep, x)
     before = outputs(deep, x)
     descend(deep, x)
-    assert not torch.equal(outputs(deep, x), before)
+    # Without biases, a net whose units are all dead gives zero, and has no gradient either.
+    assert not torch.equal(outputs(deep, x), before) or not before.any()
     plain = collapse(deep)
     assert not any(isinstance(m, DropInLayer) for m in plain.modules())
     assert same(deep, plain, x)
