@@ -30,7 +30,11 @@ def add_probe_arguments(probe: argparse.ArgumentParser) -> None:
         "--step", type=float, default=defaults.step, help="change of the log output in one step, at most"
     )
     probe.add_argument(
-        "--optimizer", choices=OPTIMIZERS, default=defaults.optimizer, help="the second for CP, on all samples at once"
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default=defaults.optimizer,
+        metavar="NAME",
+        help=f"{' or '.join(OPTIMIZERS)}, the latter for CP alone, on all samples at once",
     )
     probe.add_argument("--holdout", action="store_true", help="test on a sixth of the train set, to choose settings")
     probe.add_argument("--device", default="cpu", help="where to train: cpu, cuda, cuda:1")
