@@ -30,6 +30,9 @@ LEAST = 2.0**-64
 LARGEST = 2.0**30
 # Entries of the tables of runs that are computed together.
 TOGETHER = 2**17
+# Entries of a run's inner matrices.  Of larger ones the products take most of a step, and many runs are quicker in the
+# products of all of them that `contract` makes: ten of width 512 by a quarter.
+LARGEST_INNER = 2**16
 # Matrices are not larger than this by their Frobenius norm, for the same reason.
 LARGEST_MATRIX = 2.0**30
 
@@ -52,7 +55,8 @@ def contract_unscaled(plan: Plan, leaves: Sequence[Tensor], weights: Sequence[Te
     As many multiplications as `contract`, in a third of its operations.  Gradients can be differentiated once more;
     then they are those of `contract`.
     """
-    if not plan.stepwise or not _can_look(leaves[0]):
+    inner = sum(weight[0].numel() for weight in weights if weight is not None)
+    if not plan.stepwise or inner > LARGEST_INNER or not _can_look(leaves[0]):
         return None
     portions = []
     with torch.no_grad():
