@@ -115,7 +115,7 @@ def orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal:
 
 
 def _refused(summands: Sequence[HTTensor], compute: Callable[[], Any], root: Callable[[Any], Array]) -> Any:
-    """What is computed from the summands, or an error that says which of their factors is not finite."""
+    """Compute from the summands; where that fails, raise an error that says which of their factors is not finite."""
     try:
         found = compute()
         failed = not all_finite(backend_of(root(found)), root(found))

@@ -5,6 +5,7 @@ import sys
 import types
 
 import numpy as np
+import pandas
 import pytest
 
 from benchmarks.arrangement.__main__ import _correlation, main
@@ -54,7 +55,6 @@ def test_rank_correlations_are_within_data_and_networks():
 
 
 def test_sets_of_mlbench_are_read_from_a_local_file(monkeypatch):
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"V1": ["0", "1"] * 15, "V2": range(30), "Class": ["ei", "ie", "n"] * 10})
     fake = types.SimpleNamespace(read_rda=lambda path: {path.stem: frame})
     monkeypatch.setitem(sys.modules, "rdata", fake)

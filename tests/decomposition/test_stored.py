@@ -4,6 +4,7 @@ import importlib
 import sys
 
 import dask.array
+import h5py
 import numpy as np
 import pytest
 import scipy.sparse
@@ -54,7 +55,6 @@ def as_dask(folder):
 
 
 def as_hdf5(folder):
-    h5py = pytest.importorskip("h5py")
     return h5py.File(folder / "array.h5", "w").create_dataset("x", data=X, chunks=(4, 10, 9, 8))
 
 
@@ -123,7 +123,6 @@ def test_a_zarr_array_that_misses_chunks_is_refused(tmp_path):
 
 
 def test_an_hdf5_data_set_that_misses_chunks_is_refused(tmp_path):
-    h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "array.h5", "w") as file:
         chunked = file.create_dataset("chunked", (8, 6), chunks=(4, 3), dtype="f8")
         chunked[:4] = 1.0

@@ -23,7 +23,7 @@ _MOVED, _CALL = 50, 2_000_000
 
 
 class Count(NamedTuple):
-    """What contractions of pairs take.
+    """Cost of contractions of pairs.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ def contract(tensors: Sequence[Tensor], inputs: tuple[Labels, ...], output: Labe
 
 
 def count(shapes: tuple[Shape, ...], inputs: tuple[Labels, ...], output: Labels) -> Count:
-    """What `contract` takes, as opt_einsum counts it."""
+    """Cost of `contract`, as opt_einsum counts it."""
     return _planned(inputs, output, shapes)[1]
 
 

@@ -106,7 +106,7 @@ def balanced_factors(number: int, count: int = DEFAULT) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1024)
 def quickest_shape(name: str, out_features: int, in_features: int, share: float) -> Shape:
-    """Of tensors that can hold as much with a share of the matrix's numbers, the modes of the quickest step.
+    """Choose the modes of the quickest step, among tensors that can hold as much with a share of the matrix's numbers.
 
     Candidates have two modes a side, of at least `_SMALLEST` where the number allows it, since smaller ones make the
     tensor a matrix; or `DEFAULT` balanced modes, whose dimension of the set of tensors is what the others have to have.
