@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from htf.linalg.backend import Array, Backend, to_numpy
+from htf.linalg.backend import Array, Backend
+from htf.linalg.library import LARGE_VECTOR, views
 
 _PLAIN_TENSORS = {torch.Tensor, torch.nn.Parameter}
 
@@ -47,9 +48,8 @@ class Certificate:
 
     def add(self, arrays: Sequence[Array], copies: int = 1) -> None:
         """Factors of a product, each of them `copies` times."""
-        vdot = np.vdot
-        for view in arrays if type(arrays[0]) is np.ndarray else views(arrays):
-            self._squares += copies * float(vdot(view, view).real)
+        for array in arrays:
+            self._squares += copies * _square(array)
         self._count += copies * len(arrays)
 
     def _growth(self) -> float:
@@ -99,20 +99,19 @@ def host_reads() -> bool:
     )
 
 
-def views(arrays: Sequence[Array]) -> Sequence[np.ndarray]:
-    """The same memory as NumPy arrays, whose calls take a fraction of the time of PyTorch's."""
-    if type(arrays[0]) is np.ndarray:
-        return arrays
-    # What is a flag on the memory of another tensor is written out.
-    return [
-        to_numpy(f) if f.is_complex() or f.is_neg() else (f.detach() if f.requires_grad else f).numpy() for f in arrays
-    ]
-
-
 def size_of(array: Array) -> float:
     """Frobenius norm on the host; as `Certificate.add`, of arrays that a certificate may be made for."""
-    view = views([array])[0]
-    return math.sqrt(float(np.vdot(view, view).real))
+    return math.sqrt(_square(array))
+
+
+def _square(array: Array) -> float:
+    """Square of the Frobenius norm on the host."""
+    if type(array) is not np.ndarray:
+        if array.numel() > LARGE_VECTOR and array.is_contiguous():
+            flat = array.detach().reshape(-1)
+            return float(torch.vdot(flat, flat).real)
+        array = views([array])[0]
+    return float(np.vdot(array, array).real)
 
 
 def ordinary(size: float, dtype: Any) -> bool:

@@ -21,8 +21,9 @@ from htf.linalg.backend import (
     zeros,
 )
 from htf.linalg.dense import mode_product, mode_products, swapped
+from htf.linalg.library import small_rank, views
 from htf.linalg.scaling import all_divided, divided, each_divided, each_ordinary, exponents, frobenius, root, with_scale
-from htf.linalg.underflow import certificate, views
+from htf.linalg.underflow import certificate
 from htf.tensors._blocks import Schedule, schedule_of, stacked, unscaled_first, unstacked
 from htf.tensors.ht_tensor import HTTensor, RawHT, alike, as_ht, pair
 from htf.tensors.orthogonal import orthogonal_sum
@@ -391,7 +392,7 @@ def _plain_inner(x: HTTensor, y: HTTensor) -> Array | None:
     if bound is None:
         return None
     rank = max(*x.rank, *y.rank)
-    small = B.backend_name == "pytorch" and rank <= _SMALL_RANK and not bound.recorded
+    small = B.backend_name == "pytorch" and rank <= small_rank() and not bound.recorded
     if small:
         second = views(second)
         first = second if x is y else views(first)
@@ -423,10 +424,6 @@ def _plain_inner(x: HTTensor, y: HTTensor) -> Array | None:
     if not bound.holds(abs(complex(constant(value)) if is_complex(value) else float(constant(value))), multiplications):
         return None
     return asarray(B, value, x.factors[0]) if small else value
-
-
-# Up to it, PyTorch's overhead per operation is more than what threads could gain.
-_SMALL_RANK = 32
 
 
 def _inner(x: HTTensor, y: HTTensor) -> tuple[Array, Array]:

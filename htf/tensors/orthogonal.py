@@ -21,8 +21,9 @@ from htf.linalg.dense import (
     swapped,
     tall,
 )
+from htf.linalg.library import from_pytorch, in_pytorch, suits_pytorch, views
 from htf.linalg.scaling import divided, each_divided, each_ordinary, exponents, log2_largest, safe_scale, with_scale
-from htf.linalg.underflow import certificate, ordinary, size_of, views
+from htf.linalg.underflow import certificate, ordinary, size_of
 from htf.tensors._blocks import Schedule, schedule_of, stacked, unstacked
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tree import DimensionTree
@@ -63,7 +64,11 @@ def ht_orthogonalize(ht_tensor: HTTensor | RawHT) -> HTTensor:
     >>> np.allclose(frame.T @ frame, np.eye(2)), np.allclose(np.linalg.norm(x.factors[-1]), x.norm())
     (True, True)
     """
-    x, exponent = orthogonalized(as_ht(ht_tensor))
+    x = as_ht(ht_tensor)
+    if suits_pytorch(x.factors, max(x.rank)):
+        found = ht_orthogonalize(HTTensor._of(x.tree, in_pytorch(x.factors)))
+        return HTTensor._of(x.tree, from_pytorch(found.factors))
+    x, exponent = orthogonalized(x)
     B = backend_of(x.factors[0])
     return HTTensor._of(x.tree, [*x.factors[:-1], representable(B, x.factors[-1], exponent)])
 
@@ -82,10 +87,11 @@ def representable(B: Backend, array: Array, exponent: Array) -> Array:
     So it is below: a zero must not stand for what is none.
     """
     size, limits = log2_largest(B, array, exponent), B.finfo(array.dtype)
+    name = str(array.dtype).removeprefix("torch.")
     if size > math.log2(float(limits.max)):
-        raise OverflowError(f"the norm of the tensor is beyond the range of {array.dtype}")
+        raise OverflowError(f"the norm of the tensor is beyond the range of {name}")
     if -math.inf < size < math.log2(float(limits.tiny)) + math.log2(float(limits.eps)):
-        raise OverflowError(f"the norm of the tensor is below the smallest number of {array.dtype}")
+        raise OverflowError(f"the norm of the tensor is below the smallest number of {name}")
     return with_scale(B, array, exponent)
 
 
@@ -304,6 +310,9 @@ def ht_singular_values(ht_tensor: HTTensor | RawHT) -> dict[int, Array]:
     True
     """
     x = as_ht(ht_tensor)
+    if suits_pytorch(x.factors, max(x.rank)):
+        spectra = ht_singular_values(HTTensor._of(x.tree, in_pytorch(x.factors)))
+        return dict(zip(spectra, from_pytorch(list(spectra.values())), strict=True))
     B = backend_of(x.factors[0])
     schedule = schedule_of([x])
     if schedule is not None:

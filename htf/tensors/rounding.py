@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorly as tl
-import torch
 
 from htf.linalg.backend import Array, Backend, adjoint, backend_of, conj, constant
 from htf.linalg.dense import kept, kept_each, mode_product, mode_products, orthonormal, swapped, tall
+from htf.linalg.library import from_pytorch, in_pytorch, small_rank, suits_pytorch, views
 from htf.linalg.scaling import frobenius, in_range, with_scale
-from htf.linalg.underflow import certificate, views
+from htf.linalg.underflow import certificate
 from htf.tensors._blocks import Schedule, schedule_of
 from htf.tensors.arithmetic import addable, ht_scale
 from htf.tensors.ht_tensor import HTTensor, RawHT, alike
@@ -27,9 +27,6 @@ from htf.tensors.overlaps import frame_overlap, overlaps_from_above
 from htf.tensors.random import random_ht
 from htf.tensors.rank import RankLike, check_tolerance, limits
 from htf.tree import DimensionTree
-
-# Up to it, PyTorch's overhead per operation is more than what threads could gain.
-_SMALL_RANK = 32
 
 
 def ht_round(
@@ -171,20 +168,22 @@ def ht_round_sum(
     schedule = schedule_of(summands)
     if schedule is not None:
         return truncate_blocks(tree, schedule, *orthogonal_blocks(schedule, summands), bound, tol)
-    if _better_in_numpy(summands):
-        views_of = [HTTensor._of(tree, views(x.factors)) for x in summands]
-        rounded = truncate(tree, *orthogonal_sum(views_of), bound, tol)
-        return HTTensor._of(tree, [torch.from_numpy(factor) for factor in rounded.factors])
-    return truncate(tree, *orthogonal_sum(summands), bound, tol)
+    factors = [f for x in summands for f in x.factors]
+    largest = max(max(x.rank) for x in summands)
+    back: Callable[[Sequence[Array]], list[Array]] = list
+    if suits_pytorch(factors, largest):
+        summands, back = [HTTensor._of(tree, in_pytorch(x.factors)) for x in summands], from_pytorch
+    elif _suits_numpy(factors, tree.order, largest):
+        summands, back = [HTTensor._of(tree, views(x.factors)) for x in summands], in_pytorch
+    return HTTensor._of(tree, back(truncate(tree, *orthogonal_sum(summands), bound, tol).factors))
 
 
-def _better_in_numpy(summands: Sequence[HTTensor]) -> bool:
+def _suits_numpy(factors: Sequence[Array], order: int, rank: int) -> bool:
     """Whether PyTorch's overhead would be most of the time: many small factors that need no gradient."""
-    everything = [f for x in summands for f in x.factors]
-    B = backend_of(everything[0])
-    if B.backend_name != "pytorch" or summands[0].order < 8 or max(max(x.rank) for x in summands) > _SMALL_RANK:
+    B = backend_of(factors[0])
+    if B.backend_name != "pytorch" or order < 8 or rank > small_rank():
         return False
-    bound = certificate(B, everything)
+    bound = certificate(B, factors)
     return bound is not None and not bound.recorded
 
 
