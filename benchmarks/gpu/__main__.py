@@ -22,7 +22,7 @@ NEEDED = (
     "filelock",
     "sklearn",
 )
-STAGES = ("limits", "tests", "probe", "dynamics", "tensors", "layers", "long_range")
+STAGES = ("limits", "tests", "probe", "dynamics", "tensors", "layers", "models", "long_range")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -66,7 +66,7 @@ def run(bench: Bench) -> dict[str, Any]:
     """Time epochs eagerly and as graphs, then train as far as the time goes; HT epochs beside."""
     rows: list[dict[str, str]] = []
     content: dict[str, Any] = {"rows": rows, "batch": BATCH, "rate": RATE}
-    data = _data(bench, "mnist")
+    data = images_of(bench, "mnist")
     content["data"] = data.name
     content["epochs_ms"] = _epochs(bench, data, rows)
     content["ht"] = _ht(bench, data, rows)
@@ -77,7 +77,7 @@ def run(bench: Bench) -> dict[str, Any]:
     trained = []
     for k, (name, twins) in enumerate(groups):
         left = bench.left() * shares[k] / sum(shares[k:])
-        trained.append(_train(_fits(bench, _data(bench, name), twins), bench, left, rows))
+        trained.append(_train(_fits(bench, images_of(bench, name), twins), bench, left, rows))
     content["trained"] = trained
     return content
 
@@ -229,7 +229,8 @@ def _capturing(losses: Step, optimizer: torch.optim.Optimizer, batches: list[tup
     return step
 
 
-def _data(bench: Bench, name: str) -> ImageData:
+def images_of(bench: Bench, name: str) -> ImageData:
+    """A data set of the folder that was given, or as many blurred noises; few when tiny."""
     if bench.data_dir is not None:
         data = load(name, bench.data_dir)
         return data.take(300) if bench.tiny else data

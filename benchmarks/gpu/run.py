@@ -23,12 +23,13 @@ from htf._machine import describe_machine
 # Share of the minutes, and the least seconds that a stage needs on a GPU (a tenth of it when tiny).
 SHARES = {
     "limits": (0.04, 6.0),
-    "tests": (0.24, 30.0),
-    "probe": (0.26, 40.0),
-    "dynamics": (0.12, 20.0),
-    "tensors": (0.11, 15.0),
-    "layers": (0.10, 15.0),
-    "long_range": (0.13, 20.0),
+    "tests": (0.22, 30.0),
+    "probe": (0.23, 40.0),
+    "dynamics": (0.10, 20.0),
+    "tensors": (0.10, 15.0),
+    "layers": (0.09, 15.0),
+    "models": (0.10, 20.0),
+    "long_range": (0.12, 20.0),
 }
 LEAST_MEMORY = 2 * 2**30  # bytes: the smallest probe batch with its graph, and CUDA's own
 RUN = "run.json"

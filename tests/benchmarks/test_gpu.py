@@ -21,7 +21,7 @@ def test_every_stage_is_rehearsed_on_the_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     run_of = json.loads((tmp_path / "out/run.json").read_text())
     assert run_of["machine"]["versions"]["torch"] == torch.__version__
-    for name in ("limits", "tests", "probe", "dynamics", "tensors", "layers", "long_range"):
+    for name in ("limits", "tests", "probe", "dynamics", "tensors", "layers", "models", "long_range"):
         stage = json.loads((tmp_path / f"out/{name}.json").read_text())
         assert stage["ok"], name
         assert stage["rows"], name
