@@ -55,7 +55,11 @@ def test_floats_of_another_precision_are_brought_to_the_models():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: objectives.regression((X.long(), X[:, :1])), TypeError, r"take inputs of shape \(1, 6\) and dtype .*int64"),
+        (
+            lambda: objectives.regression((X.long(), X[:, :1])),
+            TypeError,
+            r"inputs of shape \(1, 6\) and dtype .*int64",
+        ),
         (lambda: objectives.classification((X.long(), Y)), TypeError, r"and dtype torch.int64, as train has them"),
         (lambda: objectives.regression((X[:, :5], X[:, :1])), ValueError, r"take inputs of shape \(1, 5\)"),
         (lambda: objectives.classification((X[:, :5], Y)), ValueError, r"take inputs of shape \(2, 5\)"),
