@@ -1,3 +1,4 @@
+import importlib
 import os
 import re
 import resource
@@ -9,14 +10,16 @@ import time
 
 import pytest
 
+import htf
 from htf import cli
-from htf.cli import int_range, main
+from htf.cli import dynamics, int_range, main, probe
 from htf.datasets import tensor_completion
 from htf.dynamics import Study
 from htf.dynamics.settings import SETTINGS_OF
 from htf.nn import MatrixFactorization
 from htf.probes import RankFit
-from htf.training import fit
+from htf.training import FitSettings, fit
+from htf.training.least_squares_fit import OPTIMIZERS
 
 SHORT = ["--ranks", "1,2", "--format", "cp", "--twins", "original", "--workers", "1", "--epochs", "2"]
 DYNAMICS = ["--rank", "1", "--dim", "8", "--observed", "48", "--init-std", "1e-1", "1e-2", "--seeds", "0,1"]
@@ -206,6 +209,18 @@ def test_every_setting_of_dynamics_has_a_help_line_and_its_default(form, capsys)
             option = f"--{name.replace('_', '-')}"
             assert re.search(rf"{option} .*? \(default: {re.escape(str(value))}\)", text), option
     assert "(default: 0:9)" in text
+
+
+def test_names_and_defaults_are_the_librarys():
+    assert probe.NAMES == htf.datasets.NAMES
+    assert tuple(htf.datasets.TWINS) == probe.TWINS
+    of_probes = importlib.import_module("htf.probes.rank_fit")  # htf.probes.rank_fit is the function
+    assert (probe.FORMATS, probe.DEFAULT_TWINS) == (of_probes.FORMATS, of_probes.DEFAULT_TWINS)
+    settings = FitSettings()
+    assert (settings.epochs, settings.step, OPTIMIZERS) == (probe.EPOCHS, probe.STEP, probe.OPTIMIZERS)
+    assert settings.optimizer == OPTIMIZERS[0]
+    titles = {name: ("deep " * (name == "mf")) + kind.title for name, kind in SETTINGS_OF.items()}
+    assert titles == dynamics.FORMATS
 
 
 def test_ranges():
