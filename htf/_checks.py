@@ -55,9 +55,10 @@ def finite(name: str, value: float) -> float:
 
 def above_zero(name: str, value: float) -> float:
     """`value` as a float above 0, or an error that names the argument."""
-    if not finite(name, value) > 0:
-        raise ValueError(f"{name} is {value}; expected above 0")
-    return float(value)
+    number = finite(name, value)
+    if not number > 0:
+        raise ValueError(f"{name} is {number}; expected above 0")
+    return number
 
 
 def by_name(function: str, positional: Sequence[object], *names: str) -> None:

@@ -232,9 +232,9 @@ def _same_kind(path: Path, found: str, kind: str) -> None:
 
 
 def _other_settings(path: Path, kind: str, name: str, theirs: Any, mine: Any) -> ValueError:
+    on = f"go on with htf {theirs}" if name == "htf" else "the same settings to go on"
     return ValueError(
-        f"out {path} holds a {kind} with {name} = {theirs!r}; this one has {mine!r}. "
-        "Name another folder, or the same settings to go on"
+        f"out {path} holds a {kind} with {name} = {theirs!r}; this one has {mine!r}. Name another folder, or {on}"
     )
 
 

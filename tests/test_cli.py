@@ -1,22 +1,29 @@
+import contextlib
+import importlib
+import io
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
+import htf
 from htf import cli
-from htf.cli import int_range, main
+from htf.cli import dynamics, int_range, main, probe
 from htf.datasets import tensor_completion
-from htf.dynamics import Study
+from htf.dynamics import Study, study
 from htf.dynamics.settings import SETTINGS_OF
 from htf.nn import MatrixFactorization
 from htf.probes import RankFit
-from htf.training import fit
+from htf.training import FitSettings, fit
+from htf.training.least_squares_fit import OPTIMIZERS
 
 SHORT = ["--ranks", "1,2", "--format", "cp", "--twins", "original", "--workers", "1", "--epochs", "2"]
 DYNAMICS = ["--rank", "1", "--dim", "8", "--observed", "48", "--init-std", "1e-1", "1e-2", "--seeds", "0,1"]
@@ -24,27 +31,43 @@ DYNAMICS += ["--steps", "300"]
 PNG = b"\x89PNG"
 
 
-def test_probe_prints_a_table_and_draws_a_figure(tmp_path, capsys):
-    assert main(["probe", "digits", *SHORT, "--out", str(tmp_path / "run")]) == 0
-    out = capsys.readouterr().out
+def run_of(arguments, folder):
+    """The folder of a run, and what it printed."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main([*arguments, "--out", str(folder)]) == 0
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory):
+    return run_of(["probe", "digits", *SHORT], tmp_path_factory.mktemp("probed") / "run")
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    return run_of(["dynamics", "mf", *DYNAMICS], tmp_path_factory.mktemp("studied") / "run")
+
+
+def test_probe_prints_a_table_and_draws_a_figure(probed):
+    folder, out = probed
     assert "variance of the targets" in out
-    assert f"figure: {tmp_path / 'run' / 'rank_fit.png'}" in out
-    assert (tmp_path / "run" / "rank_fit.png").read_bytes().startswith(b"\x89PNG")
+    assert f"figure: {folder / 'rank_fit.png'}" in out
+    assert (folder / "rank_fit.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_plot_draws_again_from_the_saved_run(tmp_path, capsys):
-    main(["probe", *SHORT, "--out", str(tmp_path)])
-    first = capsys.readouterr().out.splitlines()
+def test_plot_draws_again_from_the_saved_run(probed, tmp_path, capsys):
+    shutil.copytree(probed[0], tmp_path, dirs_exist_ok=True)
+    first = probed[1].splitlines()
     (tmp_path / "rank_fit.png").unlink()
     assert main(["plot", str(tmp_path), "--figure", str(tmp_path / "again.png")]) == 0
     assert capsys.readouterr().out.splitlines()[:-1] == first[:-1]
     assert (tmp_path / "again.png").exists()
 
 
-def test_runs_of_the_same_data_are_drawn_together(tmp_path, capsys):
-    for form in ("cp", "ht"):
-        main(["probe", *SHORT[:2], "--format", form, *SHORT[4:], "--out", str(tmp_path / form)])
-    capsys.readouterr()
+def test_runs_of_the_same_data_are_drawn_together(probed, tmp_path, capsys):
+    shutil.copytree(probed[0], tmp_path / "cp")
+    run_of(["probe", *SHORT[:2], "--format", "ht", *SHORT[4:]], tmp_path / "ht")
     assert main(["plot", str(tmp_path / "cp"), str(tmp_path / "ht")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[2:6]] == [["cp", "1"], ["cp", "2"], ["ht", "1"], ["ht", "2"]]
@@ -54,15 +77,14 @@ def test_runs_of_the_same_data_are_drawn_together(tmp_path, capsys):
         RankFit.load(tmp_path / "cp").joined(other)
 
 
-def test_dynamics_prints_tables_and_draws_figures(tmp_path, capsys):
-    assert main(["dynamics", "mf", *DYNAMICS, "--out", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
+def test_dynamics_prints_tables_and_draws_figures(studied):
+    folder, out = studied
     assert "matrix factorization of depth 3: 8×8, rank 1, 48 of 64 entries observed; 2 seeds, 300 steps" in out
     assert "theory" in out
     for name in ("components", "history", "rates"):
-        assert f"figure: {tmp_path / name}.png" in out
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
-    assert Study.load(tmp_path).runs == [(0.1, 0), (0.1, 1), (0.01, 0), (0.01, 1)]
+        assert f"figure: {folder / name}.png" in out
+        assert (folder / f"{name}.png").read_bytes().startswith(PNG)
+    assert Study.load(folder).runs == [(0.1, 0), (0.1, 1), (0.01, 0), (0.01, 1)]
 
 
 @pytest.mark.parametrize(
@@ -80,9 +102,9 @@ def test_dynamics_of_tensors(form, options, said, tmp_path, capsys, monkeypatch)
     assert Study.load(f"runs/dynamics_{form}").settings.noise == 0.1
 
 
-def test_plot_draws_dynamics_again(tmp_path, capsys):
-    main(["dynamics", "mf", *DYNAMICS, "--out", str(tmp_path / "mf")])
-    first = capsys.readouterr().out
+def test_plot_draws_dynamics_again(studied, tmp_path, capsys):
+    shutil.copytree(studied[0], tmp_path / "mf")
+    first = studied[1].replace(str(studied[0]), str(tmp_path / "mf"))
     (tmp_path / "mf" / "rates.png").unlink()
     assert main(["plot", str(tmp_path / "mf")]) == 0
     assert capsys.readouterr().out == first
@@ -96,8 +118,8 @@ def test_plot_draws_dynamics_again(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "no rates: history has no record of components" in out
     assert (tmp_path / "fit" / "history.png").exists()
-    main(["dynamics", "mf", *DYNAMICS, "--depth", "2", "--out", str(tmp_path / "deep")])
-    capsys.readouterr()
+    settings = Study.load(tmp_path / "mf").settings
+    study(replace(settings, depth=2, steps=100), out=tmp_path / "deep")
     assert main(["plot", str(tmp_path / "mf"), str(tmp_path / "deep")]) == 0
     out = capsys.readouterr().out
     assert "depth 3" in out
@@ -105,12 +127,9 @@ def test_plot_draws_dynamics_again(tmp_path, capsys):
     assert (tmp_path / "mf" / "together.png").read_bytes().startswith(PNG)
 
 
-def test_plots_of_different_kinds_are_not_mixed(tmp_path, capsys):
-    main(["dynamics", "mf", *DYNAMICS, "--steps", "10", "--out", str(tmp_path / "mf")])
-    main(["probe", *SHORT, "--out", str(tmp_path / "probe")])
-    capsys.readouterr()
-    assert main(["plot", str(tmp_path / "mf"), str(tmp_path / "probe")]) == 2
-    assert "probe is not the folder of a run of htf dynamics" in capsys.readouterr().err
+def test_plots_of_different_kinds_are_not_mixed(studied, probed, capsys):
+    assert main(["plot", str(studied[0]), str(probed[0])]) == 2
+    assert f"{probed[0]} is not the folder of a run of htf dynamics" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -208,6 +227,18 @@ def test_every_setting_of_dynamics_has_a_help_line_and_its_default(form, capsys)
     assert "(default: 0:9)" in text
 
 
+def test_names_and_defaults_are_the_librarys():
+    assert probe.NAMES == htf.datasets.NAMES
+    assert tuple(htf.datasets.TWINS) == probe.TWINS
+    of_probes = importlib.import_module("htf.probes.rank_fit")  # htf.probes.rank_fit is the function
+    assert (probe.FORMATS, probe.DEFAULT_TWINS) == (of_probes.FORMATS, of_probes.DEFAULT_TWINS)
+    settings = FitSettings()
+    assert (settings.epochs, settings.step, OPTIMIZERS) == (probe.EPOCHS, probe.STEP, probe.OPTIMIZERS)
+    assert settings.optimizer == OPTIMIZERS[0]
+    titles = {name: ("deep " * (name == "mf")) + kind.title for name, kind in SETTINGS_OF.items()}
+    assert titles == dynamics.FORMATS
+
+
 def test_ranges():
     assert int_range("3") == [3]
     assert int_range("1:4,8") == [1, 2, 3, 4, 8]
@@ -233,9 +264,9 @@ def test_interrupt_leaves_a_run_that_goes_on(tmp_path, workers):
     assert 0 < len(partial.records) < 16
 
 
-# A shell starts the background jobs of a script with SIGINT ignored.
-@pytest.mark.parametrize("start", [[], ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]], ids=["terminal", "background"])
-def test_interrupted_dynamics_go_on(start, tmp_path, capsys):
+def test_interrupted_dynamics_go_on(tmp_path, capsys):
+    # A shell starts the background jobs of a script with SIGINT ignored; the probes above are started by a terminal.
+    start = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
     command = ["dynamics", "mf", *DYNAMICS[:6], "--seeds", "0,1", "--steps", "4000", "--every", "1000"]
     command += ["--out", str(tmp_path / "run")]
     process = subprocess.Popen(
@@ -259,8 +290,8 @@ def test_interrupted_dynamics_go_on(start, tmp_path, capsys):
     assert Study.load(tmp_path / "run").history.steps[-1] == 4000
 
 
-def test_a_figure_that_cannot_be_written_is_named(tmp_path, capsys):
-    assert main(["probe", *SHORT, "--out", str(tmp_path)]) == 0
+def test_a_figure_that_cannot_be_written_is_named(probed, tmp_path, capsys):
+    shutil.copytree(probed[0], tmp_path, dirs_exist_ok=True)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:

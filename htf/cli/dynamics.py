@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
-from htf._files import write_figure
 from htf.cli.arguments import add_command, int_range
-from htf.dynamics import compare_rates
-from htf.dynamics.settings import SETTINGS_OF
-from htf.dynamics.studies import STUDY, Study, study
-from htf.plotting import plot_components
-from htf.training.history import RECORD, History
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from htf.dynamics import Study
+    from htf.training import History
+
+# As in htf.dynamics.settings, which imports torch: what formats there are is told at once.
+FORMATS = {
+    "mf": "deep matrix factorization",
+    "cp": "tensor factorization",
+    "ht": "hierarchical tensor factorization",
+}
 _HELP = {
     "rank": "rank of the planted tensor",
     "dim": "dimension of every mode",
@@ -40,14 +45,18 @@ _FIRST = ("rank", "dim", "order", "depth", "components", "width")
 
 def add_formats(parser: argparse.ArgumentParser) -> None:
     """Add a command for each format to the parser's."""
-    formats = parser.add_subparsers(dest="format", required=True, metavar="{" + ",".join(SETTINGS_OF) + "}")
-    for name, kind in SETTINGS_OF.items():
-        own = add_command(formats, name, f"deep {kind.title}" if name == "mf" else kind.title)
-        settings = sorted(fields(kind), key=lambda field: field.name not in _FIRST)
-        for field in settings:
-            _add_setting(own, field.name, field.default)
-        own.add_argument("--device", default="cpu", help="where to train: cpu, cuda, cuda:1")
-        own.add_argument("--out", type=Path, default=None, help=f"folder of the run; by default runs/dynamics_{name}")
+    formats = parser.add_subparsers(dest="format", required=True, metavar="{" + ",".join(FORMATS) + "}")
+    for name, title in FORMATS.items():
+        add_command(formats, name, title, partial(_fill_format, name=name))
+
+
+def _fill_format(parser: argparse.ArgumentParser, name: str) -> None:
+    from htf.dynamics.settings import SETTINGS_OF
+
+    for field in sorted(fields(SETTINGS_OF[name]), key=lambda field: field.name not in _FIRST):
+        _add_setting(parser, field.name, field.default)
+    parser.add_argument("--device", default="cpu", help="where to train: cpu, cuda, cuda:1")
+    parser.add_argument("--out", type=Path, default=None, help=f"folder of the run; by default runs/dynamics_{name}")
 
 
 def _add_setting(parser: argparse.ArgumentParser, name: str, default: Any) -> None:
@@ -62,6 +71,9 @@ def _add_setting(parser: argparse.ArgumentParser, name: str, default: Any) -> No
 
 def run_dynamics(options: argparse.Namespace) -> int:
     """Fit, print the tables, draw the figures."""
+    from htf.dynamics.settings import SETTINGS_OF
+    from htf.dynamics.studies import study
+
     out = options.out or Path("runs") / f"dynamics_{options.format}"
     settings = {field.name: getattr(options, field.name) for field in fields(SETTINGS_OF[options.format])}
     result = study(options.format, out=out, device=options.device, progress=True, **settings)
@@ -70,11 +82,18 @@ def run_dynamics(options: argparse.Namespace) -> int:
 
 def is_dynamics(folder: Path) -> bool:
     """Whether a folder is that of a study or of another fit, by its files."""
+    from htf.dynamics.studies import STUDY
+    from htf.training.history import RECORD
+
     return (folder / STUDY).is_file() or (folder / RECORD).is_file()
 
 
 def plot_dynamics(runs: list[Path], figure: Path | None) -> int:
     """Print the tables and draw the figures of saved studies and fits; components of several side by side."""
+    from htf.dynamics.studies import STUDY, Study
+    from htf.plotting import plot_components
+    from htf.training.history import History
+
     found = {str(run): Study.load(run) if (run / STUDY).is_file() else History.load(run) for run in runs}
     if len(found) == 1:
         return _show(found[str(runs[0])], runs[0], figure)
@@ -87,6 +106,8 @@ def plot_dynamics(runs: list[Path], figure: Path | None) -> int:
 
 
 def _show(result: Study | History, folder: Path, figure: Path | None = None) -> int:
+    from htf.dynamics import Study, compare_rates
+
     figures: dict[Path, Figure] = {}
     if isinstance(result, Study):
         print(result.table())
@@ -108,10 +129,14 @@ def _show(result: Study | History, folder: Path, figure: Path | None = None) -> 
 
 
 def _history(result: Study | History) -> History:
+    from htf.dynamics import Study
+
     return result.history if isinstance(result, Study) else result
 
 
 def _draw(figures: Mapping[Path, Figure]) -> None:
+    from htf._files import write_figure
+
     for path, figure in figures.items():
         write_figure(path, figure)
         print(f"figure: {path}")

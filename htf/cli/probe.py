@@ -5,34 +5,38 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from htf._files import write_figure
 from htf.cli.arguments import FIGURE, add_scheduler, int_range
-from htf.datasets import NAMES, TWINS
-from htf.probes.rank_fit import DEFAULT_TWINS, FORMATS, rank_fit
-from htf.probes.result import RankFit
-from htf.training.least_squares_fit import OPTIMIZERS, FitSettings
+
+if TYPE_CHECKING:
+    from htf.probes import RankFit
+
+# As in htf.datasets, htf.probes and htf.training, which import torch: the help is there at once.
+NAMES = ("digits", "mnist", "fashion_mnist")
+TWINS = ("original", "random_labels", "random_images", "shuffled_pixels", "random_pixels", "gaussian_images")
+DEFAULT_TWINS = TWINS[:3]
+FORMATS = ("cp", "ht")
+OPTIMIZERS = ("relative_adam", "levenberg_marquardt")
+EPOCHS, STEP = 60, 1.0
 
 
 def add_probe_arguments(probe: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     probe.add_argument("dataset", nargs="?", default="digits", metavar="DATASET", help=f"one of {', '.join(NAMES)}")
-    defaults = FitSettings()
     probe.add_argument("--format", nargs="+", default=list(FORMATS), metavar="F", help=f"from {', '.join(FORMATS)}")
     probe.add_argument("--ranks", type=int_range, default="1:8", help="CP ranks and HT widths: 1:15 or 1,2,4")
     probe.add_argument("--classes", type=int_range, default="6", help="classes to tell from the rest")
     probe.add_argument("--twins", nargs="+", default=list(DEFAULT_TWINS), metavar="T", help=f"from {', '.join(TWINS)}")
     probe.add_argument("--seeds", type=int_range, default="0", help="seeds of starts and twins")
     probe.add_argument("--levels", type=int, default=2, help="grey levels of a pixel")
-    probe.add_argument("--epochs", type=int, default=defaults.epochs, help="passes over the data")
+    probe.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the data")
     probe.add_argument("--batch-size", type=int, default=None, help="samples of a batch; by default up to 1000")
-    probe.add_argument(
-        "--step", type=float, default=defaults.step, help="change of the log output in one step, at most"
-    )
+    probe.add_argument("--step", type=float, default=STEP, help="change of the log output in one step, at most")
     probe.add_argument(
         "--optimizer",
         choices=OPTIMIZERS,
-        default=defaults.optimizer,
+        default=OPTIMIZERS[0],
         metavar="NAME",
         help=f"{' or '.join(OPTIMIZERS)}, the latter for CP alone, on all samples at once",
     )
@@ -50,6 +54,9 @@ def add_probe_arguments(probe: argparse.ArgumentParser) -> None:
 
 def run_probe(options: argparse.Namespace) -> int:
     """Fit, print the table, draw the figure."""
+    from htf.probes import rank_fit
+    from htf.training import FitSettings
+
     workers = options.workers
     if workers is None:
         here = options.scheduler is None and options.device == "cpu"
@@ -79,12 +86,16 @@ def run_probe(options: argparse.Namespace) -> int:
 
 def plot_probes(runs: list[Path], figure: Path | None) -> int:
     """Print the table and draw the figure of saved probes, together."""
+    from htf.probes import RankFit
+
     first, *others = (RankFit.load(run) for run in runs)
     return show_probe(first.joined(*others) if others else first, figure or runs[0] / FIGURE)
 
 
 def show_probe(result: RankFit, figure: Path) -> int:
     """Print the table, and draw the figure to a file."""
+    from htf._files import write_figure
+
     print(result.table())
     write_figure(figure, result.plot())
     print(f"figure: {figure}")

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 # Entries of a matrix above which an SVD takes longer than several Gramians and their eigendecompositions.
 _LARGE = 1024
+# Rows from which that holds of smaller matrices of NumPy too; the calls of PyTorch take longer than its SVD.
+_FEW_ROWS = 6
 
 
 def mode_product(B: Backend, tensor: Array, matrix: Array, axis: int) -> Array:
@@ -176,11 +178,12 @@ def quick_qr(B: Backend, matrices: Array) -> tuple[Array, Array]:
 def left_singular(B: Backend, matrix: Array, count: int | None = None, fewest: int = _LARGE) -> tuple[Array, Array]:
     """Left singular vectors (m, p) and descending singular values (p,) of an (m, n) matrix, p = min(m, n).
 
-    With gradients, where the matrix is not wide or has less than `fewest` entries: LAPACK's SVD.  Otherwise the
-    eigendecomposition of the m × m Gramian, taken again for the rows below ``epsilon^(1/5)`` of the largest singular
-    value, and so on: each Gramian loses only what is below the square root of the rounding error relative to its own
-    largest value, so the result is accurate to some ``epsilon^(4/5)`` of the largest singular value, at the cost of one
-    matrix product or little more.  A small matrix that one Gramian does not serve takes the SVD after all.
+    With gradients, where the matrix is not wide or has less than `fewest` entries (less than 1,024 in PyTorch, or of
+    few rows): LAPACK's SVD.  Otherwise the eigendecomposition of the m × m Gramian, taken again for the rows below
+    ``epsilon^(1/5)`` of the largest singular value, and so on: each Gramian loses only what is below the square root of
+    the rounding error relative to its own largest value, so the result is accurate to some ``epsilon^(4/5)`` of the
+    largest singular value, at the cost of one matrix product or little more.  A small matrix that one Gramian does not
+    serve takes the SVD after all.
 
     Where only the first `count` have to be, the others may be off by up to the square root of the rounding error, or be
     left out; the Gramian may then be that of the columns of a tall matrix.
@@ -191,7 +194,9 @@ def left_singular(B: Backend, matrix: Array, count: int | None = None, fewest: i
         leading = _leading_of_tall(B, matrix, count)
         if leading is not None:
             return leading
-    if needs_gradient(matrix) or columns < 2 * rows or size < fewest:
+    if B.backend_name != "numpy" or rows < _FEW_ROWS:
+        fewest = _LARGE
+    if columns < 2 * rows or size < fewest or needs_gradient(matrix):
         U, S, _ = B.svd(matrix, full_matrices=False)
         return U, S
     cut = float(B.eps(matrix.dtype)) ** 0.2
@@ -201,12 +206,12 @@ def left_singular(B: Backend, matrix: Array, count: int | None = None, fewest: i
     found = 0
     rest = matrix
     while True:
-        squares, own = B.eigh(B.matmul(rest, adjoint(rest)))
-        squares, own = B.flip(squares, 0), B.flip(own, 1)
-        largest = float(squares[0])
+        squares, own = _descending(B, *B.eigh(B.matmul(rest, adjoint(rest))))
+        largest, least = float(squares[0]), cut**2 * float(squares[0])
         total = own if basis is None else B.matmul(basis, own)
         left = int(squares.shape[0])
-        head = left if not largest > 0 else max(int((squares > cut**2 * largest).sum()), 1)
+        whole = not largest > 0 or float(squares[-1]) > least
+        head = left if whole else max(int((squares > least).sum()), 1)
         found += head
         if count is not None and found >= count:
             head = left
@@ -226,10 +231,16 @@ def left_singular(B: Backend, matrix: Array, count: int | None = None, fewest: i
     return _sorted(B, B.concatenate(vectors, 1), B.concatenate(values, 0))
 
 
+def _descending(B: Backend, values: Array, vectors: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors, columns, from the largest value down."""
+    if type(values) is np.ndarray:
+        return values[::-1], vectors[:, ::-1]  # a fraction of what numpy.flip takes
+    return B.flip(values, 0), B.flip(vectors, 1)
+
+
 def _leading_of_tall(B: Backend, matrix: Array, count: int) -> tuple[Array, Array] | None:
     """The first `count` left singular vectors and values, by the columns' Gramian; None where that is not accurate."""
-    squares, V = B.eigh(B.matmul(adjoint(matrix), matrix))
-    squares, V = B.flip(squares, 0), B.flip(V, 1)
+    squares, V = _descending(B, *B.eigh(B.matmul(adjoint(matrix), matrix)))
     values = constant(squares).tolist()
     if not values[count - 1] > float(B.eps(matrix.dtype)) ** 0.4 * values[0]:
         return None

@@ -74,8 +74,11 @@ class Beam:
                 factor = mode_product(B, factor, inside[node].T, len(factor.shape) - 1)
             self.factors.append(factor)
 
-    def search(self, width: int, least: float = 0.0) -> Found:
-        """Follow up to `width` index tuples of every node; slices whose norm is below `least` are left out for good."""
+    def search(self, width: int, least: float = 0.0, signed: bool = False) -> Found:
+        """Follow up to `width` index tuples of every node; slices whose norm is below `least` are left out for good.
+
+        If `signed`, of a real tensor, entries below zero are left out too, and none is larger than the bound.
+        """
         tree, left_out = self.tree, -math.inf
         if not np.any(self.factors[-1]):
             return Found([], 0.0, zero=True)
@@ -87,7 +90,7 @@ class Beam:
                 factor = self.factors[node]
                 found = _Rows(factor, np.zeros(len(factor)), np.arange(len(factor))[:, None])
             else:
-                found, dropped = self._joined(node, kept, width, floor)
+                found, dropped = self._joined(node, kept, width, floor, signed)
                 left_out = max(left_out, dropped)
             if node == tree.root:
                 break
@@ -96,7 +99,7 @@ class Beam:
             kept.append(found)
             for child in tree.children(node):
                 kept[child].rows = kept[child].rows[:0]
-        sizes = np.abs(found.rows[:, 0])
+        sizes = found.rows[:, 0].clip(0) if signed else np.abs(found.rows[:, 0])
         logs = np.where(sizes > 0, np.log(np.where(sizes > 0, sizes, 1)) + found.logs, -np.inf)
         order = np.argsort(-logs, kind="stable")[:_CANDIDATES]
         best = float(logs[order[0]]) if len(order) else -math.inf
@@ -104,8 +107,10 @@ class Beam:
         indices = [self._index(kept, int(k)) for k in order]
         return Found(indices, _exp(max(left_out, best) + self.log_unit))
 
-    def _log_norms(self, node: int, rows: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    def _log_norms(self, node: int, rows: np.ndarray, logs: np.ndarray, signed: bool = False) -> np.ndarray:
         """Logarithms of the norms of slices, (count,); rows may have axes of children to come before the last."""
+        if signed and node == self.tree.root and rows.ndim == 2:
+            rows = rows.clip(0)
         flat = rows.reshape(len(rows), -1, rows.shape[-1])
         squares = square(flat)
         norms = np.sqrt(squares.sum((1, 2)))
@@ -126,7 +131,7 @@ class Beam:
         rows, logs = _normalized(found.rows[chosen], found.logs[chosen])
         return _Rows(rows, logs, found.choices[chosen]), dropped
 
-    def _joined(self, node: int, kept: list[_Rows], width: int, floor: float) -> tuple[_Rows, float]:
+    def _joined(self, node: int, kept: list[_Rows], width: int, floor: float, signed: bool) -> tuple[_Rows, float]:
         """Rows of a node at combinations of its children's, one child after the other."""
         group, factor = self.tree.children(node), self.factors[node]
         first = kept[group[0]]
@@ -139,11 +144,13 @@ class Beam:
                 # With many children, norms of partial tuples leave out what would be too many combinations.
                 found, left = self._selected(found, self._log_norms(node, found.rows, found.logs), width, floor)
                 dropped = max(dropped, left)
-            found, left = self._product(node, found, other, width, floor)
+            found, left = self._product(node, found, other, width, floor, signed)
             dropped = max(dropped, left)
         return found, dropped
 
-    def _product(self, node: int, found: _Rows, other: _Rows, width: int, floor: float) -> tuple[_Rows, float]:
+    def _product(
+        self, node: int, found: _Rows, other: _Rows, width: int, floor: float, signed: bool
+    ) -> tuple[_Rows, float]:
         """Combinations with the rows of one more child; the best of them chunk by chunk."""
         count, more = len(found.rows), len(other.rows)
         if not count or not more:
@@ -160,7 +167,8 @@ class Beam:
             rows = rows.reshape(-1, *rows.shape[2:])
             logs = (found.logs[some][:, None] + other.logs).reshape(-1)
             part = _Rows(rows, logs, np.arange(start * more, start * more + len(rows)))
-            part, left = self._selected(part, self._log_norms(node, rows, logs), max(width, _CANDIDATES), floor)
+            norms = self._log_norms(node, rows, logs, signed)
+            part, left = self._selected(part, norms, max(width, _CANDIDATES), floor)
             dropped = max(dropped, left)
             before, last = np.divmod(part.choices, more)
             part.choices = np.concatenate([found.choices[before], last[:, None]], axis=1)

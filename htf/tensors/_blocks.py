@@ -71,10 +71,11 @@ Schedule = tuple[Block, ...]
 def schedule_of(tensors: Sequence[HTTensor]) -> Schedule | None:
     """Blocks of HT tensors of one tree and shape, the root's last; None where steps per node serve as well."""
     x = tensors[0]
-    # Calls of other devices have many times the overhead.
-    on_host = getattr(x.device, "type", "cpu") == "cpu"
-    if x.tree.n_nodes < (_FEWEST_NODES if on_host else _FEWEST_NODES // 8):
+    # Calls of other devices have many times the overhead.  For the smallest tensors, even asking for it costs.
+    nodes = x.tree.n_nodes
+    if nodes < _FEWEST_NODES // 8 or (nodes < _FEWEST_NODES and _on_host(x.factors[0])):
         return None
+    on_host = _on_host(x.factors[0])
     # Every level has a block at least; a linear tree has hardly more nodes than levels.
     if x.tree.depth * _NODES_A_BLOCK > x.tree.n_nodes:
         return None
@@ -85,6 +86,10 @@ def schedule_of(tensors: Sequence[HTTensor]) -> Schedule | None:
         return None
     blocks = _schedule(x.tree, x.dims, tuple(y.rank for y in tensors))
     return blocks if len(blocks) * _NODES_A_BLOCK <= x.tree.n_nodes else None
+
+
+def _on_host(array: Array) -> bool:
+    return type(array) is np.ndarray or getattr(array.device, "type", "cpu") == "cpu"
 
 
 def unscaled_first(tree: DimensionTree) -> bool:

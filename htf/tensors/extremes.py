@@ -33,6 +33,8 @@ _HIDDEN = 1e-12
 _SQUARINGS = 3
 # Candidates from which single indices are changed, and as many random ones.
 _STARTS = 32
+# Index tuples that are followed to certify an entry whose like of the other sign is larger, in widths of the search.
+_WIDER = 4
 # Logarithm of the largest number to divide by.
 _LARGEST_LOG = 700.0
 # Relative rounding error that a bound has to exceed a value by to be no doubt.
@@ -283,20 +285,32 @@ def _largest(x: HTTensor, width: int, random_state: Any) -> ExtremeIndex:
         return ExtremeIndex(tuple(found), found.value, found.value, True)
     candidates, bound = [tuple(found)], min(found.bound, interval(x)[1])
     mean = float(np.asarray(ht_mean(x)))
+    searches = {0.0: search}
     for shift in (mean, None):
         if shift is None:
             shift = float(min(search.entries(candidates)))
         if not math.isfinite(shift) or shift == 0:
             continue
-        other = _Search(ht_add_scalar(x, -shift), width, rng)
+        other = searches[shift] = _Search(ht_add_scalar(x, -shift), width, rng)
         met = other.of_size()
         candidates += [tuple(met), *other.met]
         bound = min(bound, shift + met.bound)
     ends = search.ascended(candidates, lambda values: values)
-    values = search.entries(ends)
+    best = _best(search, ends, bound, found.value)
+    for shift, other in searches.items():
+        if not best.exact:
+            # With an entry at hand, few others are left that could be larger than it.
+            more, above = other.above(best.value - shift)
+            bound = min(bound, shift + above)
+            best = _best(search, [tuple(best), *more], bound, found.value)
+    return best
+
+
+def _best(search: _Search, candidates: list[tuple[int, ...]], bound: float, largest: float) -> ExtremeIndex:
+    """The largest entry of some, and whether it is the largest of all."""
+    values = search.entries(candidates)
     best = int(np.argmax(values))
-    value = float(values[best])
-    return _certified(ends[best], value, bound, found.value)
+    return _certified(candidates[best], float(values[best]), bound, largest)
 
 
 def _certified(index: tuple[int, ...], value: float, bound: float, largest: float) -> ExtremeIndex:
@@ -338,6 +352,7 @@ class _Search:
         self.x, self.width = x, width
         self.rng = rng if hasattr(rng, "randint") else np.random.RandomState(rng)
         self.met: list[tuple[int, ...]] = []
+        self.beam: Beam | None = None
 
     def entries(self, indices: list[tuple[int, ...]]) -> np.ndarray:
         return np.asarray(ht_entries(self.x, np.array(indices, dtype=np.int64).reshape(len(indices), self.x.order)))
@@ -351,7 +366,7 @@ class _Search:
         if written is not None:
             self.met = [tuple(written)]
             return written
-        beam = Beam(self.x)
+        beam = self.beam = Beam(self.x)
         found = beam.search(self.width)
         if found.zero:
             index = (0,) * self.x.order
@@ -372,6 +387,13 @@ class _Search:
         self.met = [candidates[k] for k in order[:_STARTS]]
         best = float(values[order[0]])
         return _certified(self.met[0], best, bound, best)
+
+    def above(self, least: float) -> tuple[list[tuple[int, ...]], float]:
+        """The largest entries of a real tensor that exceed the one of `least`, if any, and a bound on all of them."""
+        if self.beam is None or not least > 0:
+            return [], math.inf
+        found = self.beam.search(_WIDER * self.width, least, signed=True)
+        return found.indices, max(found.bound, least)
 
     def _by_powers(self) -> list[tuple[int, ...]]:
         """Index tuples found in squares of squares of the entries."""

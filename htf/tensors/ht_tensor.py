@@ -555,11 +555,11 @@ class HTTensor(FactorizedTensor):  # type: ignore[misc]
 
         return ht_permute(self, modes)
 
-    def reshape(self, shape: Sequence[int]) -> HTTensor:
+    def reshape(self, shape: int | Sequence[int], arity: int | None = None) -> HTTensor:
         """Modes split into finer ones, or merged; see `ht_reshape`."""
         from htf.tensors.reshaping import ht_reshape
 
-        return ht_reshape(self, shape)
+        return ht_reshape(self, shape, arity)
 
     def change_tree(self, tree: DimensionTree, tol: float = 0.0) -> HTTensor:
         """The same tensor on another tree; see `ht_change_tree`."""

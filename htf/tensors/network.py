@@ -104,6 +104,13 @@ class Network:
 
     # -- changing --------------------------------------------------------------------------------------
 
+    def add(self, array: Array, legs: Sequence[Leg]) -> Leg:
+        """A new vertex, whose last axis is a bond of its own, which is returned; the others are `legs`."""
+        vertex, bond = self._next_vertex, ("bond", self._next_bond)
+        self._next_vertex, self._next_bond = self._next_vertex + 1, self._next_bond + 1
+        self.put(vertex, array, [*legs, bond])
+        return bond
+
     def rename(self, names: Mapping[Leg, Leg]) -> None:
         """Give legs other names, all at once."""
         for vertex, legs in list(self.legs.items()):

@@ -260,10 +260,13 @@ def _times_triangles(
 
 def _is_identity(matrix: Array) -> bool:
     """Whether a matrix without gradient is the identity; of arrays that a certificate may be made for."""
-    if matrix.shape[0] != matrix.shape[1] or needs_gradient(matrix):
+    if matrix.shape[0] != matrix.shape[1]:
         return False
-    view = views([matrix])[0]
-    return bool(view[0, 0] == 1) and bool((view == np.eye(len(view))).all())
+    if type(matrix) is not np.ndarray:
+        if needs_gradient(matrix):
+            return False
+        matrix = views([matrix])[0]
+    return bool(matrix[0, 0] == 1) and bool((matrix == np.eye(len(matrix))).all())
 
 
 def check_finite(factors: Sequence[Array]) -> None:

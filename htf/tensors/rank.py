@@ -242,7 +242,7 @@ def check_tolerance(tol: float | None, name: str = "tol") -> float | None:
         return None
     try:
         # Numbers come from NumPy and torch too, so it is the value that decides, not the type.
-        number = None if isinstance(tol, bool | str) else float(tol)
+        number = None if isinstance(tol, bool | str) else float(_plain(tol))
     except (TypeError, ValueError):
         number = None
     if number is None:

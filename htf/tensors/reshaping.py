@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from math import prod
 from typing import SupportsIndex
 
-from htf._checks import check_dims
-from htf.linalg.backend import backend_of
+from htf._checks import check_dims, positive
+from htf.linalg.backend import Array, backend_of, eye
 from htf.linalg.dense import joint_values
 from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, check_mode
@@ -56,7 +57,7 @@ def ht_permute(ht_tensor: HTTensor | RawHT, modes: Sequence[int]) -> HTTensor:
     return renumbered(x.order, children, [x.factors[mode] for mode in numbers] + x.factors[x.order :])
 
 
-def ht_reshape(ht_tensor: HTTensor | RawHT, shape: int | Sequence[int]) -> HTTensor:
+def ht_reshape(ht_tensor: HTTensor | RawHT, shape: int | Sequence[int], arity: int | None = None) -> HTTensor:
     """Modes split into finer ones, or merged, as ``numpy.reshape`` does in C order.
 
     Parameters
@@ -64,18 +65,21 @@ def ht_reshape(ht_tensor: HTTensor | RawHT, shape: int | Sequence[int]) -> HTTen
     ht_tensor : HTTensor or (tree, factors)
     shape : int or sequence of int
         With the product of the tensor's dimensions, one of which may be given as -1; outputs are left out.
+    arity : int, optional
+        Children, at most, of a node above the parts of a mode: 2 joins neighbouring parts in a balanced binary tree.
+        By default all parts are children of one node, whatever their number.
 
     Returns
     -------
     HTTensor
-        A mode that is split becomes a node above its parts, with the identity as their frames: exact, and no
-        arithmetic. Modes that are merged are brought together in the tree first; see `ht_change_tree`.  `ht_round` then
-        finds the ranks.
+        A mode that is split becomes a node above its parts, with the identity as their frames, and as that of nodes
+        between if there is an `arity`: exact, and no arithmetic.  Modes that are merged are brought together in the
+        tree first; see `ht_change_tree`.  `ht_round` then finds the ranks.
 
     Raises
     ------
-    ValueError
-        If sizes differ.
+    ValueError, TypeError
+        If sizes differ, or `arity` is no integer of at least 2.
 
     See Also
     --------
@@ -91,12 +95,17 @@ def ht_reshape(ht_tensor: HTTensor | RawHT, shape: int | Sequence[int]) -> HTTen
     --------
     >>> import htf, numpy as np
     >>> x = htf.hierarchical_tucker(np.cos(np.add.outer(np.arange(256), np.arange(256)) / 10), tol=1e-10)
-    >>> fine = htf.tensors.ht_reshape(x, (2,) * 16)  # quantized: modes of dimension 2, eight at a node
-    >>> binary = fine.change_tree(htf.DimensionTree.balanced(16), tol=1e-10)
-    >>> x.n_parameters, binary.n_parameters, max(binary.rank)
+    >>> fine = htf.tensors.ht_reshape(x, (2,) * 16, arity=2).round(tol=1e-10)  # quantized
+    >>> x.n_parameters, fine.n_parameters, max(fine.rank)
     (1028, 180, 2)
+    >>> fine.tree == htf.DimensionTree.balanced(16)
+    True
+    >>> htf.tensors.ht_reshape(x, (2,) * 16).tree.depth  # eight parts at a node
+    2
     """
     x = as_ht(ht_tensor)
+    if arity is not None and positive("arity", arity) < 2:
+        raise ValueError(f"arity is {arity}; expected at least 2")
     wanted = _filled(x.dims, [operator.index(shape)] if isinstance(shape, SupportsIndex) else list(shape))
     if prod(wanted) != prod(x.dims):
         raise ValueError(f"shape {wanted} has {prod(wanted)} entries; the tensor has {prod(x.dims)}")
@@ -109,13 +118,38 @@ def ht_reshape(ht_tensor: HTTensor | RawHT, shape: int | Sequence[int]) -> HTTen
         vertex = _merged(network, [mode_leg(mode) for mode in old], centred=not x.requires_grad)
         rest = [leg for leg in network.legs[vertex] if leg[0] != "mode"]
         array = network.arranged(vertex, [*(mode_leg(mode) for mode in old), *rest])
-        dims = tuple(wanted[leg[1]] for leg in legs)
+        parts = [(leg, wanted[leg[1]]) for leg in legs]
+        network.drop(vertex)
+        if arity is not None:
+            parts = _joined_in_levels(network, parts, arity, array)
+        dims = tuple(dim for _, dim in parts)
         reshaped = backend_of(array).reshape(array, dims + tuple(array.shape[len(old) :]))
-        network.put(vertex, reshaped, legs + rest)
+        network.put(vertex, reshaped, [*(leg for leg, _ in parts), *rest])
         if root not in network.legs:
             root = vertex
     network.rename({leg: mode_leg(leg[1]) for leg in fresh})
     return network.to_ht(root)
+
+
+def _joined_in_levels(
+    network: Network, parts: Sequence[tuple[Leg, int]], arity: int, like: Array
+) -> list[tuple[Leg, int]]:
+    """Legs and dimensions of parts, at most `arity`, of which those for several stand for the identity on them."""
+    if len(parts) <= arity:
+        return list(parts)
+    B = backend_of(like)
+    found: list[tuple[Leg, int]] = []
+    # Runs of nearly equal lengths, longer ones first.
+    ends = [-(-k * len(parts) // arity) for k in range(arity + 1)]
+    for start, end in itertools.pairwise(ends):
+        if end - start == 1:
+            found.append(parts[start])
+            continue
+        below = _joined_in_levels(network, parts[start:end], arity, like)
+        size = prod(dim for _, dim in below)
+        identity = B.reshape(eye(B, size, like), (*(dim for _, dim in below), size))
+        found.append((network.add(identity, [leg for leg, _ in below]), size))
+    return found
 
 
 def _filled(dims: tuple[int, ...], shape: list[int]) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from htf.training.least_squares_fit import FitSettings, LeastSquaresFit
 from htf.training.levenberg_marquardt import LevenbergMarquardt
 from htf.training.losses import Loss
 from htf.training.relative_adam import RelativeAdam
+from htf.training.resumable import adopt
 from htf.training.run import Training
 from htf.training.stopping import LossBelow, NoProgress, TimeLimit, early_stopping, reached
 from htf.training.tracking import Moment, Tracker
@@ -43,6 +44,7 @@ __all__ = [
     "TimeLimit",
     "Tracker",
     "Training",
+    "adopt",
     "center_outputs",
     "classify",
     "curriculum",

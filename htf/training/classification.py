@@ -15,8 +15,7 @@ from htf.training._classification import Classification, DataLike
 from htf.training.classify_result import ClassifyResult
 from htf.training.classify_settings import ClassifySettings, Regularizer
 from htf.training.optimizers import OptimizerLike
-from htf.training.resumable import CHECKPOINT_KIND
-from htf.training.run import CHECKPOINT
+from htf.training.resumable import CHECKPOINT, CHECKPOINT_KIND
 from htf.training.schedules import ScheduleLike
 from htf.training.state_dicts import load_weights, part_of
 from htf.training.stopping import StoppingRule

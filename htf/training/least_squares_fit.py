@@ -22,7 +22,7 @@ from htf.training.centering import center_outputs
 from htf.training.digests import digest
 from htf.training.history import History
 from htf.training.objectives.base import Found
-from htf.training.objectives.least_squares import LeastSquares
+from htf.training.objectives.least_squares import LeastSquares, of_runs
 from htf.training.relative_adam import RelativeAdam
 from htf.training.run import Training
 from htf.training.state_dicts import part_of
@@ -134,7 +134,8 @@ class LeastSquaresFit(Training):
     ----------
     network : CPNetwork or HTNetwork
     train, test : sequence of (Plan, Tensor)
-        Batches with their targets, (batch, runs).  The batches are fixed; their order is drawn anew each epoch.
+        Batches with their targets, (batch, runs), or (batch, 1) for all runs.  The batches are fixed; their order is
+        drawn anew each epoch.
     settings : FitSettings
     seed : int
         Of the order of batches.
@@ -156,8 +157,9 @@ class LeastSquaresFit(Training):
     Raises
     ------
     ValueError
-        For settings of another optimizer, for no training batches, for a checkpoint of something else, which is kept
-        and the difference named, or, on the first step, for a loss that is not finite at the start.
+        For settings of another optimizer, for no training batches or targets of another shape, for a checkpoint of
+        something else, which is kept and the difference named, or, on the first step, for a loss that is not finite at
+        the start.
 
     Warns
     -----
@@ -196,6 +198,7 @@ class LeastSquaresFit(Training):
     ) -> None:
         if settings.optimizer != RELATIVE_ADAM:
             raise ValueError(f"settings have the optimizer {settings.optimizer}; expected {RELATIVE_ADAM}")
+        train, test = of_runs(train, network.runs), of_runs(test, network.runs)
         self.network, self.train, self.test, self.settings = network, train, test, settings
         self.clip = clip
         self._given, self._keeps = about or {}, checkpoint is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -16,11 +17,10 @@ from typing import Any
 from torch import Tensor
 
 from htf._files import check_writable, read_tensors, saved_before, write_tensors
-from htf._folders import Folder
+from htf._folders import CLAIM, Folder, read_claim
 from htf._version import __version__
 
-CHECKPOINT_KIND = "a checkpoint"
-_VERSION: dict[str, dict[str, Any]] = {"versions": {"htf": __version__}}
+CHECKPOINT, CHECKPOINT_KIND = "checkpoint.safetensors", "a checkpoint"
 
 
 class Resumable(ABC):
@@ -150,7 +150,7 @@ class Resumable(ABC):
         if self.checkpoint is None:
             raise ValueError("there is no file to save to: checkpoint is None")
         tensors, state = self.state()
-        about = {**_VERSION, **self.about, "state": state}
+        about = {"versions": {"htf": __version__}, **self.about, "state": state}
         write_tensors(self.checkpoint, tensors, about, CHECKPOINT_KIND, keep_previous=True)
 
     def resume(self) -> bool:
@@ -176,7 +176,8 @@ class Resumable(ABC):
             return False
         tensors, about = read_tensors(self.checkpoint, CHECKPOINT_KIND, previous=True)
         # Through JSON's eyes: tuples come back as lists.
-        for part, mine in json.loads(json.dumps(_VERSION | self.about)).items():
+        _check_version(self.checkpoint, about)
+        for part, mine in json.loads(json.dumps(self.about)).items():
             theirs = about.get(part)
             if not isinstance(theirs, dict):
                 raise ValueError(f"{self.checkpoint} is not a checkpoint of this kind: it says nothing of its {part}")
@@ -190,6 +191,79 @@ class Resumable(ABC):
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ValueError(f"{self.checkpoint} is not a checkpoint of this fit ({error!r})") from error
         return True
+
+
+def _check_version(path: Path, about: dict[str, Any]) -> None:
+    theirs = about.get("versions")
+    if not isinstance(theirs, dict) or not isinstance(theirs.get("htf"), str):
+        raise ValueError(f"{path} is not a checkpoint of this kind: it says nothing of its versions")
+    if theirs["htf"] != __version__:
+        raise ValueError(
+            f"{path} was written by htf {theirs['htf']}; this is htf {__version__}, with which the rest may come out "
+            f"otherwise.  Go on with htf {theirs['htf']} for the same numbers, or with this one after "
+            f"htf.training.adopt({str(path)!r})"
+        )
+
+
+def adopt(path: str | os.PathLike[str]) -> list[Path]:
+    """Let trainings of another version of htf go on with this one.
+
+    A training that goes on with the version that began it ends with the same numbers, bit for bit.  Between versions
+    that is not promised, so a checkpoint of another one is refused, until it is adopted.
+
+    Parameters
+    ----------
+    path : str or Path
+        A checkpoint, the folder of a training, or one of many such folders.
+
+    Returns
+    -------
+    list of Path
+        The checkpoints that were of another version, adopted now.  Each says in its description who wrote it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no checkpoint.
+    ValueError
+        If a checkpoint is damaged, or of a format that this version does not read; it is kept.
+    BlockingIOError
+        If a training goes on in a folder.
+
+    See Also
+    --------
+    htf.training.Training.run : goes on from a checkpoint.
+
+    Notes
+    -----
+    What a training keeps may differ between versions too.  Then it is refused when it goes on, and kept.  The folder of
+    a probe is that of one version for good, as its table compares fits.
+
+    Examples
+    --------
+    >>> import tempfile, htf
+    >>> problem = htf.datasets.tensor_completion((6, 6, 6), "cp", rank=2, observed=150)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = htf.training.fit(htf.nn.CPNetwork((6, 6, 6), 3, seed=0), problem, steps=10, out=folder)
+    ...     htf.training.adopt(folder)  # nothing to do, as it is of this version
+    []
+    """
+    paths = [Path(path)] if Path(path).is_file() else sorted(Path(path).rglob(CHECKPOINT))
+    if not paths:
+        raise FileNotFoundError(f"{path} holds no {CHECKPOINT}; expected the folder of a training")
+    adopted = []
+    for file in paths:
+        claimed = (file.parent / CLAIM).exists()
+        with Folder(file.parent, *read_claim(file.parent), None).locked() if claimed else nullcontext():
+            tensors, about = read_tensors(file, CHECKPOINT_KIND)
+            versions = about.get("versions")
+            if not isinstance(versions, dict) or versions.get("htf") == __version__:
+                continue
+            written = [*versions.get("written_by", []), versions.get("htf")]
+            about["versions"] = {"htf": __version__, "written_by": written}
+            write_tensors(file, tensors, about, CHECKPOINT_KIND, keep_previous=True)
+            adopted.append(file)
+    return adopted
 
 
 @contextmanager

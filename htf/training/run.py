@@ -35,13 +35,11 @@ from htf.training.optimizers import (
     optimizer_state,
     restore_optimizer,
 )
-from htf.training.resumable import Resumable
+from htf.training.resumable import CHECKPOINT, Resumable
 from htf.training.schedules import ScheduleLike, make_schedule
 from htf.training.state_dicts import load_weights, part_of
 from htf.training.stopping import StoppingRule, as_rules
 from htf.training.tracking import Tracker, describe_network, tracker_names
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 class Training(Resumable):

@@ -75,6 +75,17 @@ def test_searches_find_them_and_certify_nothing_else(shape, width, searching):
     assert missed <= (2 if width == 4 else 0)
 
 
+def test_both_extremes_of_a_random_tensor_are_certified(searching):
+    for seed in range(4):
+        x = random_ht((4,) * 9, 2 + seed, random_state=seed)
+        d = x.to_tensor()
+        # One of the two is smaller in size than entries of the other sign.
+        for found, wanted in ((x.max(), d.max()), (x.min(), d.min())):
+            np.testing.assert_allclose(found, wanted)
+            assert found.exact
+            assert found.bound == found
+
+
 def test_complex_tensors_have_sizes(searching):
     x = random_ht((4,) * 5, 3, random_state=0, like=np.zeros(1, complex))
     sizes = abs(x.to_tensor())

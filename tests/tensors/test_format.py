@@ -449,3 +449,19 @@ def test_deep_trees_are_contracted_without_recursion():
     half = modes[:550]
     assert x.tensordot(y, (half, half)).order == 1100
     assert x[(slice(None), [0, 1], [0, 1])].order == 1099
+
+
+@pytest.mark.parametrize("arity", [2, 3])
+@pytest.mark.parametrize("backend", ["numpy", "pytorch"])
+def test_parts_of_a_mode_are_joined_a_few_at_a_time(backend, arity):
+    dense = np.random.default_rng(0).standard_normal((64, 24, 5))
+    x = htf.hierarchical_tucker(dense, tol=0).to_backend(backend)
+    shape = (2, 2, 2, 2, 2, 2, 3, 2, 4, 5)
+    fine = x.reshape(shape, arity=arity)
+    np.testing.assert_allclose(np.asarray(fine.to_tensor()), dense.reshape(shape), atol=1e-12)
+    assert max(len(fine.tree.children(node)) for node in fine.tree.inner_nodes) == arity
+    assert fine.n_parameters < 3 * x.n_parameters
+    whole = x.reshape(-1).reshape((2,) * 7 + (3, 4, 5), arity)  # one mode that is the root
+    np.testing.assert_allclose(np.asarray(whole.to_tensor()), dense.reshape((2,) * 7 + (3, 4, 5)), atol=1e-12)
+    with pytest.raises(ValueError, match="arity is 1; expected at least 2"):
+        x.reshape(shape, arity=1)

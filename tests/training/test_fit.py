@@ -372,3 +372,12 @@ def test_a_resumed_history_has_the_order_of_one_left_alone(tmp_path):
         resumed = fit(matrix_net(), problem(), steps=steps, track=htf.dynamics.singular_values(2), out=tmp_path)
     alone = fit(matrix_net(), problem(), steps=40, track=htf.dynamics.singular_values(2))
     assert list(resumed.tensors()) == list(alone.tensors())
+
+
+def test_targets_of_one_column_are_those_of_all_runs():
+    observed = problem()
+    one, column = (
+        fit(matrix_net(runs=2), (observed.indices, values), steps=3, every=1)
+        for values in (observed.values, observed.values[:, None])
+    )
+    assert torch.equal(one.loss, column.loss)

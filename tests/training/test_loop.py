@@ -5,7 +5,7 @@ import torch
 
 from htf import DimensionTree
 from htf.nn import CPNetwork, HTNetwork
-from htf.training import FitSettings, LeastSquaresFit, RelativeAdam, center_outputs
+from htf.training import FitSettings, LeastSquaresFit, RelativeAdam, Training, center_outputs, objectives
 
 ORDER = 8
 GENERATOR = torch.Generator().manual_seed(0)
@@ -44,6 +44,23 @@ def test_runs_train_as_they_would_alone():
     single = LeastSquaresFit(alone, batches, batches[:1], FitSettings(epochs=20))
     single.run()
     assert single.errors(batches)[0] == pytest.approx(both.errors(both.train)[1], rel=0.05)
+
+
+def test_targets_of_one_column_are_those_of_all_runs():
+    x, y = INDICES, TARGETS[:, :1]
+    found = []
+    for targets in (y, y.expand(-1, 2)):
+        network = make()
+        batches = [(network.plan(part), own) for part, own in zip(x.split(40), targets.split(40), strict=True)]
+        trained = LeastSquaresFit(network, batches, batches[:1], FitSettings(epochs=3))
+        trained.run()
+        squares = objectives.least_squares(x.split(40), targets.split(40), test=(x.split(40), targets.split(40)))
+        history = Training(make(), squares, optimizer="relative_adam", lr=0.1, seed=0).run(epochs=3)
+        found.append((trained.train_errors, trained.test_errors, history.loss.tolist()))
+    assert found[0] == found[1]
+    assert len(found[0][0][0]) == 2
+    with pytest.raises(ValueError, match=r"have shape \(40, 3\); expected \(batch, 2\), or \(batch, 1\) for all"):
+        LeastSquaresFit(make(), [(make().plan(x[:40]), torch.zeros(40, 3))], [], FitSettings())
 
 
 class StopError(Exception):

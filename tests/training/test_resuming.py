@@ -21,7 +21,7 @@ from fit_cases import (
 )
 
 from htf.nn.init import gaussian
-from htf.training import fit
+from htf.training import adopt, fit
 
 
 class InterruptAt(FirstParameter):
@@ -163,10 +163,21 @@ def test_a_checkpoint_of_another_version_or_cut_short_is_refused_and_kept(tmp_pa
     path = tmp_path / "checkpoint.safetensors"
     before = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("htf.training.resumable._VERSION", {"versions": {"htf": "9.9"}})
-        with pytest.raises(ValueError, match=r"was written with htf = '0.*'; here it is '9.9'"):
+        patch.setattr("htf.training.resumable.__version__", "9.9")
+        with pytest.raises(ValueError, match=r"was written by htf 0.*; this is htf 9.9.*adopt\('.*safetensors'\)"):
             fit(matrix_net(), problem(), steps=20, out=tmp_path)
-    assert path.read_bytes() == before
+        assert path.read_bytes() == before
+        # On purpose, it goes on as if nothing had changed.
+        assert adopt(tmp_path) == [path]
+        assert adopt(path) == []
+        fit(net := matrix_net(), problem(), steps=20, out=tmp_path)
+        fit(expected := matrix_net(), problem(), steps=20)
+        assert torch.equal(parameters(net), parameters(expected))
+    with pytest.raises(ValueError, match=r"was written by htf 9.9; this is htf 0"):
+        fit(matrix_net(), problem(), steps=20, out=tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        adopt(tmp_path / "nothing")
+    (tmp_path / "checkpoint.safetensors.previous").unlink()
     path.write_bytes(before[: len(before) // 2])
     with pytest.raises(ValueError, match="is not a checkpoint of this library, or is cut short"):
         fit(matrix_net(), problem(), steps=20, out=tmp_path)

@@ -45,6 +45,34 @@ def test_regression_finds_a_linear_map_and_measures_it():
     torch.testing.assert_close(weighted.find(model, 0, 0).losses, expected)
 
 
+def test_floats_of_another_precision_are_brought_to_the_models():
+    double = objectives.regression((X.double(), X[:, :1].double()), (X.double(), X[:, :1].double()), batch_size=40)
+    single = objectives.regression((X, X[:, :1]), (X, X[:, :1]), batch_size=40)
+    found, expected = (begun(objective, 1).run(epochs=2) for objective in (double, single))
+    torch.testing.assert_close(found.loss, expected.loss, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: objectives.regression((X.long(), X[:, :1])),
+            TypeError,
+            r"inputs of shape \(1, 6\) and dtype .*int64",
+        ),
+        (lambda: objectives.classification((X.long(), Y)), TypeError, r"and dtype torch.int64, as train has them"),
+        (lambda: objectives.regression((X[:, :5], X[:, :1])), ValueError, r"take inputs of shape \(1, 5\)"),
+        (lambda: objectives.classification((X[:, :5], Y)), ValueError, r"take inputs of shape \(2, 5\)"),
+        (lambda: objectives.regression((X, X[:, :1]), (X.long(), X[:, :1])), TypeError, "as validation has them"),
+        (lambda: objectives.regression((X, X[:, :1]), (X[:, 1:], X[:, :1])), ValueError, "as validation has them"),
+        (lambda: objectives.regression((X, X[:, :1]), (X, X[:, :2])), ValueError, "for one sample of validation"),
+    ],
+)
+def test_inputs_that_the_model_does_not_take(make, error, message):
+    with pytest.raises(error, match=message):
+        begun(make(), 3 if isinstance(make(), objectives.Classes) else 1)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from htf._checks import positive
+from htf._modes import evaluated
 from htf.training._processes import Alone
 from htf.training._seeds import order_of_epoch, seed_of_step
 from htf.training.digests import digest
@@ -274,6 +276,28 @@ def function(of: Function, *, data: object = (), batches: int = 1) -> Objective:
 def as_objective(given: Objective | Function) -> Objective:
     """An objective as it is, or one made of a function."""
     return given if isinstance(given, Objective) else FunctionObjective(given)
+
+
+@torch.no_grad()
+def first_outputs(model: nn.Module, inputs: Tensor, name: str) -> Any:
+    """Outputs of a model in evaluation mode on some of its inputs, before it is trained on all of them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If PyTorch refuses the inputs; the message says whose they are.
+    """
+    try:
+        with evaluated(model):
+            return model(inputs)
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:  # out of memory, or not implemented
+            raise
+        kind = TypeError if re.search("dtype|scalar type", str(error)) else ValueError
+        raise kind(
+            f"model does not take inputs of shape {tuple(inputs.shape)} and dtype {inputs.dtype}, as {name} has them: "
+            f"{error}"
+        ) from error
 
 
 class Order:

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from htf._checks import positive
-from htf._modes import evaluated
 from htf.training._class_outputs import check_outputs, class_loss, count_hits, hits, use_channels_last
 from htf.training._memory import largest_fitting
 from htf.training._samples import Samples, as_samples
 from htf.training.digests import digest
-from htf.training.objectives.base import Found, Objective, Order, Place
+from htf.training.objectives.base import Found, Objective, Order, Place, first_outputs
 from htf.training.sample_weights import factors
 
 
@@ -83,8 +82,7 @@ class Classes(Objective):
                 f"{'some ' * (larger > 0)}batches have {size} images for {world} process{'es' * (world > 1)}; "
                 "expected at least 2 for each: a larger batch_size, or more training images"
             )
-        with evaluated(model), torch.no_grad():
-            out = model(train.batch(slice(0, 2))[0])
+        out = first_outputs(model, train.batch(slice(0, 2))[0], "train")
         check_outputs(out, 2, max(part.labels_below for part in self.parts.values()))
         if self._weights is not None:
             self._weights = self._weights.to(place.device, place.dtype)

@@ -48,9 +48,7 @@ class LeastSquares(Objective):
     def prepare(self, model: nn.Module, place: Place) -> None:
         super().prepare(model, place)
         runs = getattr(model, "runs", 1)
-        for _, y in (*self.train, *self.test):
-            if y.ndim != 2 or y.shape[1] != runs:
-                raise ValueError(f"targets of a batch have shape {tuple(y.shape)}; expected (batch, {runs})")
+        self.train, self.test = of_runs(self.train, runs), of_runs(self.test, runs)
 
     def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
         x, y = self.train[self._order(epoch)[batch]]
@@ -88,6 +86,23 @@ class LeastSquares(Objective):
         return {"objective": "least squares", "clip": self.clip, **about}
 
 
+def of_runs(batches: Sequence[Batch], runs: int) -> Sequence[Batch]:
+    """Batches with targets for every run, (batch, runs), of which (batch, 1) are for all.
+
+    Raises
+    ------
+    ValueError
+        For targets of another shape.
+    """
+    for _, y in batches:
+        if y.ndim != 2 or y.shape[1] not in (1, runs):
+            raise ValueError(
+                f"targets of a batch have shape {tuple(y.shape)}; expected (batch, {runs})"
+                + (", or (batch, 1) for all runs" if runs > 1 else "")
+            )
+    return [(x, y.expand(-1, runs)) for x, y in batches] if any(y.shape[1] != runs for _, y in batches) else batches
+
+
 def least_squares(
     inputs: Sequence[Tensor | Plan],
     targets: Sequence[Tensor],
@@ -102,7 +117,7 @@ def least_squares(
     inputs : sequence of Tensor or Plan
         The batches, as the model takes them.  They are fixed; their order is drawn anew each epoch.
     targets : sequence of Tensor
-        (batch, runs) each; (batch, 1) for a model that is no factorization.
+        (batch, runs) each, or (batch, 1) for all runs, and for a model that is no factorization.
     test : (inputs, targets), optional
         Likewise; measured after each epoch as "test/loss".
     clip : float, optional

@@ -89,10 +89,11 @@ def _targets(values: Tensor, inputs: Tensor, network: Factorization) -> Tensor:
     if (
         values.ndim not in (1, 2)
         or len(values) != len(inputs)
-        or (values.ndim == 2 and values.shape[1] != network.runs)
+        or (values.ndim == 2 and values.shape[1] not in (1, network.runs))
     ):
         raise ValueError(
-            f"targets have shape {tuple(values.shape)}; expected ({len(inputs)},) or ({len(inputs)}, {network.runs})"
+            f"targets have shape {tuple(values.shape)}; expected ({len(inputs)},) or ({len(inputs)}, 1) for all "
+            f"runs, or ({len(inputs)}, {network.runs})"
         )
     if not len(values):
         raise ValueError("problem has no observations")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from htf._checks import positive
 from htf._modes import evaluated
 from htf.training.digests import digest
-from htf.training.objectives.base import Found, Objective, Order, Place
+from htf.training.objectives.base import Found, Objective, Order, Place, first_outputs
 from htf.training.sample_weights import factors
 
 Pair = tuple[Tensor, Tensor]
@@ -57,18 +57,20 @@ class Regression(Objective):
 
     def prepare(self, model: nn.Module, place: Place) -> None:
         super().prepare(model, place)
-        self.train = self.train[0].to(place.device), self.train[1].to(place.device, place.dtype)
+        self.train = _placed(self.train, place)
         if self.validation is not None:
-            self.validation = self.validation[0].to(place.device), self.validation[1].to(place.device, place.dtype)
+            self.validation = _placed(self.validation, place)
         if self._weights is not None:
             self._weights = self._weights.to(place.device, place.dtype)
-        with evaluated(model), torch.no_grad():
-            out = model(self.train[0][:1])
-        if out.shape != self.train[1][:1].shape:
-            raise ValueError(
-                f"model gives outputs of shape {tuple(out.shape)} for one sample; expected "
-                f"{tuple(self.train[1][:1].shape)}, as the targets have it"
-            )
+        for name, (x, y) in (("train", self.train), ("validation", self.validation or self.train)):
+            out = first_outputs(model, x[:1], name)
+            if not isinstance(out, Tensor):
+                raise TypeError(f"model gives a {type(out).__name__}; expected a tensor of outputs")
+            if out.shape != y[:1].shape:
+                raise ValueError(
+                    f"model gives outputs of shape {tuple(out.shape)} for one sample of {name}; expected "
+                    f"{tuple(y[:1].shape)}, as the targets have it"
+                )
         self._order = Order(len(self.train[1]), self.batches, place.seed, place.processes)
 
     def find(self, model: nn.Module, epoch: int, batch: int) -> Found:
@@ -103,7 +105,7 @@ def regression(
     Parameters
     ----------
     train : (Tensor, Tensor)
-        Inputs (n, ...) as the model takes them, and targets (n, outputs).
+        Inputs (n, ...) as the model takes them, and targets (n, outputs); floats are brought to the model's dtype.
     validation : (Tensor, Tensor), optional
         After each epoch "validation/r2", the share of the variance that is explained, is measured; it chooses the best
         epoch.
@@ -119,7 +121,8 @@ def regression(
     Raises
     ------
     TypeError, ValueError
-        For other kinds or shapes; when a training is made of it, for a model whose outputs have another shape.
+        For other kinds or shapes; when a training is made of it, for a model that does not take the inputs, or whose
+        outputs have another shape.
 
     See Also
     --------
@@ -139,6 +142,11 @@ def regression(
     True
     """
     return Regression(train, validation, batch_size=batch_size, sample_weight=sample_weight)
+
+
+def _placed(pair: Pair, place: Place) -> Pair:
+    x, y = pair
+    return x.to(place.device, place.dtype if x.is_floating_point() else x.dtype), y.to(place.device, place.dtype)
 
 
 def _checked(name: str, pair: Any) -> Pair:

@@ -261,6 +261,8 @@ def check_share(name: str, value: Any) -> float:
     """A number in (0, 1]."""
     if isinstance(value, bool | str) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} is {value!r}; expected a number")
-    if not 0 < float(value) <= 1:
+    # PyTorch warns of a number with a gradient that is made a float.
+    number = value.item() if hasattr(value, "item") else float(value)
+    if not 0 < number <= 1:
         raise ValueError(f"{name} is {value}; expected a share in (0, 1]")
-    return float(value)
+    return number
