@@ -37,6 +37,26 @@ def summed(whole, sample, missing):
     return whole[tuple(slice(None) if gone else int(value) for value, gone in zip(sample, missing, strict=True))]
 
 
+def check_conditionals(density, whole, x):
+    """Probabilities of what is missing given the rest, and an expectation under them, are those of the table."""
+    missing = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+    missing[missing.all(1), 0] = False
+    found = density.log_prob(x) - density.log_prob(x, missing=missing)
+    for row, gone, log in zip(x, missing, found, strict=True):
+        shares = summed(whole, row, gone)
+        shares = shares / shares.sum()
+        assert abs(float(log.exp() - shares[tuple(row[gone])])) < 1e-10
+    # The mean of a count over all samples that agree with one, by their conditional probabilities.
+    row, gone = x[0], missing[0]
+    values = torch.cartesian_prod(*[torch.arange(n) for n in whole.shape]).view(-1, x.shape[1])
+    values = values[(values[:, ~gone] == row[~gone]).all(1)]
+    chances = (density.log_prob(values) - density.log_prob(row[None], missing=gone[None])).exp()
+    shares = summed(whole, row, gone).flatten()
+    assert abs(float(chances.sum()) - 1) < 1e-10
+    expected = (shares / shares.sum() * values.sum(1)).sum()
+    assert abs(float((chances * values.sum(1)).sum() - expected)) < 1e-10
+
+
 def chi_square(samples, probabilities):
     """Standardized chi-square statistic of samples (n, modes) against a table; cells of few are one."""
     n, shape = len(samples), probabilities.shape

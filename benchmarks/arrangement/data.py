@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from sklearn.model_selection import train_test_split
 
 import htf
 
+from .fetch import check
+
 IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10")
-# Of the R package mlbench (Debian: r-cran-mlbench, /usr/lib/R/site-library/mlbench/data, or its source's data folder):
-# files NAME.rda and the column of classes.
+# Files NAME.rda of R's mlbench, and the column of classes.
 MLBENCH = {"dna": ("DNA", "Class"), "satellite": ("Satellite", "classes"), "letters": ("LetterRecognition", "lettr")}
 NAMES = (*IMAGES, *MLBENCH)
 
@@ -30,6 +32,9 @@ class Table:
         The original number of each feature.
     grid : (int, int) or None
         Height and width of images.
+    seed : int
+    sides : (int, int)
+        Of the grid for networks that read one: that of images, or one of as many cells as features, nearly square.
     """
 
     x: np.ndarray
@@ -38,17 +43,33 @@ class Table:
     test_y: np.ndarray
     permutation: np.ndarray
     grid: tuple[int, int] | None
+    seed: int
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        features = self.x.shape[1]
+        height = max(k for k in range(1, int(features**0.5) + 1) if features % k == 0)
+        return self.grid or (height, features // height)
 
 
-def permuted(name: str, train: int, test: int, seed: int, data_dir: str | None, mlbench: str | None) -> Table:
-    """A data set standardized by one factor, with its samples drawn and its features permuted by a seed."""
+@lru_cache(maxsize=4)
+def permuted(
+    name: str, train: int, test: int, seed: int, data_dir: str | None, mlbench: str | None, held_out: bool = False
+) -> Table:
+    """A data set standardized by one factor, with its samples drawn and its features permuted by a seed.
+
+    With `held_out`, test samples are a quarter of the training samples, which is taken from these.
+    """
     x, y, test_x, test_y, grid = _images(name, data_dir) if name in IMAGES else _mlbench(name, mlbench)
     rng = np.random.default_rng(seed)
     rows, others = rng.permutation(len(x))[:train], rng.permutation(len(test_x))[:test]
     permutation = rng.permutation(x.shape[1])
+    if held_out:
+        test_x, test_y = x, y
+        others, rows = rows[: len(rows) // 4], rows[len(rows) // 4 :]
     mean, scale = float(x[rows].mean()), float(x[rows].std())
     x, test_x = ((each[:, permutation] - mean) / scale for each in (x[rows], test_x[others]))
-    return Table(x, y[rows], test_x, test_y[others], permutation, grid)
+    return Table(x, y[rows], test_x, test_y[others], permutation, grid, seed)
 
 
 def _images(name: str, data_dir: str | None) -> tuple[Any, ...]:
@@ -67,11 +88,11 @@ def _images(name: str, data_dir: str | None) -> tuple[Any, ...]:
 
 def _mlbench(name: str, folder: str | None) -> tuple[Any, ...]:
     if folder is None:
-        raise FileNotFoundError(f"{name} is read from mlbench's data folder; name it by --mlbench")
+        raise FileNotFoundError(f"{name} is read from files of mlbench; fetch them by --fetch, name them by --mlbench")
     import rdata
 
     file, column = MLBENCH[name]
-    frame = rdata.read_rda(Path(folder) / f"{file}.rda")[file]
+    frame = rdata.read_rda(check(Path(folder) / f"{file}.rda"))[file]
     y = np.unique(frame[column].astype(str), return_inverse=True)[1]
     # Factors of zeros and ones, as dna has them, are read as numbers.
     x = frame.drop(columns=[column]).astype(str).astype(np.float64).to_numpy()

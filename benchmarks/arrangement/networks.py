@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from htf.nn import small_resnet
+from htf.nn.baselines.resnet import ResNet, Stem
 
 
 def line_network(features: int, classes: int, width: int = 32) -> nn.Module:
@@ -19,9 +19,12 @@ def line_network(features: int, classes: int, width: int = 32) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(4), nn.Flatten(), nn.Linear(4 * channels, classes))
 
 
-def grid_network(side: int, classes: int, seed: int) -> nn.Module:
-    """A residual CNN on images of one channel."""
-    return small_resnet(1, classes, strides=(1, 1, 2, 2, 1) if side < 16 else (1, 2, 2, 2, 1), seed=seed)
+def grid_network(side: int, classes: int, seed: int, width: int = 16) -> nn.Module:
+    """A residual CNN on images of one channel, of `htf.nn.small_resnet`'s form at the width 16."""
+    stem, *strides = (1, 1, 2, 2, 1) if side < 16 else (1, 2, 2, 2, 1)
+    channels = (width, 2 * width, 4 * width, 4 * width)
+    first = Stem(width, kernel=3, stride=stem, pool=False)
+    return ResNet(channels, (1, 1, 1, 1), 1, classes, stem=first, strides=strides, seed=seed)
 
 
 class LocalAttention(nn.Module):

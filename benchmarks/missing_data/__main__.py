@@ -15,6 +15,12 @@ cnn_masked      the same, trained with pixels missing at random, as zeros: the o
 Settings are chosen by the mean accuracy over all masks on validation images.  missing_data.json has the rows of all
 fits, with the accuracy for each mask, the machine and versions; missing_data.png is drawn from it alone (--figure draws
 it again).
+
+    python -m benchmarks.missing_data --pairs --test 2000 --seeds 0:2 --out runs/missing_data_pairs
+
+is the two-class setting: 300 training images of each digit, and 0 to 150 of the pixels of a test image that are not
+zero are missing.  One model of all digits decides between the two of each pair; accuracies are means over the pairs,
+in missing_data_pairs.json.
 """
 
 from __future__ import annotations
@@ -37,6 +43,7 @@ from htf.plotting import plot_missing_data
 
 from .discriminative import Marginalized
 from .masks import independent, protocol
+from .pairs import COUNTS, few_of_each, of_pairs, protocol_of_pairs
 
 NAME = "missing_data"
 GRIDS: dict[str, Grid] = {
@@ -94,6 +101,31 @@ class Job(Fit):
         return {"parameters": parameters, "accuracies": found, "validation": max(means)}
 
 
+@dataclass(frozen=True)
+class PairJob(Job):
+    """A classifier of few images, measured on pairs of classes with pixels missing that are not zero."""
+
+    kind = "benchmark of missing data, pairs of classes"
+
+    def fitted(self, parts: dict[str, Images]) -> Any:
+        return super().fitted({**parts, "train": few_of_each(*parts["train"])})
+
+    def measured(self, fitted: Any, parts: dict[str, Images]) -> dict[str, Any]:
+        found = {
+            part: {
+                name: of_pairs(fitted, *parts[part], missing) for name, missing in protocol_of_pairs(parts[part][0], k)
+            }
+            for k, part in enumerate(("validation", "test"))
+        }
+        network = fitted.network
+        parameters = network.n_parameters() if self.model == "generative" else fitted.n_parameters
+        return {
+            "parameters": parameters,
+            "accuracies": found,
+            "validation": sum(found["validation"].values()) / len(COUNTS),
+        }
+
+
 def _told(model: Any, images: Tensor, missing: Tensor, values: Tensor | None) -> Tensor:
     if values is not None:
         found: Tensor = model.predict(torch.where(missing, values, images / 255))
@@ -110,6 +142,10 @@ def _without_some(x: Tensor, generator: Generator) -> Tensor:
 def main(arguments: list[str] | None = None) -> None:
     """Choose, fit, write, draw."""
     options = _options(arguments)
+    if options.pairs:
+        options.name = f"{NAME}_pairs"
+        fit_all(PairJob, options, GRIDS)
+        return
     if not options.figure:
         fit_all(Job, options, GRIDS)
     out: Path = options.out / "dry_run" if options.dry_run else options.out
@@ -140,6 +176,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     add_options(parser, NAME, GRIDS)
     parser.add_argument("--figure", action="store_true", help="draw again, from the results that are there")
+    parser.add_argument("--pairs", action="store_true", help="decide between two classes, of few training images")
     options = parser.parse_args(arguments)
     if options.dry_run:
         options.grid = {"width": [2], "epochs": [1]} | options.grid

@@ -72,8 +72,13 @@ class Marginalized:
     @torch.no_grad()
     def predict(self, images: Tensor, missing: Tensor) -> Tensor:
         """Classes of images of bytes."""
+        return self.scores(images, missing).argmax(1)
+
+    @torch.no_grad()
+    def scores(self, images: Tensor, missing: Tensor) -> Tensor:
+        """Logarithms of the probabilities of what is known in each class, (n, classes)."""
         x = torch.where(missing.flatten(1), self.levels, self._levels_of(images))
-        return torch.cat([self.network(part).argmax(1) for part in x.split(250)])
+        return torch.cat([self.network(part) for part in x.split(250)])
 
     @property
     def n_parameters(self) -> int:

@@ -27,6 +27,14 @@ def protocol(samples: int, height: int, width: int, seed: int = 0) -> Iterator[t
                 yield f"{count} x {side}", squares(samples, height, width, count, side, generator)
 
 
+def non_zero(images: Tensor, count: int, generator: Generator) -> Tensor:
+    """So many of the pixels of each image that are not zero; all of them where there are fewer."""
+    drawn = torch.rand(images.shape, generator=generator).masked_fill(images == 0, 2.0).flatten(1)
+    places = drawn.argsort(1)[:, :count]
+    missing = torch.zeros_like(drawn, dtype=torch.bool).scatter_(1, places, drawn.gather(1, places) < 2)
+    return missing.view(images.shape)
+
+
 def independent(samples: int, height: int, width: int, rate: float | Tensor, generator: Generator) -> Tensor:
     """Each pixel by itself; at least one of each image is left."""
     drawn = torch.rand(samples, height, width, generator=generator)

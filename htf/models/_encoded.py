@@ -10,7 +10,7 @@ import torch
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
-from htf._checks import finite
+from htf._checks import finite, natural
 from htf._modes import evaluated
 from htf.models._encoders import Columns, Encoder, Patches, arranged_tree, encoder_from
 from htf.models._estimator import TensorEstimator, default_batch
@@ -36,6 +36,7 @@ class EncodedEstimator(TensorEstimator):
 
     _model = "module_"
     _optional_counts: ClassVar[tuple[str, ...]] = ("patience", "patch", "stride", "batch_size")
+    _flags: ClassVar[tuple[str, ...]] = ("flips",)
     _named_trees: ClassVar[tuple[str, ...]] = ("arrange",)
     _normalized = False
     _in_bytes = False  # whether images were fitted as bytes
@@ -69,7 +70,9 @@ class EncodedEstimator(TensorEstimator):
         self.n_features_in_, self._shape = fitted["n_features_in_"], tuple(fitted["shape"])
         self._in_bytes = fitted["in_bytes"]
         encoder = encoder_from(about["encoder"])
-        network = HTNetwork(tree, encoder.dim, self.width, outputs=self._outputs(), seed=0, dtype=torch.float32)
+        network = HTNetwork(
+            tree, encoder.dim, self.width, outputs=self._outputs(), seed=0, dtype=torch.float32, device="cpu"
+        )
         self.module_ = self._module(encoder, network).to(device)
         load_weights(self.module_, tensors)
         self.module_.eval()
@@ -143,7 +146,8 @@ class EncodedEstimator(TensorEstimator):
         super()._check_parameters()
         if not 0 <= finite("dropout", self.dropout) < 1:
             raise ValueError(f"dropout is {self.dropout}; expected from 0 to below 1")
-        for name in ("shifts", "weight_decay", "noise"):
+        natural("shifts", self.shifts)
+        for name in ("weight_decay", "noise"):
             if not finite(name, getattr(self, name)) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
 
@@ -191,6 +195,7 @@ class EncodedEstimator(TensorEstimator):
             init=scale_preserving(noise=self.noise, inputs=vectors),
             seed=self.seed,
             dtype=torch.float32,
+            device="cpu",
         )
         self.module_ = self._module(encoder, network)
 

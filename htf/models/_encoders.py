@@ -154,4 +154,4 @@ def encoder_from(about: dict[str, Any]) -> Encoder:
     if about["kind"] == "patches":
         return Patches(**own)
     scale = [float("inf") if value is None else value for value in own["scale"]]
-    return Columns(torch.tensor(own["mean"], dtype=torch.float64), torch.tensor(scale, dtype=torch.float64))
+    return Columns(*(torch.tensor(each, dtype=torch.float64, device="cpu") for each in (own["mean"], scale)))

@@ -49,6 +49,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
     # Settings that count something, or may be None.
     _counts: ClassVar[tuple[str, ...]] = ("width", "epochs")
     _optional_counts: ClassVar[tuple[str, ...]] = ("patience",)
+    _flags: ClassVar[tuple[str, ...]] = ()
     _named_trees: ClassVar[tuple[str, ...]] = ()  # that are found from the samples
 
     # Arguments of all of them; scikit-learn reads those of the constructor of each class.
@@ -103,7 +104,14 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         for name in self._optional_counts:
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
+        for name in self._flags:
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise TypeError(f"{name} is {getattr(self, name)!r}; expected True or False")
         check_seed(self.seed)
+        if self.out is not None and not isinstance(self.out, str | os.PathLike):
+            raise TypeError(f"out is {self.out!r}; expected a path or None")
+        if not isinstance(self.device, str | torch.device | None):
+            raise TypeError(f"device is {self.device!r}; expected a name, a torch.device or None")
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
         if isinstance(self.tree, str):

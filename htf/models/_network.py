@@ -46,7 +46,7 @@ class EncodedNetwork(nn.Module):
         if self.training and self.shifts:
             samples = shifted(samples, self.shifts)
         if self.training and self.flips:
-            mirrored = torch.rand(len(samples), device=samples.device) < 0.5
+            mirrored = torch.rand(len(samples), dtype=torch.float32, device=samples.device) < 0.5
             samples = torch.where(mirrored.view(-1, 1, 1, 1), samples.flip(-1), samples)
         vectors = self.encoder(samples, self.network.dtype)
         if self.is_normalized:
@@ -56,7 +56,8 @@ class EncodedNetwork(nn.Module):
         return out.flatten(1)
 
     def _drop(self, vectors: Tensor) -> Tensor:
-        dropped = torch.rand(*vectors.shape[:-1], 1, device=vectors.device) < self.dropout
+        # In one dtype whatever torch's default is, as draws of another are others.
+        dropped = torch.rand(*vectors.shape[:-1], 1, dtype=torch.float32, device=vectors.device) < self.dropout
         return torch.where(dropped, 1, vectors)
 
     def extra_repr(self) -> str:

@@ -319,7 +319,7 @@ class Probabilistic(TensorEstimator):
             if children:
                 found[each] = weights.T @ torch.stack([found.pop(child) for child in children]).sum(0)
             else:
-                found[each] = torch.zeros(weights.shape[1], tree.order, dtype=torch.float64)
+                found[each] = torch.zeros(weights.shape[1], tree.order, dtype=torch.float64, device="cpu")
                 found[each][:, each] = weights.T @ values[each]
         means = found[node]
         means[:, [mode for mode in range(tree.order) if mode not in below]] = math.nan

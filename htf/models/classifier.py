@@ -164,7 +164,7 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
             raise ValueError(f"y has one class, {self.classes_.tolist()[0]!r}; expected at least 2")
         weights = sample_weights(sample_weight, len(samples))
         if self.class_weight is not None:
-            balance = torch.as_tensor(compute_sample_weight(self.class_weight, labels))
+            balance = torch.from_numpy(compute_sample_weight(self.class_weight, labels))
             weights = balance if weights is None else weights * balance
         self._begin(samples, validation)
         train, aside, weights = self._parts(samples, torch.from_numpy(codes).long(), weights, validation)

@@ -141,6 +141,8 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     (torch.Size([3, 6]), True)
     """
 
+    _flags = ("squared",)
+
     def __init__(
         self,
         levels: int = 256,

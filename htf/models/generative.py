@@ -202,7 +202,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         weights = sample_weights(sample_weight, len(given.values))
         if first:
             self.classes_ = np.unique(classes)
-            self._seen = torch.zeros(len(self.classes_), dtype=torch.float64)
+            self._seen = torch.zeros(len(self.classes_), dtype=torch.float64, device="cpu")
         numbers = self._numbers(labels)
         self._seen = self._seen + torch.bincount(numbers, weights, minlength=len(self.classes_))
         self.priors_ = self._priors(self._seen)
@@ -364,7 +364,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         super()._restore(tensors, about, tree, device)
         labels, dtype = about["classes"]
         self.classes_, self.priors_ = np.array(labels, dtype=np.dtype(dtype)), np.array(about["priors"])
-        self._seen = torch.tensor(about.get("seen", about["priors"]), dtype=torch.float64)
+        self._seen = torch.tensor(about.get("seen", about["priors"]), dtype=torch.float64, device="cpu")
 
 
 def _labels(given: Any, samples: int) -> np.ndarray[Any, Any]:

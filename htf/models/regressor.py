@@ -145,7 +145,7 @@ class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
         numbers = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y, dtype=np.float64)
         if numbers.ndim == 2 and numbers.shape[1] == 1:
             numbers = column_or_1d(numbers, warn=True)
-        targets = torch.as_tensor(numbers)
+        targets = torch.from_numpy(numbers)
         if targets.ndim not in (1, 2) or not bool(targets.isfinite().all()):
             raise ValueError(
                 f"y has shape {tuple(targets.shape)}; expected finite numbers, (samples,) or (samples, targets)"
@@ -171,6 +171,8 @@ class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
         self, tensors: dict[str, Tensor], about: dict[str, Any], tree: DimensionTree, device: torch.device
     ) -> None:
         fitted = about["fitted"]
-        self._mean, self._scale = (torch.tensor(fitted[k], dtype=torch.float64) for k in ("mean", "scale"))
+        self._mean, self._scale = (
+            torch.tensor(fitted[k], dtype=torch.float64, device="cpu") for k in ("mean", "scale")
+        )
         self._single = fitted["single"]
         super()._restore(tensors, about, tree, device)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from density_cases import chi_square, everything, fitted, linked, summed, table
+from density_cases import check_conditionals, chi_square, everything, fitted, linked, summed, table
 
 import htf
 from htf.models import TensorDensity
@@ -23,6 +23,19 @@ def test_probabilities(kind):
     assert float((whole - table(density, 3, 6)).abs().max()) < 1e-12
     single = fitted(3, 6, torch.float32, squared=True, **kind)
     assert abs(float(single.log_prob(everything(3, 6)).exp().sum()) - 1) < 1e-6
+
+
+@pytest.mark.parametrize(("levels", "order"), [(2, 12), (3, 8)])
+@pytest.mark.parametrize("kind", TREES[:3])
+def test_probabilities_sum_to_one_in_single_precision(levels, order, kind):
+    density = fitted(levels, order, torch.float32, epochs=2, squared=True, **kind)
+    assert abs(float(density.log_prob(everything(levels, order)).exp().sum()) - 1) < 1e-6
+
+
+@pytest.mark.parametrize("kind", TREES)
+def test_conditionals_are_those_of_the_table(kind):
+    density, x = fitted(3, 6, squared=True, **kind), linked(3, 6)[:40]
+    check_conditionals(density, table(density, 3, 6), x)
 
 
 @pytest.mark.parametrize("kind", TREES)

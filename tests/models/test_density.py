@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from density_cases import chi_square, everything, fitted, linked, summed, table
+from density_cases import check_conditionals, chi_square, everything, fitted, linked, summed, table
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -49,6 +49,12 @@ def test_marginals_are_sums(kind):
     expected = [math.log(summed(whole, *pair).sum()) for pair in zip(x, missing, strict=True)]
     assert np.abs(density.log_prob(x, missing=missing).numpy() - expected).max() < 1e-10
     assert float(density.log_prob(x, missing=missing)[0]) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_conditionals_are_those_of_the_table(kind):
+    density = fitted(3, 6, **kind)
+    check_conditionals(density, table(density, 3, 6), linked(3, 6)[:40])
 
 
 def test_values_where_something_is_missing_are_not_read():

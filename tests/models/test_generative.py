@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from density_cases import everything, linked
+from density_cases import chi_square, everything, linked
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
@@ -72,6 +72,14 @@ def test_samples_of_classes():
     x = classifier.sample([11] * 300 + [12] * 300, seed=0)
     assert x.shape == (600, 6)
     assert (classifier.predict(x) == [11] * 300 + [12] * 300).mean() > 0.85
+
+
+def test_samples_of_a_class_follow_its_table():
+    classifier = fitted()
+    whole = classifier.log_joint(everything(3, 6)).exp().view(*[3] * 6, 3)
+    for k, label in enumerate(classifier.classes_):
+        samples = classifier.sample([label] * 30_000, seed=k)
+        assert abs(chi_square(samples, whole[..., k] / whole[..., k].sum())) < 4
 
 
 def test_labels_of_any_kind_and_scikit_learn():
