@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
@@ -28,13 +29,16 @@ class GlobalConvolution(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, h, w) to the same shape."""
-        height, width = x.shape[-2:]
-        k, half = self.kernel_size[0], self.kernel_size[0] // 2
-        size = (height + k - 1, width + k - 1)
+        shape, half = x.shape[-2:], self.kernel_size[0] // 2
+        # What reaches over the whole map meets nothing there.
+        far = [min(half, length - 1) for length in shape]
+        rows, columns = (slice(half - reach, half + reach + 1) for reach in far)
+        # What goes round comes back into pixels that are cut off.
+        size = [next_fast_len(length + reach, real=True) for length, reach in zip(shape, far, strict=True)]
         # Layers of networks are cross-correlations, products of transforms convolutions.
-        kernels = torch.fft.rfft2(self.weight[:, 0].flip(-2, -1), s=size)
+        kernels = torch.fft.rfft2(self.weight[:, 0, rows, columns].flip(-2, -1), s=size)
         whole = torch.fft.irfft2(torch.fft.rfft2(x, s=size) * kernels, s=size)
-        return whole[..., half : half + height, half : half + width]
+        return whole[..., far[0] : far[0] + shape[0], far[1] : far[1] + shape[1]]
 
 
 class Globally(nn.Module):

@@ -24,7 +24,7 @@ from htf.training import ClassifyResult, ClassifySettings, Stage, curriculum
 from .jobs import make_data
 from .link import relations
 from .recipes import DISTANCE, warn_of_short_sight
-from .remedies import Help, network_with, pretrain, regularizer_with, rules_with, shown_often
+from .remedies import PRETRAINING, Help, network_with, pretrain, regularizer_with, rules_with, shown_often
 
 TABLE = "images.csv"
 CURVE = ("task", "growing", "remedy", "setting", "kept")
@@ -191,7 +191,7 @@ class Point(FolderJob):
         plain, help_ = self.plain_steps[bool(number)], self.helped(number)
         pretraining = 0
         if number == 0 and help_.masked:
-            pretraining = max(1, round(plain / 2 / help_.network.cost))
+            pretraining = max(1, round(plain / 2 / PRETRAINING))
             plain -= plain // 2
         batches = self._batches(data)
         return pretraining, batches * max(1, round(plain / help_.cost / batches))
@@ -246,7 +246,7 @@ class Point(FolderJob):
             "test_alike": self._alike(model, data, cache),
             "epochs": found.epochs,
             "steps": sum(steps),
-            "plain_steps": round(steps[0] * help_.network.cost + steps[1] * help_.cost),
+            "plain_steps": round(steps[0] * PRETRAINING + steps[1] * help_.cost),
             "seconds": found.seconds,
             "share": share["value"],
             "share_error": share["error"],

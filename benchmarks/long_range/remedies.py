@@ -25,6 +25,8 @@ from .networks import MaskedPatches, add_global_convolution, dilate
 from .recipes import make_model, make_regularizer, write_spec
 
 _MASKED = 0.5  # share of the patches
+# Plain steps that a step takes with a global convolution, with dilated kernels, and of pretraining.
+_GLOBALLY, _DILATED, PRETRAINING = 1.35, 1.1, 1.15
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,12 @@ class Help:
         grid = (samples or 8) * self.options.get("grid", 4) ** 2 / batch
         ratios = {
             "igc": 1 + 6.1 * min(samples or batch, batch) / batch,
-            "gradient_field": 1 + 1.4 * (samples or 8) / 8,
+            "gradient_field": 1 + (samples or 8) / 8,
             "interaction": 1 + grid,
         }
         more = ratios.get(self.regularizer, 1.0) / self.options.get("interval", 1)
         more += 1 - 1 / self.options.get("interval", 1)
         return more * (_GLOBALLY if self.kernel else 1.0) * (_DILATED if self.dilation > 1 else 1.0)
-
-
-_GLOBALLY, _DILATED = 1.3, 1.3
 
 
 @dataclass(frozen=True)

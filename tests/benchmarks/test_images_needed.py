@@ -309,13 +309,14 @@ def test_options_that_cannot_be_are_refused(arguments, message, capsys):
 # -- networks -------------------------------------------------------------------------------------------
 
 
-def test_global_convolutions_are_convolutions():
-    layer = GlobalConvolution(3, 7).double()
+@pytest.mark.parametrize("kernel", [7, 11, 25])
+def test_global_convolutions_are_convolutions(kernel):
+    layer = GlobalConvolution(3, kernel).double()
     x = torch.randn(2, 3, 5, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert not layer(x).any()
     with torch.no_grad():
         layer.weight.normal_(generator=torch.Generator().manual_seed(1))
-    expected = torch.nn.functional.conv2d(x, layer.weight, padding=3, groups=3)
+    expected = torch.nn.functional.conv2d(x, layer.weight, padding=kernel // 2, groups=3)
     torch.testing.assert_close(layer(x), expected)
 
 
