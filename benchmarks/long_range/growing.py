@@ -3,10 +3,10 @@
     python -m benchmarks.long_range.growing --task pathfinder --out runs/growing
 
 trains one network a start and seed through all distances (`htf.training.curriculum`), and leaves a row for each stage,
-growing.csv, and the curves drawn from it, growing.png.  Starts are what helps at the first distance alone: none,
-weight decay, or a regularizer; --kept keeps it in the later stages.  All starts have the same rule: a stage ends once
-validation accuracy is --enough at the first distance and --enough-later at the others, or after the recipe's epochs.
-Accuracies are those of the epoch that is best on validation images.
+growing.csv, and the curves drawn from it, growing.png.  Starts are what helps at the first distance alone, any of
+remedies.py, with a setting as in dropout=0.5; --kept keeps it in the later stages.  All starts have the same rule: a
+stage ends once validation accuracy is --enough at the first distance and --enough-later at the others, or after the
+recipe's epochs.  Accuracies are those of the epoch that is best on validation images.
 
 Every training goes on where it was stopped; spread them by --workers or --scheduler as those of
 `python -m benchmarks.long_range`.  --dry-run does every step on a few images.
@@ -31,11 +31,12 @@ from htf._tables import read_table
 from htf.cli.arguments import add_scheduler, int_range
 from htf.datasets.long_range import LongRangeData
 from htf.jobs import FolderJob, Progress, collect, map_jobs
-from htf.training import ClassifySettings, CurriculumResult, Stage, curriculum, reached
+from htf.training import ClassifySettings, CurriculumResult, Stage, curriculum
 
 from .jobs import make_data
-from .plots import AXIS, mean_and_deviation, name_of
-from .recipes import DISTANCE, make_model, make_regularizer, write_spec
+from .plots import AXIS, bars, look, mean_and_deviation
+from .recipes import DISTANCE, warn_of_short_sight
+from .remedies import REMEDIES, Help, network_with, pretrain, read_remedy, regularizer_with, rules_with
 
 TABLE, FIGURE = "growing.csv", "growing.png"
 COLUMNS = (
@@ -65,28 +66,6 @@ _DRY = {"train": 16, "validation": 8, "test": 8}
 
 
 @dataclass(frozen=True)
-class Start:
-    """Help at the first distance.
-
-    Attributes
-    ----------
-    epochs : int
-        At most.
-    regularizer : str
-        As in `benchmarks.long_range.recipes`.
-    options : dict
-        Of the regularizer and its patches.
-    weight, weight_decay : float
-    """
-
-    epochs: int
-    regularizer: str = "none"
-    weight: float = 0.0
-    options: Mapping[str, Any] = field(default_factory=dict)
-    weight_decay: float = 0.0
-
-
-@dataclass(frozen=True)
 class Ladder:
     """Distances of a task, and how they are learned.
 
@@ -99,17 +78,18 @@ class Ladder:
     of_distance : dict
         More of them, for some distances.
     model : str
-    starts : dict
-        By name.
-    later : int
-        Epochs of each later stage, at most.
+    starts : tuple of str
+        Remedies, by default.
+    first, later : int
+        Epochs of the first stage and of each later one, at most.
     """
 
     distances: tuple[int, ...]
     images: tuple[int, ...]
     data: Mapping[str, Any]
     model: str
-    starts: Mapping[str, Start]
+    starts: tuple[str, ...]
+    first: int
     later: int
     of_distance: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -122,11 +102,8 @@ LADDERS = {
         # With the 4 distractors of the default density, the plain network learns three dashes.
         of_distance={3: {"distractors": 8}},
         model="small_resnet",
-        starts={
-            "none": Start(60),
-            "weight_decay": Start(60, weight_decay=0.01),
-            "gradient_field": Start(60, "gradient_field", 3.0, {"size": 2, "samples": 8}),
-        },
+        starts=("none", "weight_decay", "gradient_field"),
+        first=60,
         later=8,
     ),
     "is_same_class": Ladder(
@@ -134,11 +111,8 @@ LADDERS = {
         images=(5_000,) * 7,
         data={"source": "mnist", "scale": 0.5, "canvas": (16, 80), "validation": 1_000, "test": 2_000},
         model="small_resnet",
-        starts={
-            "none": Start(60),
-            "weight_decay": Start(60, weight_decay=0.005),
-            "interaction": Start(60, "interaction", 1.0, {"patches": "areas", "samples": 4, "grid": 4}),
-        },
+        starts=("none", "weight_decay", "interaction"),
+        first=60,
         later=8,
     ),
 }
@@ -154,7 +128,7 @@ class Growing(FolderJob):
     stages : tuple of dict
         Arguments of the task at each distance.
     start : dict
-        A `Start`.
+        Its `Help`, and the epochs of the first stage.
     called : str
         Its name.
     kept : bool
@@ -197,9 +171,14 @@ class Growing(FolderJob):
         """Images of all stages."""
         return [make_data(self.task, arguments, **where) for arguments in self.stages]
 
-    def helped(self, number: int) -> Start:
+    @property
+    def help(self) -> Help:
+        """At the first distance."""
+        return Help(**{name: value for name, value in self.start.items() if name != "epochs"})
+
+    def helped(self, number: int) -> Help:
         """Help at a stage."""
-        return Start(**self.start) if number == 0 or self.kept else Start(self.later)
+        return self.help if number == 0 or self.kept else self.help.network
 
     def compute(
         self,
@@ -212,29 +191,35 @@ class Growing(FolderJob):
     ) -> list[dict[str, Any]]:
         """Train through all stages; returns a row for each."""
         data = self.data({"data_dir": data_dir, "cache": cache})
+        model = network_with(self.help, self.model, data[0], self.seed)
+        warn_of_short_sight(model, data[-1])
+        epochs, seconds = self.start["epochs"], 0.0
+        if self.help.masked:
+            batches = -(-len(data[0].train) // self.training["batch_size"])
+            steps, epochs = batches * epochs // 2 or 1, epochs - epochs // 2
+            seconds = pretrain(model, self.help, data[0], steps, self.seed, folder, device)
         stages = []
         for number, (arguments, images) in enumerate(zip(self.stages, data, strict=True)):
             help_ = self.helped(number)
             stages.append(
                 Stage(
                     images,
-                    make_regularizer(_spec(help_), help_.weight, images, self.seed),
+                    regularizer_with(help_, images, self.seed),
                     ClassifySettings(
                         **self.training,
-                        epochs=self.later if number else help_.epochs,
+                        epochs=self.later if number else epochs,
                         weight_decay=help_.weight_decay,
                         seed=self.seed + 1000 * number,
                     ),
-                    rules=reached(self.enough[bool(number)]),
+                    rules=rules_with(help_, self.enough[bool(number)]),
                     name=f"{self.task} {arguments[DISTANCE[self.task]]}",
                 )
             )
-        model = make_model(self.model, data[0], seed=self.seed)
         out = None if folder is None else folder / "stages"
-        return self._rows(curriculum(model, stages, out=out, device=device))
+        return self._rows(curriculum(model, stages, out=out, device=device), seconds)
 
-    def _rows(self, result: CurriculumResult) -> list[dict[str, Any]]:
-        rows, seconds = [], 0.0
+    def _rows(self, result: CurriculumResult, pretraining: float) -> list[dict[str, Any]]:
+        rows, seconds = [], pretraining
         for number, (arguments, stage) in enumerate(zip(self.stages, result.stages, strict=True)):
             help_, seconds = self.helped(number), seconds + stage.seconds
             found = (
@@ -245,7 +230,7 @@ class Growing(FolderJob):
                 number + 1,
                 arguments[DISTANCE[self.task]],
                 arguments["train"],
-                _spec(help_),
+                help_.spec,
                 help_.weight,
                 help_.weight_decay,
                 stage.epochs,
@@ -275,10 +260,6 @@ class Growing(FolderJob):
         return rows
 
 
-def _spec(start: Start) -> str:
-    return write_spec(start.regularizer, start.options)
-
-
 def make_jobs(options: argparse.Namespace) -> Iterator[Growing]:
     """All trainings that the options ask for."""
     ladder = LADDERS[options.task]
@@ -300,16 +281,18 @@ def make_jobs(options: argparse.Namespace) -> Iterator[Growing]:
         }
         for distance, count in zip(distances, images, strict=True)
     )
-    for called in options.starts or ladder.starts:
-        if called not in ladder.starts:
-            raise SystemExit(f"--starts: {options.task} has no {called}; it has {', '.join(ladder.starts)}")
-        start = ladder.starts[called]
+    for text in options.starts or ladder.starts:
+        try:
+            called, setting = read_remedy("plain" if text == "none" else text, options.task)
+        except ValueError as error:
+            raise SystemExit(f"--starts: {error}") from None
+        help_ = REMEDIES[called].help(options.task, setting)
         for seed in options.seeds:
             yield Growing(
                 options.task,
                 stages,
-                called,
-                {**vars(start), "options": dict(start.options)},
+                "none" if called == "plain" else called,
+                {"epochs": ladder.first, **help_.written},
                 options.kept,
                 ladder.model,
                 ladder.later,
@@ -365,20 +348,19 @@ def plot_growing(table: str | Path) -> Figure:
                     f"{row['recipe']}; expected a folder for each"
                 )
             curves.setdefault(curve, {}).setdefault(row["distance"], []).append(row["test"])
+        number = 0
         for (start, kept), points in curves.items():
             found = [mean_and_deviation(points[distance]) for distance in sorted(points)]
-            below = [min(deviation, value) for value, deviation in found]
-            above = [min(deviation, 1 - value) for value, deviation in found]
+            number += start != "none"
             seeds = max(map(len, points.values()))
             ax.errorbar(
                 sorted(points),
                 [value for value, _ in found],
-                yerr=[below, above],
-                marker="o",
-                markersize=3,
+                yerr=bars(found),
+                markersize=4,
                 capsize=2,
-                color="black" if start == "none" else None,
-                label=f"{name_of(start)}{', kept' * (kept == 'True')} ({seeds} seed{'s' * (seeds > 1)})",
+                **look(0 if start == "none" else number),
+                label=f"{_words(start)}{', kept' * (kept == 'True')} ({seeds} seed{'s' * (seeds > 1)})",
             )
         ax.axhline(0.5, color="0.4", linewidth=0.8, linestyle=":")
         ax.set_xlabel(AXIS[task])
@@ -388,6 +370,11 @@ def plot_growing(table: str | Path) -> Figure:
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(title="help at the first distance", fontsize="small", frameon=False)
     return figure
+
+
+def _words(start: str) -> str:
+    name = "plain" if start == "none" else start
+    return REMEDIES[name].words if name in REMEDIES else name.replace("_", " ")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -432,7 +419,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--task", choices=list(LADDERS), required=True)
-    add("--starts", nargs="+", help="by default all that the task has a recipe for")
+    add("--starts", nargs="+", help=f"from none, {', '.join(list(REMEDIES)[1:])}; as in dropout=0.5")
     add("--distances", nargs="+", type=int, help="from the shortest to the longest; by default the recipe's")
     add("--images", nargs="+", type=int, help="for training, of each distance or of all; by default the recipe's")
     add("--kept", action="store_true", help="keep the start's help at the later distances")

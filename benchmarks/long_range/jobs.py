@@ -20,7 +20,7 @@ from htf.jobs import FolderJob, Progress, collect
 from htf.nn import receptive_field
 from htf.training import Classification, ClassifyResult, ClassifySettings, load_trained
 
-from .recipes import DISTANCE, TASKS, make_model, make_regularizer, read_spec
+from .recipes import DISTANCE, TASKS, make_model, make_regularizer, read_spec, warn_of_short_sight
 
 TABLE = "long_range.csv"
 _JOB = "a training of long_range.py"
@@ -156,6 +156,7 @@ class Job(FolderJob):
         """
         data = make_data(self.task, self.data, data_dir, cache)
         model = make_model(self.model, data, dropout=self.dropout, seed=self.seed)
+        warn_of_short_sight(model, data)
         training = Classification(
             model,
             data,

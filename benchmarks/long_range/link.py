@@ -111,9 +111,9 @@ def share_between_dots(model: nn.Module, images: Tensor) -> tuple[float, float]:
 
 
 def ends_apart(settings: Mapping[str, Any]) -> int:
-    """Pixels between patches at the two ends of a straight curve, as Pathfinder draws it."""
+    """Pixels between patches at the two ends of a straight curve, as Pathfinder draws it, or as many as fit."""
     length = settings["path_length"]
-    return round(length * settings["dash"] + (length - 1) * settings["gap"]) - 2
+    return min(round(length * settings["dash"] + (length - 1) * settings["gap"]) - 2, settings["size"] - 4)
 
 
 def correlations(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

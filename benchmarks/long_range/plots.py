@@ -19,7 +19,10 @@ AXIS = {
     "is_same_class": "pixels between the two images",
     "far_parity": "columns between the two pixels",
 }
-_NAMES = {"none": "no regularizer", "igc": "input gradient change"}
+_NAMES = {"none": "no regularizer", "igc": "input gradient change", "gradient_field": "gradient field change"}
+# Colours of Okabe and Ito, which the colour-blind tell apart, with marks of their own.
+_COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#0072B2", "#CC79A7", "#999999", "#806000", "#7F3C8D")
+_MARKS = "osD^vP*X<>"
 _WHICH = ("task", "model", "regularizer", "weight", "control", "weight_decay", "dropout", "distance")
 _TEXTS = ("task", "model", "regularizer", "control", "recipe")
 _NUMBERS = ("distance", "weight", "weight_decay", "dropout")
@@ -116,19 +119,23 @@ def _draw_curves(ax: Axes, rows: list[dict[str, Any]], column: str) -> None:
     for point in _points(rows, column):
         curves.setdefault(tuple(point[name] for name in _WHICH if name != "distance"), []).append(point)
     telling = _telling_options(row["regularizer"] for row in rows)
+    # The plain network is black, whatever comes first.
+    number = 0
     for points in curves.values():
         points.sort(key=lambda point: point["distance"])
         first = points[0]
         plain = first["regularizer"] == "none" and not first["control"]
+        number += not plain
         ax.errorbar(
             [point["distance"] for point in points],
             [point["mean"] for point in points],
-            yerr=[point["deviation"] for point in points] if any(point["deviation"] for point in points) else None,
-            marker="o",
-            markersize=3,
+            yerr=bars((point["mean"], point["deviation"]) for point in points)
+            if any(point["deviation"] for point in points)
+            else None,
+            markersize=4,
             capsize=2,
             linewidth=1.0 if first["control"] else 1.6,
-            color="black" if plain else None,
+            **look(0 if plain else number),
             label=_label(first, telling),
         )
 
@@ -153,6 +160,17 @@ def _label(point: Mapping[str, Any], telling: set[tuple[str, str]]) -> str:
     elif point["control"]:
         details.append(point["control"])
     return ", ".join([name_of(name), *details])
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour and mark of a curve; the first one is black."""
+    return {"color": _COLORS[number % len(_COLORS)], "marker": _MARKS[number % len(_MARKS)]}
+
+
+def bars(points: Iterable[tuple[float, float]]) -> list[list[float]]:
+    """Lengths of bars of one deviation below and above means of accuracies, as far as accuracies go."""
+    found = [(min(deviation, value), min(deviation, 1 - value)) for value, deviation in points]
+    return [list(each) for each in zip(*found, strict=True)]
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

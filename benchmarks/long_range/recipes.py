@@ -7,6 +7,7 @@ the least distance; all others are the regularizer's own.
 
 from __future__ import annotations
 
+import warnings
 from ast import literal_eval
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from htf.datasets import far_parity, is_same_class, pathfinder
 from htf.datasets.long_range import LongRangeData
-from htf.nn import HTNetwork, resnet18, small_resnet
+from htf.nn import HTNetwork, receptive_field, resnet18, small_resnet
 from htf.regularizers import (
     GradientFieldChange,
     InputGradientChange,
@@ -231,6 +232,20 @@ def make_model(name: str, data: LongRangeData, *, dropout: float = 0.0, seed: in
     if name not in MODELS:
         raise ValueError(f"model is {name!r}; known are {', '.join(MODELS)}")
     return small_resnet(channels, strides=_STRIDES[name], dropout=dropout, seed=seed)
+
+
+def warn_of_short_sight(model: nn.Module, data: LongRangeData) -> None:
+    """Warn where no unit of a convolutional network sees both of what a task relates."""
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return
+    field, span = min(receptive_field(model)), data.span
+    if field < span:
+        warnings.warn(
+            f"the receptive field of the network is {field} pixels, and {data.name} at this distance spans {span}: no "
+            "remedy makes it see farther; expected a network of a larger field, or a shorter distance",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 # -- regularizers ---------------------------------------------------------------------------------------

@@ -23,6 +23,12 @@ _SHARPEST = math.pi / 2 / _CONTINUITY
 _LARGEST = 2**21
 # Dots for which twice as many tries in a row bring no scene are given up, for both labels.
 _TRIES = 2**10
+# Where angles are drawn alike many dots have no second scene: more are tried, up to so many times, and given up soon.
+_TRIES_ALIKE, _MORE_ALIKE = 2**4, 64
+# Given up where fewer than one of ten thousand dots has one, seen on so many.
+_LEAST_ALIKE, _SEEN_ALIKE = 1e-4, 2**16
+# Curves that one of a wanted distance between its tips is taken from, and how many are near enough.
+_POOL, _NEAREST = 2**13, 16
 
 
 @dataclass(frozen=True)
@@ -57,19 +63,32 @@ class Scenes:
         return np.stack([self.first[:, 0], ends], 1)
 
 
-def draw_scenes(count: int, style: Style, rng: Generator) -> Scenes:
+def draw_scenes(count: int, style: Style, rng: Generator, alike: bool = False) -> Scenes:
     """An even number of scenes, one of each label in every two.
 
     The two have their dots at the same places, up to one of the eight symmetries of the square for each: where dots
-    are tells nothing of the label.
+    are tells nothing of the label.  If `alike`, their dashes at the dots point the same ways too.
+
+    Raises
+    ------
+    ValueError
+        If `alike` and there are next to no such scenes.
     """
     pairs = np.empty((0, 2, 2, style.path_length + 1, 2))
+    more, seen = 1, 0
     while len(pairs) < count // 2:
-        marked = _placed(count // 2 - len(pairs), style, rng)
-        negative, found = _completed(marked, style, rng, label=0)
+        marked = _placed(more * (count // 2 - len(pairs)), style, rng)
+        more, seen = min(2 * more, _MORE_ALIKE) if alike else 1, seen + len(marked)
+        if alike and seen > _SEEN_ALIKE and len(pairs) < _LEAST_ALIKE * seen:
+            curves = f"{style.path_length} dashes of {style.dash:g} with gaps of {style.gap:g} pixels in {style.size}"
+            raise ValueError(
+                f"angles is 'alike'; two curves of {curves} × {style.size} leave no room for the same angles on one "
+                "curve and on two: expected more dashes, or a larger image"
+            )
+        negative, found = _completed(marked, style, rng, label=0, alike=alike)
         marked, negative = marked[found], negative[found]
         positive, found = _completed(marked, style, rng, label=1)
-        pairs = np.concatenate([pairs, np.stack([negative[found], positive[found]], 1)])
+        pairs = np.concatenate([pairs, np.stack([negative[found], positive[found]], 1)])[: count // 2]
     labels = labels_by_twos(count, rng)
     snakes = _turned(pairs[np.arange(count) // 2, labels], style, rng)
     return Scenes(snakes[:, 0], snakes[:, 1], labels, _distractors(snakes, style, rng))
@@ -113,15 +132,18 @@ def _placed(count: int, style: Style, rng: Generator) -> Array:
     return found + (style.border + rng.random((count, 2)) * (style.room - (high - low)) - low)[:, None]
 
 
-def _completed(marked: Array, style: Style, rng: Generator, label: int) -> tuple[Array, NDArray[np.int64]]:
+def _completed(
+    marked: Array, style: Style, rng: Generator, label: int, alike: bool = False
+) -> tuple[Array, NDArray[np.int64]]:
     """Scenes with dots at the tips of given snakes, (n, 2, vertices, 2), and the numbers of those that were found."""
     found = np.empty((len(marked), 2, *marked.shape[1:]))
     missing = np.arange(len(marked))
-    tries = 4
-    while len(missing) and tries <= _TRIES:
+    tries, most = 4, _TRIES_ALIKE if alike else _TRIES
+    while len(missing) and tries <= most:
         for part in np.array_split(missing, math.ceil(len(missing) * tries * marked.shape[1] ** 2 / _LARGEST)):
             numbers = np.repeat(part, tries)
-            pairs = _candidates(marked[numbers], style, rng, label)
+            candidates = _candidates_alike if alike else _candidates
+            pairs = candidates(marked[numbers], style, rng, label)
             good = np.asarray(np.abs(pairs - style.size / 2).max((1, 2, 3)) <= style.room / 2)
             good[good] = are_clear(pairs[good], style)
             # Of several good ones for the same dots any will do.
@@ -141,6 +163,30 @@ def _candidates(marked: Array, style: Style, rng: Generator, label: int) -> Arra
     else:
         first, end = turned, marked[:, -1]
     return np.stack([first, second + (end - second[:, -1])[:, None]], 1)
+
+
+def _candidates_alike(marked: Array, style: Style, rng: Generator, label: int) -> Array:
+    """Pairs for dots on two snakes whose dashes there point as those of one given snake do, (n, 2, vertices, 2).
+
+    The first snake begins as the given one, with its tips about as far apart, the second ends as it.
+    """
+    assert label == 0
+    count, length = len(marked), style.path_length
+    pool = _snakes((_POOL,), length, style, rng)
+    tips = np.linalg.norm(pool[:, -1], axis=-1)
+    pool, tips = pool[np.argsort(tips)], np.sort(tips)
+    nearest = np.searchsorted(tips, np.linalg.norm(marked[:, -1] - marked[:, 0], axis=-1))
+    nearest += rng.integers(-_NEAREST // 2, _NEAREST // 2, count)
+    first = _aligned(pool[np.clip(nearest, 0, _POOL - 1)], marked)
+    # Backwards, a curve is one that begins where it ended.
+    backwards, ending = _snakes((count,), length, style, rng), marked[:, ::-1]
+    return np.stack([first, _aligned(backwards, ending)[:, ::-1]], 1)
+
+
+def _aligned(snakes: Array, others: Array) -> Array:
+    """Snakes that begin at the origin, moved and turned so that they begin as others do."""
+    (y, x), (to_y, to_x) = (np.moveaxis(each[:, 1] - each[:, 0], -1, 0) for each in (snakes, others))
+    return _rotated(snakes, np.arctan2(to_y, to_x) - np.arctan2(y, x)) + others[:, :1]
 
 
 def _rotated(snakes: Array, angles: Array) -> Array:

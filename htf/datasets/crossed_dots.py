@@ -72,7 +72,8 @@ def crossed_dots(data: LongRangeData, split: str = "validation", samples: int = 
         raise ValueError(f"split is {split!r}, which has no images")
     style = Style(**{field.name: data.settings[field.name] for field in fields(Style)})
     found = []
-    for _, scenes in blocks_of(count, style, data.settings["seed"], _SPLITS[split]):
+    alike = data.settings.get("angles") == "alike"
+    for _, scenes in blocks_of(count, style, data.settings["seed"], _SPLITS[split], alike):
         pairs = [_marked(scenes, i, j) for i in (0, 1) for j in (0, 1)]
         found.append(torch.stack([torch.from_numpy(draw_images(pair, style)) for pair in pairs], 1))
     return torch.cat(found).view(count, 2, 2, 1, style.size, style.size).to(torch.get_default_dtype()) / 255

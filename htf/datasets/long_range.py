@@ -61,6 +61,31 @@ class LongRangeData:
         return channels, height, width
 
     @property
+    def span(self) -> int:
+        """Pixels that a receptive field has to span: from area to area, or from dot to dot of a straight curve.
+
+        A network of a smaller field has no unit that sees both of what is to be related; see `htf.nn.receptive_field`.
+
+        Raises
+        ------
+        ValueError
+            If the settings do not say where that is.
+        """
+        found = self.settings
+        if "areas" in found:
+            (top, left, height, width), (other_top, other_left, other_height, other_width) = found["areas"]
+            down = max(top, other_top) - min(top + height, other_top + other_height)
+            across = max(left, other_left) - min(left + width, other_left + other_width)
+            # A pixel of each, and those between.
+            return max(down, across) + 2
+        if "path_length" in found:
+            length = found["path_length"]
+            return round(length * found["dash"] + (length - 1) * found["gap"])
+        raise ValueError(
+            f"settings of {self.name} have neither areas nor path_length; expected data of a long-range task"
+        )
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of all images, labels and maxima."""
         splits = {part: getattr(self, part) for part in _PARTS}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,7 @@ def curriculum(
     out: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     fabric: Any = None,
+    on_advance: Callable[[], None] | None = None,
     save_every: float = 20.0,
     progress: bool = False,
 ) -> CurriculumResult:
@@ -118,6 +119,8 @@ def curriculum(
         Folder with one of each stage in it, and at the end curriculum.json, the result, and history.csv, a row an
         epoch.  A curriculum that was stopped goes on in the stage where it was, to bit for bit the same weights on the
         same CPU; stages may be added to one that is finished.
+    on_advance : callable, optional
+        Called after each step, as by a job that reports its share.
     save_every : float
         Seconds between checkpoints.
     progress : bool
@@ -186,7 +189,7 @@ def curriculum(
                 device=device,
                 fabric=fabric,
             )
-            training.run_to_end(save_every=save_every, progress=progress)
+            training.run_to_end(on_advance, save_every, progress)
             results.append(training.result())
             training.take_best()
     except BaseException:

@@ -63,7 +63,7 @@ def test_two_recipes_are_not_one_curve(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--starts", "dropout"], "no dropout; it has none, weight_decay"),
+        (["--starts", "dropout"], "remedy dropout has no dropout for pathfinder"),
         (["--images", "20", "30", "40"], "3 numbers for 2 distances"),
     ],
 )
@@ -84,3 +84,12 @@ def test_options_that_cannot_be_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):
         growing._options([*ARGUMENTS, *arguments])
     assert message in capsys.readouterr().err
+
+
+def test_any_remedy_can_be_the_start(tmp_path):
+    growing.main([*ARGUMENTS, "--starts", "dropout=0.3", "masked_patches=4", "--seeds", "0", "--out", str(tmp_path)])
+    rows = table(tmp_path)
+    assert [(row["start"], row["stage"]) for row in rows] == [
+        ("dropout", "1"), ("dropout", "2"), ("masked_patches", "1"), ("masked_patches", "2")
+    ]  # fmt: skip
+    assert len(list(tmp_path.glob("dry_run/jobs/*/pretraining/checkpoint*"))) > 0

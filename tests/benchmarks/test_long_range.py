@@ -356,3 +356,18 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"holds a run that is no benchmark of long_range\.py but a probe"):
         long_range.main([*PARITY, "--out", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["claim.json"]
+
+
+def test_a_field_that_does_not_span_the_distance_is_told(tmp_path):
+    near, far = (far_parity((4, 64), distance=distance, train=2, validation=0, test=0) for distance in (20, 60))
+    model = recipes.make_model("small_resnet_near", near)
+    recipes.warn_of_short_sight(model, near)
+    recipes.warn_of_short_sight(recipes.make_model("convac", far_parity((4, 8), 2, train=2, validation=0, test=0)), far)
+    with pytest.warns(
+        RuntimeWarning, match="the receptive field of the network is 55 pixels, and far_parity at this dist"
+    ):
+        recipes.warn_of_short_sight(model, far)
+    (job,) = parity_jobs("--regularizers", "none", "--seeds", "1", "--model", "small_resnet_near")
+    wide = {**job.data, "shape": (4, 64), "distance": 60}
+    with pytest.warns(RuntimeWarning, match="spans 61: no remedy makes it see farther"):
+        jobs.Job.within(tmp_path)(replace(job, data=wide), never)

@@ -218,3 +218,14 @@ def test_figure_of_nothing():
         make().plot(1)
     with pytest.raises(TypeError, match=r"samples is 2\.5"):
         make().plot(2.5)
+
+
+def test_what_a_field_has_to_span():
+    few = {"train": 2, "validation": 0, "test": 0}
+    pixels = far_parity((4, 8), distance=3, **few)
+    (_, first, _, _), (_, second, _, _) = pixels.settings["areas"]
+    assert pixels.span == abs(second - first) + 1 == 4
+    assert is_same_class("digits", distance=8, **few).span == 10
+    assert pathfinder(4, 48, **few).span == 4 * 3 + 3 * 2
+    with pytest.raises(ValueError, match="settings of own have neither areas nor path_length"):
+        _ = LongRangeData("own", pixels.train, pixels.validation, pixels.test, {}).span

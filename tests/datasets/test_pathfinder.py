@@ -10,9 +10,9 @@ from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
-from htf.datasets import pathfinder
+from htf.datasets import crossed_dots, pathfinder
 from htf.datasets._pathfinder_curves import dashes, draw_scenes, smallest_size
-from htf.datasets._pathfinder_spacing import Style
+from htf.datasets._pathfinder_spacing import Style, are_clear
 from htf.datasets.pathfinder import scenes_of, style_of
 
 FEW = {"train": 6, "validation": 4, "test": 4}
@@ -279,3 +279,82 @@ def test_curves_too_short_for_their_dots():
         ValueError, match=r"two curves of 2 dashes of 1 with gaps of 1 pixels cannot keep 3\.25 .* apart"
     ):
         pathfinder(2, 32, dash=1, gap=1)
+
+
+# -- angles --------------------------------------------------------------------------------------------
+
+
+def angles_at_dots(path_length, blocks, alike):
+    """Directions of the dashes at the dots relative to the line between them, its length, and labels."""
+    style = style_of(path_length, 48, None, None, None)
+    scenes = [scenes_of(style, 0, 2, block, alike) for block in range(blocks)]
+    found, labels = [], np.concatenate([each.labels for each in scenes])
+    for each in scenes:
+        marked = np.where(each.labels[:, None, None] == 1, each.first, each.second)
+        line = each.dots[:, 1] - each.dots[:, 0]
+        directions = [each.first[:, 1] - each.first[:, 0], marked[:, -1] - marked[:, -2], line]
+        at = [np.arctan2(*direction.T) for direction in directions]
+        turned = [at[0] - at[2], at[1] - at[2]]
+        signs = np.sign(np.sin(turned[0]))
+        # Mirrored so that the first turns left, with functions of both that tell most.
+        both = [signs * np.sin(turned[1]), np.cos(turned[0] - turned[1]), np.cos(turned[0] + turned[1])]
+        columns = [np.cos(turned[0]), np.cos(turned[1]), *both, np.hypot(*line.T)]
+        found.append(np.column_stack(columns))
+    return np.concatenate(found), labels
+
+
+def told_by_trees(inputs, labels):
+    half = len(labels) // 2
+    model = HistGradientBoostingClassifier(max_iter=30, max_leaf_nodes=8)
+    return model.fit(inputs[:half], labels[:half]).score(inputs[half:], labels[half:])
+
+
+def test_angles_that_are_alike_tell_nothing():
+    assert told_by_trees(*angles_at_dots(5, 2, False)) > 0.9
+    inputs, labels = angles_at_dots(5, 2, True)
+    assert abs(told_by_trees(inputs, labels) - 0.5) < 0.05
+    # Both labels of every two have the same angles, and so nothing of them can tell.
+    pairs = inputs.reshape(-1, 2, inputs.shape[1])
+    np.testing.assert_allclose(pairs[:, 0], pairs[:, 1], atol=1e-9)
+    np.testing.assert_array_equal(labels.reshape(-1, 2).sum(1), 1)
+
+
+def test_scenes_of_angles_that_are_alike_are_scenes_with_their_labels():
+    style = style_of(5, 48, None, None, None)
+    scenes = scenes_of(style, 3, 2, 0, alike=True)
+    for curves in (scenes.first, scenes.second):
+        lengths = np.linalg.norm(np.diff(curves, axis=1), axis=-1)
+        np.testing.assert_allclose(lengths[:, 1:-1], style.period)
+        along = np.diff(curves, axis=1) / lengths[..., None]
+        assert ((along[:, 1:] * along[:, :-1]).sum(-1) >= np.cos(np.radians(50)) - 1e-9).all()
+        assert (np.abs(curves - 24) <= 24 - style.border + 1e-9).all()
+    assert are_clear(np.stack([scenes.first, scenes.second], 1), style).all()
+    same, other = scenes.dots[scenes.labels == 1], scenes.dots[scenes.labels == 0]
+    np.testing.assert_array_equal(same[:, 1], scenes.first[scenes.labels == 1][:, -1])
+    np.testing.assert_array_equal(other[:, 1], scenes.second[scenes.labels == 0][:, -1])
+    # The tip without a dot is about as far from the first dot as the other dot, here too.
+    tips = np.where(scenes.labels[:, None] == 1, scenes.second[:, -1], scenes.first[:, -1])
+    apart = [np.linalg.norm(each - scenes.dots[:, 0], axis=-1) for each in (scenes.dots[:, 1], tips)]
+    assert np.abs(apart[0] - apart[1]).max() < 1.0
+
+
+def test_angles_are_kept_in_the_settings_and_where_scenes_are_drawn_again():
+    data = pathfinder(5, 48, **FEW, angles="alike")
+    assert data.settings["angles"] == "alike"
+    assert "angles" not in pathfinder(5, 48, **FEW).settings
+    again = crossed_dots(data, samples=4)
+    for scene, image, label in zip(again, data.validation.images, data.validation.labels, strict=True):
+        assert any(torch.equal((scene[0, j] * 255).round().to(torch.uint8), image) for j in ([0] if label else [1]))
+    with pytest.raises(ValueError, match="angles is 'odd'; expected 'free' or 'alike'"):
+        pathfinder(5, 48, **FEW, angles="odd")
+    with pytest.raises(ValueError, match="path_length is 2 and angles 'alike'; expected 3 dashes or more"):
+        pathfinder(2, 32, **FEW, angles="alike")
+
+
+def test_scenes_that_there_are_next_to_none_of_are_given_up(monkeypatch):
+    # One turn leads from dot to dot, so that another curve of the same first dash would meet the last one.
+    monkeypatch.setattr("htf.datasets._pathfinder_curves._SEEN_ALIKE", 100)
+    with pytest.raises(
+        ValueError, match=r"angles is 'alike'; two curves of 2 dashes of 3 with gaps of 2 .* leave no room"
+    ):
+        scenes_of(style_of(2, 48, None, None, None), 0, 0, 0, alike=True)
