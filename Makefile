@@ -20,6 +20,7 @@ coverage: $(VENV)/.test  # 10 minutes; every line is shown in htmlcov/index.html
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 

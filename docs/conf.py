@@ -16,6 +16,7 @@ from sphinx.ext.autosummary import autosummary_toc
 import htf
 
 sys.path.insert(0, str(Path(__file__).parent))
+import executed
 import inventories
 from logo import logo
 
@@ -59,12 +60,15 @@ html_title = "htf"
 html_static_path = ["_static"]
 
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
-nb_execution_mode = "force"
-nb_execution_raise_on_error = True
+built = Path(__file__).parent / "_build"
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(executed.cache(built / "executed"))
 nb_execution_timeout = 300
 nb_merge_streams = True
 
-drawn = Path(tempfile.mkdtemp(prefix="htf-docs-"))
+# A place of its own for each build would be a change of the settings, after which Sphinx reads all pages again.
+drawn = built / "drawn"
+intersphinx_mapping = inventories.write(drawn)
 (drawn / "logo.svg").write_text(logo())
 html_logo = html_favicon = str(drawn / "logo.svg")
 
@@ -120,8 +124,6 @@ ROOMS = (
 
 CLASSES = dict(public_classes())
 
-intersphinx_mapping = inventories.write(drawn)
-
 autosummary_generate = True
 autosummary_context = {"own_members": {name: own_members(cls) for name, cls in CLASSES.items()}}
 autodoc_typehints = "none"
@@ -150,6 +152,7 @@ numpydoc_xref_aliases = {
 
 
 def setup(app):
+    app.connect("env-before-read-docs", executed.execute_together)
     app.connect("doctree-read", leave_out_of_navigation, priority=100)  # before Sphinx collects tables of contents
 
 
