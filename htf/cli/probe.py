@@ -84,8 +84,8 @@ def plot_probes(runs: list[Path], figure: Path | None) -> int:
 
 
 def show_probe(result: RankFit, figure: Path) -> int:
-    """Print the table, and draw the figure to a file."""
+    """Print the table, draw the figure to a file, and end with what was found in words."""
     print(result.table())
     write_figure(figure, result.plot())
-    print(f"figure: {figure}")
+    print(f"figure: {figure}\n\n{result.in_words()}")
     return 0
