@@ -47,7 +47,11 @@ def _keep(path: Path, history: History, trackers: dict[str, Any], runs: slice) -
         for name, tensor in history.tensors().items()
     }
     settings = {name: history.settings[name] for name in ("problem", "versions", "device") if name in history.settings}
-    about = {"settings": {**settings, "trackers": trackers}, "seconds": history.seconds, "stopped": history.stopped}
+    about: dict[str, Any] = {
+        "settings": {**settings, "trackers": trackers},
+        "seconds": history.seconds,
+        "stopped": history.stopped,
+    }
     write_tensors(path, tensors, about, _KIND)
 
 

@@ -93,7 +93,7 @@ def _draw(path: Path, figure: Figure, dpi: int) -> None:
         return
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi, format="png")
-    picture = Image.open(drawn)
+    picture: Image.Image = Image.open(drawn)
     opaque = picture.getextrema()[-1] == (255, 255)
     # Only the octree's palette has transparent colours.
     method = Image.Quantize.MEDIANCUT if opaque else Image.Quantize.FASTOCTREE

@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 _FIRST, _LAST = 0.5, 60.0  # seconds between lines, at first and in the end
 
 
-def bar_file() -> TextIO:
+def bar_file() -> Any:
     """Standard error for tqdm's ``file``, or what makes lines of its bars where that is no terminal."""
     out = sys.stderr
     return out if out is None or out.isatty() else Lines(out)

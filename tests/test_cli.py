@@ -10,7 +10,7 @@ import time
 import pytest
 
 from htf import cli
-from htf.cli import int_range, main
+from htf.cli import int_range, main, probe
 from htf.datasets import tensor_completion
 from htf.dynamics import Study
 from htf.dynamics.settings import SETTINGS_OF
@@ -18,10 +18,12 @@ from htf.nn import MatrixFactorization
 from htf.probes import RankFit
 from htf.training import fit
 
-SHORT = ["--ranks", "1,2", "--format", "cp", "--twins", "original", "--workers", "1", "--epochs", "2"]
+SHORT = ["--ranks", "1,2", "--format", "cp", "--twins", "original", "--workers", "1", "--epochs", "2", "--seeds", "0"]
 DYNAMICS = ["--rank", "1", "--dim", "8", "--observed", "48", "--init-std", "1e-1", "1e-2", "--seeds", "0,1"]
 DYNAMICS += ["--steps", "300"]
 PNG = b"\x89PNG"
+# Seeds and step where none are given.
+STEADY_OR_NOT = {"digits": ((0, 1, 2), 0.5), "mnist": ((0,), 1.0)}
 
 
 def test_probe_prints_a_table_and_draws_a_figure(tmp_path, capsys):
@@ -34,6 +36,21 @@ def test_probe_prints_a_table_and_draws_a_figure(tmp_path, capsys):
     assert meaning.startswith("Fitted: a train error of at most 25% of the variance of the targets, 0.0")
     assert f"figure: {tmp_path / 'run' / 'rank_fit.png'}" in out
     assert (tmp_path / "run" / "rank_fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_digits_have_a_recipe_of_their_own(tmp_path, monkeypatch):
+    asked = {}
+
+    def remember(dataset, **settings):
+        asked[dataset] = settings["seeds"], settings["settings"].step
+        raise ValueError("enough")
+
+    monkeypatch.setattr(probe, "rank_fit", remember)
+    for options in (["digits"], ["mnist"], ["digits", "--seeds", "4", "--step", "0.1"]):
+        assert main(["probe", *options]) == 2
+        assert asked.pop(options[0]) == {1: STEADY_OR_NOT[options[0]]}.get(len(options), ([4], 0.1))
+    assert main(["probe", "digits", "--format", "cp", "--optimizer", "levenberg_marquardt"]) == 2
+    assert asked == {"digits": ((0, 1, 2), 1.0)}  # steps are no setting of that optimizer
 
 
 def test_plot_draws_again_from_the_saved_run(tmp_path, capsys):
@@ -224,7 +241,7 @@ def test_ranges():
 def test_interrupt_leaves_a_run_that_goes_on(tmp_path, workers):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "htf.cli", "probe", "--ranks", "1:4", "--twins", "original", "random_images"]
-    command += ["--epochs", "80", "--format", "cp", "ht", "--workers", workers, "--out", str(folder)]
+    command += ["--seeds", "0", "--epochs", "80", "--format", "cp", "ht", "--workers", workers, "--out", str(folder)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list(folder.glob("fits/*.json")) and time.monotonic() < deadline:

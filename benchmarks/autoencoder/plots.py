@@ -46,8 +46,8 @@ def plot_codes(results: str | Path) -> Figure:
     models = [*filter(found.__contains__, _LAYERS), *(model for model in found if model not in _LAYERS)]
     labelled = any(row["few_labels"] for row in rows)
     figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
-    above = ["spectra", "few labels"] if labelled else ["spectra", "spectra"]
-    named = figure.subplot_mosaic([above, ["ranks", "errors"]])
+    above: Any = ["spectra", "few labels"] if labelled else ["spectra", "spectra"]
+    named: Any = figure.subplot_mosaic([above, ["ranks", "errors"]])
     spectra, ranks, errors, accuracies = (named.get(name) for name in ("spectra", "ranks", "errors", "few labels"))
     for k, model in enumerate(models):
         mine, style = [row for row in rows if row["model"] == model], look(k)
@@ -114,4 +114,4 @@ def _shaded(
     columns = list(zip(*curves, strict=True))
     ax.plot(x, [mean(c) for c in columns], label=label, **{**style, "marker": None})
     ends = [[end(c) for c in columns] for end in (min, max)]
-    ax.fill_between(x, *ends, color=style["color"], alpha=0.2, linewidth=0)
+    ax.fill_between(x, ends[0], ends[1], color=style["color"], alpha=0.2, linewidth=0)

@@ -58,8 +58,8 @@ def faults(figure: Figure) -> list[str]:
     for text in figure.findobj(Text):
         words = text.get_text()
         if words and text.get_visible():
-            if text.get_fontsize() < SMALLEST:
-                found.append(f"{words!r} has letters of {text.get_fontsize()} points; expected at least {SMALLEST}")
+            if (size := float(text.get_fontsize())) < SMALLEST:
+                found.append(f"{words!r} has letters of {size} points; expected at least {SMALLEST}")
             if "_" in words and "$" not in words:
                 found.append(f"{words!r} is a name of the code")
     return found

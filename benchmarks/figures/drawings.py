@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -37,13 +38,24 @@ def rank_fit(cp: Path, ht: Path, published: Path) -> Figure:
     """Probes by their tables; the variance of the targets is in that of the published errors."""
     name = read_json(cp.with_suffix(".json"), sealed=False)["dataset"]
     numbers = ("rank", "positive", "seed", "n_parameters", "train", "test")
-    records = []
-    for row in [row for table in (cp, ht) for row in read_table(table, numbers, ("format", "twin", "collapsed"))]:
-        whole = {key: int(row[key]) for key in ("rank", "positive", "seed", "n_parameters")}
-        errors = {key: row[key] for key in ("train", "test")}
-        lists = {key: [] for key in ("train_history", "test_history", "returns")}
-        texts = {"format": row["format"], "twin": row["twin"], "collapsed": row["collapsed"] == "True"}
-        records.append(FitRecord(**whole, **errors, **lists, **texts))
+    read = [row for table in (cp, ht) for row in read_table(table, numbers, ("format", "twin", "collapsed"))]
+    records = [
+        FitRecord(
+            format=row["format"],
+            rank=int(row["rank"]),
+            positive=int(row["positive"]),
+            twin=row["twin"],
+            seed=int(row["seed"]),
+            n_parameters=int(row["n_parameters"]),
+            train=row["train"],
+            test=row["test"],
+            train_history=[],
+            test_history=[],
+            returns=[],
+            collapsed=row["collapsed"] == "True",
+        )
+        for row in read
+    ]
     classes = {record.positive for record in records}
     rows = read_table(published, ("class", "variance"), ("data", "twin"))
     rows = [row for row in rows if (row["data"], row["twin"]) == (name, "original") and row["class"] in classes]
@@ -54,7 +66,7 @@ def rank_fit(cp: Path, ht: Path, published: Path) -> Figure:
 @styled
 def samples() -> Figure:
     """Images of the long-range tasks at CPU scale, and of Pathfinder at the papers' size; needs MNIST."""
-    few = {"train": 6, "validation": 2, "test": 2}
+    few: dict[str, Any] = {"train": 6, "validation": 2, "test": 2}
     rows = {
         "Pathfinder, 3 dashes and 8 distractors, 48 × 48": htf.datasets.pathfinder(3, distractors=8, **few),
         "Pathfinder, 5 dashes, 48 × 48": htf.datasets.pathfinder(5, **few),
@@ -64,10 +76,11 @@ def samples() -> Figure:
         ),
     }
     figure = Figure(figsize=(WIDTH, 6.4), layout="constrained")
-    parts = figure.subfigures(len(rows), 1, height_ratios=[1.2, 1.2, 1.2, 0.62])
+    parts: Any = figure.subfigures(len(rows), 1, height_ratios=[1.2, 1.2, 1.2, 0.62])
     for part, (title, data) in zip(parts, rows.items(), strict=True):
         part.suptitle(title, x=0.01, ha="left")
-        for ax, (image, label) in zip(part.subplots(1, few["train"]), data.train, strict=True):
+        for number, ax in enumerate(part.subplots(1, few["train"])):
+            image, label = data.train[number]
             ax.set_axis_off()
             ax.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=1)
             ax.set_title("yes" if label else "no")
@@ -77,6 +90,13 @@ def samples() -> Figure:
 
 def _studies(*files: Path) -> Figure:
     return dynamics_plots.plot_studies(files[0].parent)
+
+
+def _starts(path: Path) -> Figure:
+    figure = dynamics_plots.plot_starts(path)
+    if figure is None:
+        raise ValueError(f"{path} holds no study of several starts; expected what benchmarks.dynamics writes")
+    return figure
 
 
 def _norms(*files: Path) -> Figure:
@@ -98,7 +118,7 @@ def _long_range(path: Path) -> Figure:
 DRAWINGS = {
     "autoencoder_shapes": Drawing(("autoencoder_shapes.json",), plot_codes),
     "dynamics_components": Drawing(tuple(f"dynamics_{part}.safetensors" for part in ("mf", "cp", "ht")), _studies),
-    "dynamics_init": Drawing(("dynamics.json",), dynamics_plots.plot_starts),
+    "dynamics_init": Drawing(("dynamics.json",), _starts),
     "dynamics_norms": Drawing(tuple(f"dynamics_norms_{d}.safetensors" for d in dynamics_plots.DEPTHS), _norms),
     "fashion": Drawing(("fashion_cp.csv", "fashion_ht.csv", "published.csv"), rank_fit),
     "ht_operations": Drawing(("ht_speed.json",), _operations),

@@ -15,6 +15,7 @@ import matplotlib.ticker
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Generator, Tensor
@@ -80,6 +81,7 @@ def _pictures(
 def _tree(ax: Axes, tree: htf.DimensionTree, widths: dict[int, float] | None = None) -> None:
     htf.plotting.draw_tree(tree, ax, labels={}, widths=widths)
     for dots in ax.collections:
+        assert isinstance(dots, PathCollection)
         dots.set_sizes([70])
     if widths is None:
         for line in ax.lines:
@@ -94,7 +96,7 @@ def quickstart(figure: Figure, results: Path) -> None:
 def ten_lines(figure: Figure, results: Path) -> None:
     """Lines of a program."""
     ax = _plain(figure)
-    lengths = [[2], [1, 3], [], [3, 2, 1.5], [1, 4], [2.5, 1], [], [1.5, 3, 2], [1, 2], [2, 1.5, 1]]
+    lengths: list[list[float]] = [[2], [1, 3], [], [3, 2, 1.5], [1, 4], [2.5, 1], [], [1.5, 3, 2], [1, 2], [2, 1.5, 1]]
     for row, parts in enumerate(lengths):
         at = 0.6 if row in (4, 5) else 0.0
         for k, length in enumerate(parts):

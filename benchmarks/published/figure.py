@@ -28,7 +28,7 @@ def plot_published(sets: Sequence[dict[str, Any]]) -> Figure:
     if not names:
         raise ValueError("sets is empty; expected at least one")
     figure, axes = panels(1, len(names), height=3.0, sharey=True)
-    published = {"marker": "o", "markersize": 9.0, "markerfacecolor": "none", "linestyle": "none"}
+    published: Any = {"marker": "o", "markersize": 9.0, "markerfacecolor": "none", "linestyle": "none"}
     for ax, name in zip(axes[0], names, strict=True):
         for one in (one for one in sets if one["data"] == name):
             style = look(_LOOKS.get(one["twin"], 3), linestyle="-")

@@ -277,7 +277,7 @@ def plot_rates(comparison: RateComparison) -> Figure:
     for ax in (rates, slopes):
         ax.set(xscale="log", yscale="log")
     legend = explain(figure, "A point for each moment and component on its way up; lines: theory.", [rates, slopes])
-    for handle in legend.legend_handles:
+    for handle in filter(None, legend.legend_handles):
         handle.set_alpha(1)
     return figure
 
@@ -437,7 +437,8 @@ def _entitle(ax: Axes, title: str) -> None:
     """A title above what a panel says of its location."""
     where, figure = ax.get_title(loc="left"), ax.get_figure()
     assert isinstance(figure, Figure)
-    columns = len({round(other.get_subplotspec().colspan.start) for other in figure.axes})
+    places: list[Any] = [other.get_subplotspec() for other in figure.axes]
+    columns = len({place.colspan.start for place in places})
     title = folded(title, figure.get_figwidth() / columns - 0.6)
     ax.set_title(f"{title}\n{where}" if where else title, loc="left")
 

@@ -257,7 +257,7 @@ def plot_missing_data(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
             ax.errorbar(
                 [at[k] for k in known],
                 means,
-                yerr=bars(means, *spread, 0, 1) if max(counts, default=1) > 1 else None,
+                yerr=bars(means, spread[0], spread[1], 0, 1) if max(counts, default=1) > 1 else None,
                 label=words(model),
                 **style,
             )

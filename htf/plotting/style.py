@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.legend import Legend
+    from numpy.typing import ArrayLike
 
 WIDTH = 7.2  # inches
 SMALLEST = 9.0  # points
@@ -33,7 +34,7 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", (0, (6, 1.5, 1.5, 1.5, 1.5, 1.5)), (
 SEQUENTIAL, SHARES, DIVERGING, GREY = "viridis", "Blues", "RdBu_r", "gray_r"
 MISSING = "#7fc4cf"  # pixels without a value, among grey ones
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10.0,
@@ -100,7 +101,8 @@ NAMES = {
     "small_resnet_near": "small ResNet, receptive field of 55",
 }
 
-Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 def matplotlibrc() -> str:
@@ -155,17 +157,17 @@ def words(name: str) -> str:
 
 
 def bars(
-    middle: Sequence[float],
-    below: Sequence[float],
-    above: Sequence[float],
+    middle: ArrayLike,
+    below: ArrayLike,
+    above: ArrayLike,
     least: float = -np.inf,
     most: float = np.inf,
 ) -> np.ndarray:
     """Lengths of error bars, (2, points), which end at `least` and `most`, beyond which nothing can be."""
     centre = np.asarray(middle, dtype=np.float64)
-    ends = np.clip([centre - np.asarray(below), centre + np.asarray(above)], least, most)
+    ends = np.clip(np.stack([centre - np.asarray(below), centre + np.asarray(above)]), least, most)
     # Rounding in a table can put an end on the wrong side.
-    lengths: np.ndarray = np.clip([centre - ends[0], ends[1] - centre], 0, None)
+    lengths: np.ndarray = np.clip(np.stack([centre - ends[0], ends[1] - centre]), 0, None)
     return lengths
 
 
