@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: probe test coverage lint docs docs-check bench gpu wheel clean
+.PHONY: probe test coverage lint docs docs-check figures bench gpu wheel clean
 
 # Times are those of two cores, without the installation.
 probe: $(VENV)/.core  # 1 to 2 minutes
@@ -30,6 +30,10 @@ docs: $(VENV)/.docs
 # Every page in a browser, offline; needs a Chromium.
 docs-check: docs $(VENV)/.pages
 	$(BIN)/python docs/check_pages.py docs/_build/html
+
+# Every figure of the results, from their files; nothing is trained.
+figures: $(VENV)/.core
+	$(BIN)/python -m benchmarks.figures
 
 # Against peers: BENCH="--data-dir DATA --imp-reg-in-tf CHECKOUT --imp-reg-htf CHECKOUT", see README.md.
 bench: $(VENV)/.core

@@ -6,8 +6,8 @@ Planted tensors of rank 5 are fitted as matrices, CP and hierarchical tensors fr
 ten seeds each.  Rates are measured from balanced starts with small steps in double precision, for components of 2 to 5
 factors, and fitted exponents and constants set against theory.  The 2×2 problem on which all norms diverge is fitted at
 depths 3, 4 and 5.  Every fit has a folder of its own under --runs, where it goes on if it was stopped; a finished one
-is loaded.  Parts that are not asked for (--only) keep their numbers in dynamics.json and their figures; figures of
-several studies have in them all that are finished.
+is loaded.  Parts that are not asked for (--only) keep their numbers in dynamics.json and their figures; figures
+have in them all of which the data are there, dynamics_*.safetensors, from which benchmarks.figures draws them again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ import torch
 from matplotlib.figure import Figure
 
 import htf
+from benchmarks import dynamics_plots as plots
+from benchmarks.dynamics_plots import STUDIES
 from benchmarks.speed import timing
 from htf._files import check_writable, read_json, write_figure, write_json
 from htf.dynamics.studies import Study, study
 from htf.nn import CPNetwork, Factorization, HTNetwork, MatrixFactorization
-from htf.plotting import plot_components, plot_error_against_init, plot_norms_and_rank
 from htf.training import History, fit, gradient_flow
-from htf.training.history import RECORD
 from htf.training.tracking import Tracker
 
-STUDIES = ("mf", "cp", "ht", "ht16")
 PARTS = (*STUDIES, "rates", "norms")
 
 
@@ -88,26 +87,27 @@ def main(arguments: list[str] | None = None) -> None:
     report: dict[str, Any] = read_json(report_file, sealed=False) if report_file.exists() else {}
     for part in options.only:
         if part in STUDIES:
-            report[part] = {**about_study(_study(part, scale, options)), **made_by}
+            found = _study(part, scale, options)
+            report[part] = {**about_study(found), **made_by}
+            kept = options.out / f"dynamics_{part}.safetensors"
+            plots.keep_components(kept, found.history, run_to_show(found))
         else:
-            found, figure = (rates if part == "rates" else norms)(scale, options)
-            report[part] = {**found, **made_by}
-            _draw(figure, options.out / f"dynamics_{part}.png")
+            report[part] = {**(rates if part == "rates" else norms)(scale, options), **made_by}
         # As it goes: what was computed for hours is not lost to what comes after.
         write_json(report_file, report)
-    if set(STUDIES) & set(options.only):
-        draw_studies(options)
+    draw(options.out)
 
 
-def draw_studies(options: argparse.Namespace) -> None:
-    """Components of all finished studies side by side, and errors against the start of those with several."""
-    folders = [options.runs / part for part in STUDIES]
-    done = [Study.load(folder) for folder in folders if (folder / RECORD).is_file()]
-    histories = {_title(found): found.history for found in done}
-    _draw(plot_components(histories, run=[run_to_show(f) for f in done]), options.out / "dynamics_components.png")
-    swept = {_title(found): found for found in done if len(found.settings.init_std) > 1}
-    if swept:
-        _draw(plot_error_against_init(swept), options.out / "dynamics_init.png")
+def draw(out: Path) -> None:
+    """Draw all figures of which the data are there."""
+    if any((out / f"dynamics_{part}.safetensors").is_file() for part in STUDIES):
+        _draw(plots.plot_studies(out), out / "dynamics_components.png")
+    if (starts := plots.plot_starts(out / "dynamics.json")) is not None:
+        _draw(starts, out / "dynamics_init.png")
+    if (slopes := out / "dynamics_rates.safetensors").is_file():
+        _draw(plots.plot_slopes(slopes), out / "dynamics_rates.png")
+    if all((out / f"dynamics_norms_{depth}.safetensors").is_file() for depth in plots.DEPTHS):
+        _draw(plots.plot_norms(out), out / "dynamics_norms.png")
 
 
 def _study(part: str, scale: Scale, options: argparse.Namespace) -> Study:
@@ -134,11 +134,6 @@ def run_to_show(found: Study) -> int:
     """The first seed of the smallest start that learned something."""
     learned = [std for std in found.settings.init_std if float(found.errors(std).min()) < 0.5]
     return found.runs.index((min(learned or found.settings.init_std), found.settings.seeds[0]))
-
-
-def _title(found: Study) -> str:
-    shape = "×".join(map(str, found.settings.shape))
-    return f"{found.settings.title}, {shape}"
 
 
 # -- rates ----------------------------------------------------------------------------------------------
@@ -196,8 +191,8 @@ def _two_levels(arity: int) -> htf.DimensionTree:
     return htf.DimensionTree.from_nested(tuple(tuple(range(k * arity, (k + 1) * arity)) for k in range(arity)))
 
 
-def rates(scale: Scale, options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
-    """Exponents and constants of every case against theory, and the figure of all."""
+def rates(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
+    """Exponents and constants of every case against theory."""
     found, comparisons = {}, {}
     for case in rate_cases():
         history = _rate_fit(case, scale, options)
@@ -213,7 +208,8 @@ def rates(scale: Scale, options: argparse.Namespace) -> tuple[dict[str, Any], Fi
             "loss": _extremes(history.loss[-1]),
             "seconds": history.seconds,
         }
-    return {"cases": found}, plot_slopes(comparisons)
+    plots.keep_rates(options.out / "dynamics_rates.safetensors", comparisons)
+    return {"cases": found}
 
 
 def _rate_fit(case: RateCase, scale: Scale, options: argparse.Namespace) -> History:
@@ -232,51 +228,15 @@ def _rate_fit(case: RateCase, scale: Scale, options: argparse.Namespace) -> Hist
     )
 
 
-def plot_slopes(comparisons: dict[str, htf.dynamics.RateComparison]) -> Figure:
-    """Measured rates over alignments against sizes, a panel per format, with the lines of theory."""
-    letters = list(dict.fromkeys(name[0] for name in comparisons))
-    titles = {"L": "products of L matrices", "N": "CP components of order N", "K": "local components of order K"}
-    figure = Figure(figsize=(3.7 * len(letters), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(letters), sharey=True, squeeze=False)[0]
-    for ax, letter in zip(panels, letters, strict=True):
-        for name, comparison in comparisons.items():
-            if name[0] != letter:
-                continue
-            (factors,) = {records.order for records in comparison.groups.values()}
-            sizes, speeds = _on_the_way_up(comparison)
-            if not len(sizes):
-                continue
-            colour = f"C{factors - 2}"
-            ax.plot(sizes, speeds, color=colour, linestyle="none", marker="o", markersize=2, alpha=0.4)
-            at = torch.logspace(float(sizes.min().log10()), float(sizes.max().log10()), 30, dtype=torch.float64)
-            law = rf"{name}: ${factors}\,\sigma^{{2 - 2/{factors}}}$"
-            ax.plot(at, factors * at ** (2 - 2 / factors), color=colour, linewidth=1, label=law)
-        ax.set(xscale="log", yscale="log", xlabel=r"size $\sigma$ of the component")
-        ax.set_title(titles[letter], fontsize="medium")
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(fontsize="x-small", frameon=False)
-    panels[0].set_ylabel(r"measured over alignment, $\gamma^{-1} d\sigma/dt$")
-    return figure
-
-
-def _on_the_way_up(comparison: htf.dynamics.RateComparison) -> tuple[torch.Tensor, torch.Tensor]:
-    sizes, speeds = [], []
-    for records in comparison.groups.values():
-        chosen = records.rising() & (records.measured > 0) & (records.alignment > 0)
-        sizes.append(records.value[chosen])
-        speeds.append(records.measured[chosen] / records.alignment[chosen])
-    return torch.cat(sizes)[::4], torch.cat(speeds)[::4]
-
-
 # -- norms ----------------------------------------------------------------------------------------------
 
 
-def norms(scale: Scale, options: argparse.Namespace) -> tuple[dict[str, Any], Figure]:
-    """Norms and effective rank at the end of fits of the diverging problem, and the figure."""
-    histories, found = {}, {}
-    for depth in (3, 4, 5):
+def norms(scale: Scale, options: argparse.Namespace) -> dict[str, Any]:
+    """Norms and effective rank at the end of fits of the diverging problem."""
+    found = {}
+    for depth in plots.DEPTHS:
         history = _norm_fit(depth, scale, options)
-        histories[f"depth {depth}"] = history
+        plots.keep_norms(options.out / f"dynamics_norms_{depth}.safetensors", history)
         bound = htf.dynamics.norm_lower_bound(history.loss[-1])
         at_end = {name: values[-1] for name, values in history["norms"].items()}
         found[str(depth)] = {
@@ -290,7 +250,7 @@ def norms(scale: Scale, options: argparse.Namespace) -> tuple[dict[str, Any], Fi
             "seconds": history.seconds,
         }
         print(f"depth {depth}", json.dumps(found[str(depth)]))
-    return {"seeds": scale.norm_seeds, "depths": found}, plot_norms_and_rank(histories)
+    return {"seeds": scale.norm_seeds, "depths": found}
 
 
 def _norm_fit(depth: int, scale: Scale, options: argparse.Namespace) -> History:

@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import os
 import sys
 import tempfile
 from importlib.metadata import files
@@ -14,6 +15,7 @@ from numpydoc.xref import DEFAULT_LINKS
 from sphinx.ext.autosummary import autosummary_toc
 
 import htf
+from htf.plotting import style
 
 sys.path.insert(0, str(Path(__file__).parent))
 import executed
@@ -70,6 +72,9 @@ nb_merge_streams = True
 drawn = built / "drawn"
 intersphinx_mapping = inventories.write(drawn)
 (drawn / "logo.svg").write_text(logo())
+# Pages draw in the style of the library's own figures.
+(drawn / "matplotlibrc").write_text(style.matplotlibrc())
+os.environ["MATPLOTLIBRC"] = str(drawn / "matplotlibrc")
 html_logo = html_favicon = str(drawn / "logo.svg")
 
 # Formulas are drawn without a network: one file of MathJax is copied from the package; its SVG output needs no fonts.

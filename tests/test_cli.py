@@ -25,10 +25,12 @@ from htf.probes import RankFit
 from htf.training import FitSettings, fit
 from htf.training.least_squares_fit import OPTIMIZERS
 
-SHORT = ["--ranks", "1,2", "--format", "cp", "--twins", "original", "--workers", "1", "--epochs", "2"]
+SHORT = ["--ranks", "1,2", "--format", "cp", "--twins", "original", "--workers", "1", "--epochs", "2", "--seeds", "0"]
 DYNAMICS = ["--rank", "1", "--dim", "8", "--observed", "48", "--init-std", "1e-1", "1e-2", "--seeds", "0,1"]
 DYNAMICS += ["--steps", "300"]
 PNG = b"\x89PNG"
+# Seeds and step where none are given.
+STEADY_OR_NOT = {"digits": ((0, 1, 2), 0.5), "mnist": ((0,), 1.0)}
 
 
 def run_of(arguments, folder):
@@ -52,8 +54,27 @@ def studied(tmp_path_factory):
 def test_probe_prints_a_table_and_draws_a_figure(probed):
     folder, out = probed
     assert "variance of the targets" in out
+    # It ends in words.
+    *_, words, meaning = out.splitlines()
+    assert words.startswith("CP: original images are")
+    assert meaning.startswith("Fitted: a train error of at most 25% of the variance of the targets, 0.0")
     assert f"figure: {folder / 'rank_fit.png'}" in out
     assert (folder / "rank_fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_digits_have_a_recipe_of_their_own(tmp_path, monkeypatch):
+    asked = {}
+
+    def remember(dataset, **settings):
+        asked[dataset] = settings["seeds"], settings["settings"].step
+        raise ValueError("enough")
+
+    monkeypatch.setattr("htf.probes.rank_fit", remember)
+    for options in (["digits"], ["mnist"], ["digits", "--seeds", "4", "--step", "0.1"]):
+        assert main(["probe", *options]) == 2
+        assert asked.pop(options[0]) == {1: STEADY_OR_NOT[options[0]]}.get(len(options), ([4], 0.1))
+    assert main(["probe", "digits", "--format", "cp", "--optimizer", "levenberg_marquardt"]) == 2
+    assert asked == {"digits": ((0, 1, 2), 1.0)}  # steps are no setting of that optimizer
 
 
 def test_plot_draws_again_from_the_saved_run(probed, tmp_path, capsys):
@@ -61,7 +82,10 @@ def test_plot_draws_again_from_the_saved_run(probed, tmp_path, capsys):
     first = probed[1].splitlines()
     (tmp_path / "rank_fit.png").unlink()
     assert main(["plot", str(tmp_path), "--figure", str(tmp_path / "again.png")]) == 0
-    assert capsys.readouterr().out.splitlines()[:-1] == first[:-1]
+    again = capsys.readouterr().out.splitlines()
+    assert [line for line in again if not line.startswith("figure: ")] == [
+        line for line in first if not line.startswith("figure: ")
+    ]
     assert (tmp_path / "again.png").exists()
 
 
@@ -248,7 +272,7 @@ def test_ranges():
 def test_interrupt_leaves_a_run_that_goes_on(tmp_path, workers):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "htf.cli", "probe", "--ranks", "1:4", "--twins", "original", "random_images"]
-    command += ["--epochs", "80", "--format", "cp", "ht", "--workers", workers, "--out", str(folder)]
+    command += ["--seeds", "0", "--epochs", "80", "--format", "cp", "ht", "--workers", workers, "--out", str(folder)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list(folder.glob("fits/*.json")) and time.monotonic() < deadline:

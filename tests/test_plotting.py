@@ -145,8 +145,9 @@ def test_norms_rise_and_rank_falls_as_the_loss_does(diverging, deep, tmp_path):
     left, right = figure.axes
     assert left.xaxis_inverted()
     assert right.xaxis_inverted()
-    names = [text.get_text() for text in left.get_legend().get_texts()]
-    assert names == ["schatten 0.5", "schatten 1", "schatten 2", "lower bound of all"]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    norms_named = ["Schatten 0.5", "nuclear norm (Schatten 1)", "Frobenius norm (Schatten 2)"]
+    assert names == ["depth 2", *norms_named, "lower bound of all"]
     bound = left.get_lines()[-1]
     assert len(bound.get_xdata()) == 200
     assert list(right.get_lines()[0].get_xdata()) == diverging.loss[:, 0].tolist()
@@ -159,8 +160,8 @@ def test_no_bound_is_drawn_for_other_problems(tmp_path):
     problem = tensor_completion((4, 4), "matrix", rank=1, observed=12)
     net = MatrixFactorization((4, 4), 2, seed=0)
     history = fit(net, problem, steps=40, track=[norms(), effective_ranks()])
-    left, _ = plot_norms_and_rank([history, history]).axes
-    assert "lower bound of all" not in [text.get_text() for text in left.get_legend().get_texts()]
+    figure = plot_norms_and_rank([history, history])
+    assert "lower bound of all" not in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def test_errors_against_the_start(tmp_path):
@@ -171,7 +172,7 @@ def test_errors_against_the_start(tmp_path):
     assert list(mean.get_xdata()) == [1e-2, 1e-1]
     assert mean.get_ydata()[0] == pytest.approx(float(small.errors(1e-2).mean()))
     assert mean.get_label() == "matrix factorization"
-    assert len(plot_error_against_init({"a": small, "b": small}).axes[0].get_legend().get_texts()) == 2
+    assert len(plot_error_against_init({"a": small, "b": small}).legends[0].get_texts()) == 2
     panels = small.plot().axes
     assert [ax.get_title(loc="left") for ax in panels[:2]] == [f"start of standard deviation {s}" for s in (0.1, 0.01)]
     small.plot().savefig(tmp_path / "study.png")

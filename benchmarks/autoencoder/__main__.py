@@ -79,11 +79,11 @@ def main(arguments: list[str] | None = None) -> None:
             "machine": describe_machine(torch.device("cpu")),
         },
     )
-    write_figure(out / f"{name}.png", plot_codes(out / f"{name}.json"), dpi=110)
+    write_figure(out / f"{name}.png", plot_codes(out / f"{name}.json"))
     drawn = {job.model: job.folder(out) / PICTURES for job in chosen.values() if job.model in PICTURED}
     pictures = {model: read_tensors(path, sealed=False)[0] for model, path in drawn.items()}
     if pictures:
-        write_figure(out / f"{name}_pictures.png", plot_pictures(pictures), dpi=110)
+        write_figure(out / f"{name}_pictures.png", plot_pictures(pictures))
     print(f"results: {out / name}.json ({len(rows)} fits)")
 
 

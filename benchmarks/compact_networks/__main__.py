@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
             "machine": describe_machine(torch.device("cpu")),
         },
     )
-    write_figure(out / f"{name}.png", plot_compact(out / f"{name}.json"), dpi=110)
+    write_figure(out / f"{name}.png", plot_compact(out / f"{name}.json"))
     print(f"results: {out / name}.json ({len(found)} fits)")
 
 

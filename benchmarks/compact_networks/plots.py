@@ -8,6 +8,7 @@ from statistics import mean
 from matplotlib.figure import Figure
 
 from htf._files import read_json
+from htf.plotting.style import explain, look, panels, seeds_of, styled
 
 _NAMES = {
     "plain": "plain",
@@ -20,6 +21,7 @@ _NAMES = {
 _COLUMNS = {"model", "chosen", "train", "test"}
 
 
+@styled
 def plot_compact(results: str | Path) -> Figure:
     """Train and test accuracy of the chosen setting of each model, a dot for each seed and a line at their mean.
 
@@ -43,15 +45,16 @@ def plot_compact(results: str | Path) -> Figure:
         raise ValueError(f"{results} holds no rows of networks; expected what benchmarks.compact_networks writes")
     rows = [row for row in rows if row["chosen"]]
     models = [model for model in _NAMES if any(row["model"] == model for row in rows)]
-    figure = Figure(figsize=(8.6, 3.3), layout="constrained")
-    for ax, part in zip(figure.subplots(1, 2), ("test", "train"), strict=True):
+    figure, axes = panels(1, 2, height=3.0)
+    seeds: list[int] = []
+    for ax, part in zip(axes[0], ("test", "train"), strict=True):
         for k, model in enumerate(models):
             values = [row[part] for row in rows if row["model"] == model]
-            ax.plot([k] * len(values), values, "o", color=f"C{k}", markersize=4, alpha=0.6)
-            ax.plot([k], [mean(values)], "_", color=f"C{k}", markersize=18)
-        ax.set_xticks(
-            range(len(models)), [_NAMES[model] for model in models], rotation=30, ha="right", fontsize="small"
-        )
+            seeds.append(len(values))
+            style = look(k, linestyle="none")
+            ax.plot([k] * len(values), values, alpha=0.6, **style)
+            ax.plot([k], [mean(values)], "_", color=style["color"], markersize=20, markeredgewidth=2)
+        ax.set_xticks(range(len(models)), [_NAMES[model] for model in models], rotation=40, ha="right")
         ax.set_ylabel(f"{part} accuracy")
-        ax.spines[["top", "right"]].set_visible(False)
+    explain(figure, f"A point for each of {seeds_of(seeds)}; lines: means.")
     return figure

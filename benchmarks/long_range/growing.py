@@ -22,19 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from htf._files import write_figure
 from htf._machine import usable_device
-from htf._tables import read_table
 from htf.cli.arguments import add_scheduler, int_range
 from htf.datasets.long_range import LongRangeData
 from htf.jobs import FolderJob, Progress, collect, map_jobs
 from htf.training import ClassifySettings, CurriculumResult, Stage, curriculum
 
 from .jobs import make_data
-from .plots import AXIS, bars, look, mean_and_deviation
+from .plots import plot_growing
 from .recipes import DISTANCE, warn_of_short_sight
 from .remedies import REMEDIES, Help, network_with, pretrain, read_remedy, regularizer_with, rules_with
 
@@ -318,63 +315,6 @@ def gather(out: Path) -> list[dict[str, Any]]:
     return collect(
         Growing, out, out / TABLE, key=lambda row: (row["task"], row["start"], row["kept"], row["seed"], row["stage"])
     )
-
-
-def plot_growing(table: str | Path) -> Figure:
-    """Test accuracy against distance, a curve for each start, a panel for each task.
-
-    Parameters
-    ----------
-    table : str or Path
-        CSV of ``python -m benchmarks.long_range.growing``.  Points are means over seeds, bars one standard deviation to
-        either side, as far as accuracies go.
-
-    Raises
-    ------
-    ValueError
-        If the table has no rows or lacks a column, or holds trainings of two recipes for one curve.
-    """
-    rows = read_table(Path(table), ("distance", "test", "seed"), ("task", "start", "kept", "recipe"))
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure = Figure(figsize=(7.6, 3.4 * len(tasks)), layout="constrained")
-    for ax, task in zip(figure.subplots(len(tasks), 1, squeeze=False)[:, 0], tasks, strict=True):
-        curves: dict[tuple[str, str], dict[float, list[float]]] = {}
-        recipes: dict[tuple[str, str], str] = {}
-        for row in (row for row in rows if row["task"] == task):
-            curve = (row["start"], row["kept"])
-            if recipes.setdefault(curve, row["recipe"]) != row["recipe"]:
-                raise ValueError(
-                    f"the table holds trainings of two recipes for {task} from {row['start']}, {recipes[curve]} and "
-                    f"{row['recipe']}; expected a folder for each"
-                )
-            curves.setdefault(curve, {}).setdefault(row["distance"], []).append(row["test"])
-        number = 0
-        for (start, kept), points in curves.items():
-            found = [mean_and_deviation(points[distance]) for distance in sorted(points)]
-            number += start != "none"
-            seeds = max(map(len, points.values()))
-            ax.errorbar(
-                sorted(points),
-                [value for value, _ in found],
-                yerr=bars(found),
-                markersize=4,
-                capsize=2,
-                **look(0 if start == "none" else number),
-                label=f"{_words(start)}{', kept' * (kept == 'True')} ({seeds} seed{'s' * (seeds > 1)})",
-            )
-        ax.axhline(0.5, color="0.4", linewidth=0.8, linestyle=":")
-        ax.set_xlabel(AXIS[task])
-        ax.set_ylabel("test accuracy")
-        ax.set_title(f"{task.replace('_', ' ')}, growing the distance", loc="left", fontsize="medium")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(title="help at the first distance", fontsize="small", frameon=False)
-    return figure
-
-
-def _words(start: str) -> str:
-    name = "plain" if start == "none" else start
-    return REMEDIES[name].words if name in REMEDIES else name.replace("_", " ")
 
 
 def main(arguments: list[str] | None = None) -> None:

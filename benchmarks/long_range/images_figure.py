@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from htf._tables import read_table
+from htf.plotting.style import counted, explain, look, panels, styled, words
 
-from .plots import AXIS, look
+from .plots import AXIS
 from .remedies import REMEDIES
 
 _TEXTS = ("task", "growing", "remedy", "setting", "kept", "recipe")
@@ -20,6 +21,7 @@ _NUMBERS = ("distance", "seed", "reach", "failed", "reached", "trainings")
 _APART = 0.7  # share of the space between distances over which remedies are spread
 
 
+@styled
 def plot_images(table: str | Path) -> Figure:
     """Train images needed against distance, a mark with its interval for each remedy, a panel for each task.
 
@@ -42,16 +44,17 @@ def plot_images(table: str | Path) -> Figure:
     """
     rows = read_table(Path(table), _NUMBERS, _TEXTS, may_be_missing=("failed", "reached"))
     _check(rows)
-    panels = list(dict.fromkeys((row["task"], row["growing"]) for row in rows))
-    figure = Figure(figsize=(8.2, 3.6 * len(panels)), layout="constrained")
-    for ax, panel in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
-        mine = [row for row in rows if (row["task"], row["growing"]) == panel]
+    found = list(dict.fromkeys((row["task"], row["growing"]) for row in rows))
+    figure, axes = panels(len(found), height=3.2)
+    for ax, (task, growing) in zip(axes[:, 0], found, strict=True):
+        mine = [row for row in rows if (row["task"], row["growing"]) == (task, growing)]
         _draw(ax, [row for row in mine if row["trainings"]], sorted({row["distance"] for row in mine}))
-        task, growing = panel
         ax.set_xlabel(AXIS[task])
         ax.set_ylabel("train images at the first distance" if growing == "True" else "train images")
         how = "growing the distance" if growing == "True" else "from scratch"
-        ax.set_title(f"{task.replace('_', ' ')}, {how}: images for {mine[0]['reach']:g}", loc="left", fontsize="medium")
+        ax.set_title(f"{words(task)}, {how}: images for {mine[0]['reach']:g}")
+    note = "Bars: from the largest number that failed to the least that reached; arrows: none reached, or none failed."
+    explain(figure, note, list(axes[:, 0]))
     return figure
 
 
@@ -94,12 +97,9 @@ def _draw(ax: Axes, rows: Sequence[Mapping[str, Any]], distances: Sequence[float
                     (x[-1], middle),
                     arrowprops={"arrowstyle": "->", "color": look(number)["color"]},
                 )
-        words = REMEDIES[remedy].words if remedy in REMEDIES else remedy.replace("_", " ")
-        label = f"{words}{', kept' * (kept == 'True')} ({seeds} seed{'s' * (seeds > 1)})"
-        ax.errorbar(x, y, yerr=[below, above], linestyle="none", capsize=2, markersize=5, label=label, **look(number))
+        name = REMEDIES[remedy].words if remedy in REMEDIES else words(remedy)
+        label = f"{name}{', kept' * (kept == 'True')} ({counted(seeds, 'seed')})"
+        ax.errorbar(x, y, yerr=[below, above], label=label, **look(number, linestyle="none"))
     ax.set_yscale("log")
     ax.set_ylim(least / 1.5, most * 1.5)
     ax.set_xticks(list(places.values()), [f"{distance:g}" for distance in distances])
-    ax.spines[["top", "right"]].set_visible(False)
-    if remedies:
-        ax.legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -55,6 +55,7 @@ class Globally(nn.Module):
 def add_global_convolution(model: ResNet, kernel: int) -> None:
     """Put a global convolution behind the second stage of a network, which begins as it was."""
     stage = model.get_submodule("layer2")
+    assert isinstance(stage, nn.Sequential)
     model.layer2 = nn.Sequential(stage, Globally(stage[-1].conv2.out_channels, kernel))
 
 

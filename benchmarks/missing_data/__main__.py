@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from benchmarks.classifiers.controls import ConvNet
@@ -153,7 +154,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def draw(results: Path) -> None:
-    """The figure of a file of results, beside it."""
+    """Write the figure of a file of results beside it."""
+    write_figure(results.with_suffix(".png"), plot(results))
+    print(f"figure: {results.with_suffix('.png')}")
+
+
+def plot(results: Path) -> Figure:
+    """Accuracies of the chosen settings against what is missing, from a file of results."""
     curves: dict[str, dict[str, list[float]]] = {}
     for row in read_json(results)["rows"]:
         if row.get("chosen"):
@@ -163,9 +170,7 @@ def draw(results: Path) -> None:
                     label = " ".join(filter(None, (row["model"].replace("_", " "), filling)))
                     for mask, value in of_masks.items():
                         curves.setdefault(label, {}).setdefault(mask, []).append(value)
-    figure = plot_missing_data(curves)
-    write_figure(results.with_suffix(".png"), figure, dpi=110)
-    print(f"figure: {results.with_suffix('.png')}")
+    return plot_missing_data(curves)
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

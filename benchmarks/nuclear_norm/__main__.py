@@ -36,6 +36,7 @@ from htf.datasets import CompletionProblem, tensor_completion
 from htf.jobs import FolderJob, Progress, collect, map_jobs
 from htf.nn import CPNetwork, MatrixFactorization
 from htf.nn.init import gaussian
+from htf.plotting.style import baseline, explain, look, panels, seeds_of, styled
 from htf.training import LossBelow, fit
 
 from .convex import least_nuclear_norm
@@ -154,6 +155,7 @@ def make_jobs(options: argparse.Namespace) -> Iterator[Completion]:
                         yield Completion(teacher, observed, seed, depth, start, steps=options.steps)
 
 
+@styled
 def plot(table: str | Path) -> Figure:
     """Error against the number of entries, and nuclear norm, for each method; a row of panels for each teacher.
 
@@ -161,11 +163,12 @@ def plot(table: str | Path) -> Figure:
     """
     rows = read_table(Path(table), ("observed", "depth", "start", "error", "nuclear_norm", "seed"), ("teacher",))
     teachers = list(dict.fromkeys(row["teacher"] for row in rows))
-    figure = Figure(figsize=(9.6, 3.4 * len(teachers)), layout="constrained")
-    for axes, teacher in zip(figure.subplots(len(teachers), 2, squeeze=False), teachers, strict=True):
+    figure, axes = panels(len(teachers), 2, height=2.9)
+    counts: set[int] = set()
+    for line, teacher in zip(axes, teachers, strict=True):
         mine = [row for row in rows if row["teacher"] == teacher]
         least = min((row["start"] for row in mine if row["depth"]), default=0.0)
-        for depth in sorted({row["depth"] for row in mine}):
+        for k, depth in enumerate(sorted({row["depth"] for row in mine})):
             points: dict[float, list[dict[str, Any]]] = {}
             for row in mine:
                 if row["depth"] == depth and (not depth or row["start"] == least):
@@ -174,31 +177,22 @@ def plot(table: str | Path) -> Figure:
                 label = f"depth {depth:g}, start {least:g}" if teacher == "matrix" else f"CP, start {least:g}"
             else:
                 label = "least nuclear norm" if teacher == "matrix" else "least sum of nuclear norms"
-            for ax, name in zip(axes, ("error", "nuclear_norm"), strict=True):
+            style = look(k - 1) if depth else baseline(linestyle="--")
+            for ax, name in zip(line, ("error", "nuclear_norm"), strict=True):
                 x = sorted(points)
                 values = [[row[name] for row in points[observed]] for observed in x]
-                (line,) = ax.plot(
-                    x,
-                    [median(each) for each in values],
-                    marker="o" if depth else "s",
-                    markersize=3.5,
-                    linestyle="-" if depth else "--",
-                    color=None if depth else "black",
-                    label=label,
-                )
-                ax.fill_between(
-                    x, [min(v) for v in values], [max(v) for v in values], color=line.get_color(), alpha=0.15, lw=0
-                )
-        seeds = len({row["seed"] for row in mine})
-        axes[0].set_yscale("log")
-        axes[0].set_ylabel("relative error over all entries")
-        axes[1].set_ylabel("nuclear norm" if teacher == "matrix" else "sum of nuclear norms")
-        for ax in axes:
+                ends = [[end(each) for each in values] for end in (min, max)]
+                ax.plot(x, [median(each) for each in values], label=label, **style)
+                ax.fill_between(x, *ends, color=style["color"], alpha=0.13, linewidth=0)
+        counts.add(len({row["seed"] for row in mine}))
+        line[0].set_yscale("log")
+        line[0].set_ylabel("relative error, all entries")
+        line[1].set_ylabel("nuclear norm" if teacher == "matrix" else "sum of nuclear norms")
+        for ax in line:
             ax.set_xlabel("observed entries")
-            ax.spines[["top", "right"]].set_visible(False)
         name = {"matrix": "matrix of rank 3, 30 × 30", "cp": "tensor of CP rank 2, 8 × 8 × 8"}[teacher]
-        axes[0].set_title(f"{name} ({seeds} seed{'s' * (seeds > 1)})", loc="left", fontsize="medium")
-        axes[0].legend(fontsize="small", frameon=False)
+        line[0].set_title(name, loc="left")
+    explain(figure, f"Medians of {seeds_of(counts)}; shades: their range.", list(axes.flat))
     return figure
 
 

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; the markers tell them apart in print.
-_STYLES = {"original": ("#0072B2", "o"), "random_labels": ("#D55E00", "s"), "random_images": ("#009E73", "^")}
-_NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+from htf.plotting.style import MUTED, bars, counted, explain, look, panels, styled, words
+
+# As in other figures of rank fits.
+_LOOKS = {"original": 0, "random_labels": 1, "random_images": 2}
 
 
+@styled
 def plot_published(sets: Sequence[dict[str, Any]]) -> Figure:
     """Train error against CP rank, a panel per data set; hollow marks are published, bars are standard errors.
 
@@ -23,40 +27,37 @@ def plot_published(sets: Sequence[dict[str, Any]]) -> Figure:
     names = list(dict.fromkeys(one["data"] for one in sets))
     if not names:
         raise ValueError("sets is empty; expected at least one")
-    figure = Figure(figsize=(4.2 * len(names) + 1.6, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for ax, name in zip(panels, names, strict=True):
+    figure, axes = panels(1, len(names), height=3.0, sharey=True)
+    published: Any = {"marker": "o", "markersize": 9.0, "markerfacecolor": "none", "linestyle": "none"}
+    for ax, name in zip(axes[0], names, strict=True):
         for one in (one for one in sets if one["data"] == name):
-            colour, marker = _STYLES.get(one["twin"], ("0.4", "v"))
+            style = look(_LOOKS.get(one["twin"], 3), linestyle="-")
             rows = sorted(one["fits"], key=lambda row: row["rank"])
+            means, errors = [row["train"] for row in rows], [row["standard_error"] or 0.0 for row in rows]
             ax.errorbar(
                 [row["rank"] for row in rows],
-                [row["train"] for row in rows],
-                yerr=[row["standard_error"] or 0.0 for row in rows],
-                color=colour,
-                marker=marker,
-                markersize=4,
-                capsize=2,
-                label=one["twin"].replace("_", " "),
+                means,
+                yerr=bars(means, errors, errors, 0),
+                label=f"{words(one['twin'])}, {_classes(rows[0]['classes'])}",
+                **style,
             )
             told = [row for row in rows if row["published"] is not None]
             ax.plot(
                 [row["rank"] for row in told],
                 [row["published"] for row in told],
-                linestyle="none",
-                marker=marker,
-                markersize=9,
-                markerfacecolor="none",
-                color=colour,
+                **{**published, "marker": style["marker"], "color": style["color"]},
             )
-        ax.set_title(_NAMES.get(name, name), loc="left", fontsize="medium")
+        ax.set_title(words(name), loc="left")
         ax.set_xlabel("CP rank")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_ylim(bottom=0)
-        ax.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("mean squared train error")
-    handles, labels = panels[0].get_legend_handles_labels()
-    hollow = panels[0].plot([], [], "o", markersize=9, markerfacecolor="none", color="0.3", label="published")
-    figure.legend(
-        [*handles, *hollow], [*labels, "published"], loc="outside right center", fontsize="small", frameon=False
-    )
+    axes[0, 0].set_ylabel("mean squared train error")
+    seeds = {row["seed"] for one in sets for row in one["fits"]}
+    hollow = Line2D([], [], color=MUTED, label="published", **published)
+    note = f"Means over classes, {counted(len(seeds), 'seed')}; bars: standard errors over classes."
+    explain(figure, note, list(axes[0]), more=[hollow])
     return figure
+
+
+def _classes(of: Sequence[int]) -> str:
+    return f"{len(of)} classes" if len(of) > 1 else "1 class"

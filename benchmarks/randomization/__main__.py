@@ -76,10 +76,10 @@ def main(arguments: list[str] | None = None) -> None:
     contents = _write(out, options, rates | widths)
     print(f"table: {out / NAME}.csv ({len(contents)} fits)")
     figure = plot_randomization(out / f"{NAME}.csv", out / f"{NAME}.json")
-    write_figure(out / f"{NAME}.png", figure, dpi=110)
+    write_figure(out / f"{NAME}.png", figure)
     print(f"figure: {out / NAME}.png")
     stopping = plot_early_stopping(out / f"{NAME}.json")
-    write_figure(out / f"{NAME}_early_stopping.png", stopping, dpi=110)
+    write_figure(out / f"{NAME}_early_stopping.png", stopping)
     print(f"figure: {out / NAME}_early_stopping.png")
     print(regularizer_table([content["row"] for content in contents]))
 

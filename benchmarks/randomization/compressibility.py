@@ -33,6 +33,7 @@ from htf._machine import describe_machine
 from htf._tables import read_table
 from htf.cli.arguments import int_range
 from htf.jobs import FolderJob, Progress, collect, map_jobs
+from htf.plotting.style import baseline, explain, look, panels, seeds_of, styled, words
 from htf.ranks import compressibility
 from htf.ranks.compressibility import FORMATS
 from htf.training import Training, reached
@@ -192,6 +193,7 @@ def _share_at(moments: list[dict[str, Any]], accuracy: float) -> float | None:
     return None
 
 
+@styled
 def plot_compressibility(table: str | Path, *, noise: float | None = None) -> Figure:
     """Share of effective parameters, and spectral complexity, against training accuracy; a column for each network.
 
@@ -217,26 +219,25 @@ def plot_compressibility(table: str | Path, *, noise: float | None = None) -> Fi
     if not (found := [row for row in rows if row["noise"] == chosen]):
         raise ValueError(f"{table} has no rows of noise {chosen:g}; expected one of those measured")
     models = list(dict.fromkeys(row["model"] for row in found))
-    figure = Figure(figsize=(3.0 * len(models) + 0.8, 5.2), layout="constrained")
-    axes = figure.subplots(2, len(models), squeeze=False, sharex=True)
+    figure, axes = panels(2, len(models), sharex=True)
+    seeds: list[int] = []
     for (upper, lower), model in zip(axes.T, models, strict=True):
-        for variant, color in zip(VARIANTS, ("black", "C3"), strict=True):
+        for variant, style in zip(VARIANTS, (baseline(), look(1)), strict=True):
             mine = [row for row in found if (row["model"], row["variant"]) == (model, variant)]
-            for k, seed in enumerate(dict.fromkeys(row["seed"] for row in mine)):
+            own = list(dict.fromkeys(row["seed"] for row in mine))
+            seeds.append(len(own))
+            for k, seed in enumerate(own):
                 line = [row for row in mine if row["seed"] == seed]
-                look = {"color": color, "linewidth": 1.2, "marker": "o", "markersize": 2.5}
-                look["label"] = VARIANTS[variant] if k == 0 else None
+                labelled = style | {"markersize": 3.5, "label": VARIANTS[variant] if k == 0 else None}
                 x = [row["train"] for row in line]
-                upper.plot(x, [row["effective_parameters"] / row["parameters"] for row in line], **look)
-                lower.plot(x, [row["spectral_complexity"] for row in line], **look)
-        upper.set_title(model, loc="left", fontsize="medium")
+                upper.plot(x, [row["effective_parameters"] / row["parameters"] for row in line], **labelled)
+                lower.plot(x, [row["spectral_complexity"] for row in line], **labelled)
+        upper.set_title(words(model), loc="left")
         upper.set_ylim(0, 1)
         lower.set(yscale="log", xlabel="training accuracy")
     axes[0, 0].set_ylabel("share of parameters needed")
     axes[1, 0].set_ylabel("spectral complexity")
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].legend(fontsize="small", frameon=False)
+    explain(figure, f"A curve for each of {seeds_of(seeds)}.", axes[0, 0])
     return figure
 
 
@@ -282,7 +283,7 @@ def main(arguments: list[str] | None = None) -> None:
     for row in found:
         shares = ", ".join(f"{name} {mean(row[variant]):.3f}" for variant, name in VARIANTS.items() if row[variant])
         print(f"{row['model']} at train accuracy {row['train']:g}: {shares}{', apart' * row['apart']}")
-    write_figure(out / f"{NAME}.png", plot_compressibility(out / f"{NAME}.csv", noise=options.noise), dpi=110)
+    write_figure(out / f"{NAME}.png", plot_compressibility(out / f"{NAME}.csv", noise=options.noise))
     print(f"table: {out / NAME}.csv ({len(rows)} moments)\nfigure: {out / NAME}.png")
 
 

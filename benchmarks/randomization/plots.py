@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from htf._files import read_json
 from htf._tables import read_table
+from htf.plotting.style import FAINT, WIDTH, baseline, explain, look, panels, seeds_of, styled, words
 
 _TEXTS = ("model", "variant", "control", "judged_on")
 _NUMBERS = ("corruption", "epochs_to_fit", "test", "chance_low", "chance_high", "lr")
@@ -23,6 +24,7 @@ _VARIANTS = {
 }
 
 
+@styled
 def plot_randomization(table: str | Path, curves: str | Path, *, model: str | None = None) -> Figure:
     """Training loss by variant, and epochs to fit and test error against corruption, as in figure 1 of the paper [1]_.
 
@@ -58,54 +60,54 @@ def plot_randomization(table: str | Path, curves: str | Path, *, model: str | No
         if row["judged_on"] == "test" and not row["control"] and row["lr"] is not None
     ]
     losses, model = _losses(Path(curves), model)
-    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
-    first, second, third = figure.subplots(1, 3)
+    figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
+    first, second, third = figure.subplot_mosaic([["loss", "loss"], ["epochs", "error"]]).values()
     # Corruption has panels of its own.
-    for variant, name in _VARIANTS.items():
+    for k, (variant, name) in enumerate(_VARIANTS.items()):
         if variant in losses:
-            loss, color = losses[variant], "black" if variant == "original" else None
-            first.plot(range(1, len(loss) + 1), loss, linewidth=1.4, color=color, label=name)
-    first.set_xlabel("epoch")
-    first.set_ylabel("training loss")
-    first.set_title(model, loc="left", fontsize="medium")
-    _against_corruption(second, rows, "epochs_to_fit")
-    second.set_ylabel("epochs to 100 % train accuracy")
+            loss = losses[variant]
+            style = baseline() if variant == "original" else look(k - 1)
+            first.plot(range(1, len(loss) + 1), loss, label=name, **{**style, "marker": None})
+    first.set(xlabel="epoch", ylabel="training loss")
+    first.set_title(words(model), loc="left")
+    seeds = [*_against_corruption(second, rows, "epochs_to_fit"), *_against_corruption(third, rows, "test")]
+    second.set_ylabel("epochs to train accuracy 1")
     second.set_ylim(bottom=0)
-    _against_corruption(third, rows, "test")
     third.set_ylabel("test error")
     low, high = (mean(1 - row[name] for row in rows) for name in ("chance_high", "chance_low"))
-    third.axhspan(low, high, color="0.85", linewidth=0, label="chance")
+    third.axhspan(low, high, color=FAINT, alpha=0.35, linewidth=0, label="chance")
     third.set_ylim(0, 1)
-    for ax in (first, second, third):
-        # Where nothing was fitted, or on true labels alone, there is nothing to tell apart.
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize="x-small", frameon=False)
-        ax.spines[["top", "right"]].set_visible(False)
+    first.legend()
+    shades = "; shades: their range" if max(seeds, default=1) > 1 else ""
+    explain(figure, f"Above: one seed; below: {seeds_of(seeds) or 'none'}{shades}.", [second, third])
     return figure
 
 
-def _against_corruption(ax: Axes, rows: list[dict[str, Any]], column: str) -> None:
+def _against_corruption(ax: Axes, rows: list[dict[str, Any]], column: str) -> list[int]:
+    """Draw, and return how many seeds each point is the mean of."""
     points: dict[str, dict[float, list[float]]] = {}
     for row in rows:
         if row["corruption"] is not None and row[column] is not None:
             value = 1 - row["test"] if column == "test" else row[column]
             points.setdefault(row["model"], {}).setdefault(row["corruption"], []).append(value)
     # One point is no curve: fits that were made on true labels alone.
-    for model, found in points.items():
-        if len(found) > 1:
-            _with_range(ax, found, model)
+    curves = {model: found for model, found in points.items() if len(found) > 1}
+    for k, (model, found) in enumerate(curves.items()):
+        _with_range(ax, found, k, words(model))
     ax.set_xlabel("share of random labels")
+    return [len(values) for found in curves.values() for values in found.values()]
 
 
-def _with_range(ax: Axes, points: dict[float, list[float]], label: str) -> None:
+def _with_range(ax: Axes, points: dict[float, list[float]], k: int, label: str) -> None:
     """Means of the values at each place, and their range."""
     x = sorted(points)
-    (line,) = ax.plot(x, [mean(points[at]) for at in x], marker="o", markersize=3, linewidth=1.4, label=label)
+    (line,) = ax.plot(x, [mean(points[at]) for at in x], label=label, **look(k))
     if max(map(len, points.values())) > 1:
         low, high = ([end(points[at]) for at in x] for end in (min, max))
         ax.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
+@styled
 def plot_early_stopping(results: str | Path) -> Figure:
     """Test error of gradient descent on random convolutions against its steps, for each share of random labels.
 
@@ -129,11 +131,11 @@ def plot_early_stopping(results: str | Path) -> Figure:
     needed = {"corruption", "steps", "held_out_error", "test"}
     if not (isinstance(paths, list) and paths and all(isinstance(p, dict) and needed <= set(p) for p in paths)):
         raise ValueError(f"{results} holds no paths; expected what benchmarks.randomization writes")
-    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
-    first, second = figure.subplots(1, 2)
+    figure, axes = panels(1, 2, height=2.8, sharey=True)
+    first, second = axes[0]
     stopped: dict[float, list[float]] = {}
     interpolated: dict[float, list[float]] = {}
-    for share in sorted({path["corruption"] for path in paths}):
+    for k, share in enumerate(sorted({path["corruption"] for path in paths})):
         points: dict[float, list[float]] = {}
         for path in (path for path in paths if path["corruption"] == share):
             errors = [1 - accuracy for accuracy in path["test"]]
@@ -142,15 +144,13 @@ def plot_early_stopping(results: str | Path) -> Figure:
             best = min(range(len(errors)), key=path["held_out_error"].__getitem__)
             stopped.setdefault(share, []).append(errors[best])
             interpolated.setdefault(share, []).append(errors[-1])
-        _with_range(first, points, f"{share:.0%} random")
-    _with_range(second, interpolated, "interpolation")
-    _with_range(second, stopped, "stopped by held-out images")
-    first.set(xscale="log", xlabel="steps of gradient descent")
+        _with_range(first, points, k, f"{share:.0%} random")
+    _with_range(second, interpolated, 0, "interpolation")
+    _with_range(second, stopped, 1, "stopped by held-out images")
+    first.set(xscale="log", xlabel="steps of gradient descent", ylabel="test error", ylim=(0, 1))
     second.set(xlabel="share of random labels")
-    for ax in (first, second):
-        ax.set(ylabel="test error", ylim=(0, 1))
-        ax.legend(fontsize="x-small", frameon=False)
-        ax.spines[["top", "right"]].set_visible(False)
+    second.legend()
+    explain(figure, f"Means of {seeds_of(map(len, stopped.values()))}; shades: their range.  Left:", first)
     return figure
 
 

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
         figure = _path(options, part, "png")
         drawn = DRAW[part](_path(options, part, "safetensors" if part == "kernels" else "csv"))
-        write_figure(figure, drawn, dpi=110)
+        write_figure(figure, drawn)
         print(f"figure: {figure}")
 
 

@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from htf._files import read_tensors
 from htf._tables import read_table
+from htf.plotting.style import DIVERGING, WIDTH, bars, explain, look, panels, seeds_of, styled, words
 
 _STAGES = {"initialization": "at initialization", "trained": "after training"}
 
 
+@styled
 def plot_effective_ranks(table: str | Path) -> Figure:
     """Effective rank of kernels against depth, a panel per stage and activation.
 
@@ -41,29 +44,39 @@ def plot_effective_ranks(table: str | Path) -> Figure:
     # Networks that diverged have no ranks.
     of_ranks = ("mean", "q2.5", "q97.5")
     which = ("stage", "activation", "init", "optimizer")
-    rows = read_table(Path(table), ("rank", "depth", "claimed", *of_ranks), which, may_be_missing=of_ranks)
+    numbers = ("rank", "depth", "claimed", "nets", *of_ranks)
+    rows = read_table(Path(table), numbers, which, may_be_missing=of_ranks)
     rows = [row for row in rows if row["mean"] is not None]
     stages, activations = _each(rows, "stage"), _each(rows, "activation")
-    size = (3.4 * len(activations) + 0.4, 3.2 * len(stages))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(stages), len(activations), sharex="row", sharey=True, squeeze=False)
+    figure, axes = panels(len(stages), len(activations), height=2.7, sharex="row", sharey=True)
     for i, stage in enumerate(stages):
         for j, activation in enumerate(activations):
             ax = axes[i, j]
             members = [row for row in rows if (row["stage"], row["activation"]) == (stage, activation)]
             _draw_ranks(ax, members)
-            ax.set_title(f"{activation}, {_STAGES.get(stage, stage)}", loc="left", fontsize="medium")
+            ax.set_title(f"{words(activation)}, {_STAGES.get(stage, stage)}", loc="left")
             ax.set(xscale="log", yscale="log")
             _plain_ticks(ax, sorted({row["depth"] for row in members}))
             ax.set_yticks([1, 2, 4, 8, 16, 32], labels=["1", "2", "4", "8", "16", "32"])
             ax.yaxis.set_minor_locator(NullLocator())
             if j == 0:
-                ax.set_ylabel("effective rank of the kernel")
+                ax.set_ylabel("effective rank")
     for ax in axes[-1]:
         ax.set_xlabel("layers")
+    # Few curves have room within; what many have in common stands below.
+    many = [line[0] for line in axes if len(line[0].get_legend_handles_labels()[0]) > 3]
+    for line in axes:
+        if line[0] not in many:
+            line[0].legend(loc="lower left")
+    nets = " or ".join(sorted({f"{row['nets']:g}" for row in rows}))
+    note = f"Means of {nets} networks; bars: what 95% of them have; dotted: not claimed to fall." + (
+        "  After training:" * bool(many)
+    )
+    explain(figure, note, many)
     return figure
 
 
+@styled
 def plot_kernels(path: str | Path) -> Figure:
     """Kernels in the order of hierarchical clustering, a row per stage and activation, a column per depth.
 
@@ -92,22 +105,23 @@ def plot_kernels(path: str | Path) -> Figure:
     depths = sorted({int(depth) for *_, depth in named})
     if len(named) != len(lines) * len(depths):
         raise ValueError(f"{path} holds {len(named)} kernels for {len(lines)} rows of {len(depths)} depths")
-    figure = Figure(figsize=(1.35 * len(depths) + 1.0, 1.5 * len(lines)), layout="constrained")
-    axes = figure.subplots(len(lines), len(depths), squeeze=False)
-    colours = matplotlib.colormaps["RdBu_r"].resampled(21)
+    figure, axes = panels(len(lines), len(depths), width=min(WIDTH, 1.35 * len(depths) + 1.0), height=1.42)
+    colours = matplotlib.colormaps[DIVERGING].resampled(21)
     for line, (activation, stage) in zip(axes, lines, strict=True):
         for ax, depth in zip(line, depths, strict=True):
             name = f"{stage}/{activation}/{depth}"
             # Few colours and sharp squares keep the file small.
-            ax.imshow(tensors[name].numpy() / 127, cmap=colours, vmin=-1, vmax=1, interpolation="nearest")
+            ax.imshow(tensors[name].numpy() / 127, cmap=colours, vmin=-1, vmax=1)
             ax.set(xticks=[], yticks=[])
-            ax.set_title(f"{ranks[name]:.1f}", fontsize="small", pad=2)
-        line[0].set_ylabel(f"{activation}\n{_STAGES.get(stage, stage)}", fontsize="small")
+            ax.set_title(f"{ranks[name]:.1f}", pad=2)
+        line[0].set_ylabel(f"{words(activation)}\n{_STAGES.get(stage, stage)}")
     for ax, depth in zip(axes[-1], depths, strict=True):
-        ax.set_xlabel(f"{depth} layer{'s' if depth > 1 else ''}", fontsize="small")
+        ax.set_xlabel(f"{depth} layer{'s' if depth > 1 else ''}")
+    explain(figure, "Cosines of features, red 1, white 0, blue -1; above: the effective rank; one network each.")
     return figure
 
 
+@styled
 def plot_recovery(table: str | Path) -> Figure:
     """Test errors and effective ranks of recovered linear maps against depth.
 
@@ -129,25 +143,27 @@ def plot_recovery(table: str | Path) -> Figure:
     """
     measures = {"test_error": "relative test error", "effective_rank": "effective rank"}
     spread = [f"{name}{end}" for name in measures for end in ("", "_low", "_high")]
-    rows = read_table(Path(table), ("samples", "depth", *spread), ("task",))
+    rows = read_table(Path(table), ("samples", "depth", "nets", *spread), ("task",))
     counts, tasks = _each(rows, "samples"), _each(rows, "task")
-    figure = Figure(figsize=(3.8 * len(counts) + 1.4, 5.6), layout="constrained")
-    axes = figure.subplots(2, len(counts), sharex=True, squeeze=False)
+    figure, axes = panels(2, len(counts), height=2.6, sharex=True)
     for column, count in zip(axes.T, counts, strict=True):
         for k, task in enumerate(tasks):
             members = [row for row in rows if (row["samples"], row["task"]) == (count, task)]
             label = "orthogonal map" if task == "flat" else f"map of rank {task}"
             for ax, measure in zip(column, measures, strict=True):
-                _draw_recovery(ax, members, measure, f"C{k}", label)
-        column[0].set_title(f"{count:g} samples", loc="left", fontsize="medium")
+                _draw_recovery(ax, members, measure, look(k, linestyle="-"), label)
+        column[0].set_title(f"{count:g} samples", loc="left")
         for ax, measure in zip(column, measures.values(), strict=True):
             ax.set(ylabel=measure, xscale="log")
             _plain_ticks(ax, sorted({row["depth"] for row in rows if row["depth"]}))
         column[1].set_xlabel("layers")
-    axes[0, -1].legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    nets = " or ".join(sorted({f"{row['nets']:g}" for row in rows}))
+    note = f"Means of {nets} maps; bars: 95% intervals of the means; dotted: the least-squares solution."
+    explain(figure, note, axes[0, -1])
     return figure
 
 
+@styled
 def plot_rank_penalties(table: str | Path) -> Figure:
     """Test accuracy of over-parameterized networks, plain ones and penalized ones, and their effective ranks.
 
@@ -168,25 +184,28 @@ def plot_rank_penalties(table: str | Path) -> Figure:
     """
     rows = read_table(Path(table), ("test", "kernel_effective_rank", "weight_effective_rank", "chosen"), ("method",))
     methods = _each(rows, "method")
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    left, *others = figure.subplots(1, 3)
+    figure = Figure(figsize=(WIDTH, 5.2), layout="constrained")
+    above, *others = figure.subplot_mosaic([["accuracy", "accuracy"], ["weights", "kernel"]]).values()
+    seeds: list[int] = []
     for k, method in enumerate(methods):
         members = [row for row in rows if row["method"] == method]
         chosen = [row for row in members if row["chosen"]]
-        left.plot([k] * len(chosen), [row["test"] for row in chosen], "o", color=f"C{k}", markersize=4, alpha=0.6)
+        seeds.append(len(chosen))
+        style = look(k, linestyle="none")
+        above.plot([k] * len(chosen), [row["test"] for row in chosen], alpha=0.7, **style)
         if chosen:
-            left.plot([k], [mean(row["test"] for row in chosen)], "_", color=f"C{k}", markersize=18)
+            middle = mean(row["test"] for row in chosen)
+            above.plot([k], [middle], "_", color=style["color"], markersize=24, markeredgewidth=2)
         for ax, measure in zip(others, ("weight_effective_rank", "kernel_effective_rank"), strict=True):
-            for part, size, label in ((chosen, 5, method), ([r for r in members if not r["chosen"]], 2, None)):
+            for part, size, label in ((chosen, 6, words(method)), ([r for r in members if not r["chosen"]], 3, None)):
                 at = [row[measure] for row in part]
-                ax.plot(at, [row["test"] for row in part], "o", color=f"C{k}", markersize=size, label=label)
-    left.set_xticks(range(len(methods)), [m.replace("_", " ") for m in methods], rotation=35, ha="right")
-    left.set_ylabel("test accuracy")
-    for ax, what in zip(others, ("weights, mean of layers", "kernel of the last hidden features"), strict=True):
-        ax.set_xlabel(f"effective rank: {what}", fontsize="small")
-    others[-1].legend(fontsize="small", frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    for ax in (left, *others):
-        ax.spines[["top", "right"]].set_visible(False)
+                ax.plot(at, [row["test"] for row in part], label=label, **{**style, "markersize": size})
+    above.set_xticks(range(len(methods)), [words(method) for method in methods])
+    above.set(ylabel="test accuracy", xlim=(-0.6, len(methods) - 0.4))
+    for ax, what in zip(others, ("weights, mean of layers", "kernel of the last features"), strict=True):
+        ax.set(xlabel=f"effective rank: {what}", ylabel="test accuracy")
+    note = f"A point for each of {seeds_of(filter(None, seeds))}; lines: means; small points: weights not chosen."
+    explain(figure, note, others[0])
     return figure
 
 
@@ -197,39 +216,32 @@ def _draw_ranks(ax: Axes, rows: Sequence[dict[str, Any]]) -> None:
         points = [row for row in rows if (row["optimizer"], row["init"], row["rank"], row["claimed"]) == kind]
         # Side by side, so that bars do not hide each other.
         shift = 1 + 0.05 * (k - (len(kinds) - 1) / 2)
-        label = init if optimizer == "none" else f"{optimizer}, {init}, rank {rank:g}"
+        label = f"{init} start" if optimizer == "none" else f"{words(optimizer)}, {init} start, rank {rank:g}"
         ax.errorbar(
             [row["depth"] * shift for row in points],
             [row["mean"] for row in points],
             yerr=_bars(points, "mean", "q2.5", "q97.5"),
-            marker="o",
-            markersize=2.5,
-            linewidth=1,
             elinewidth=0.8,
-            linestyle="-" if claimed else ":",
+            capsize=0,
             label=label,
+            **look(k, markersize=3.5, linewidth=1.2, linestyle="-" if claimed else ":"),
         )
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(fontsize=6, frameon=False)
 
 
-def _draw_recovery(ax: Axes, rows: Sequence[dict[str, Any]], measure: str, colour: str, label: str) -> None:
+def _draw_recovery(ax: Axes, rows: Sequence[dict[str, Any]], measure: str, style: dict[str, Any], label: str) -> None:
     points = [row for row in rows if row["depth"]]
-    bars = _bars(points, measure, f"{measure}_low", f"{measure}_high")
     at, means = [row["depth"] for row in points], [row[measure] for row in points]
-    ax.errorbar(at, means, yerr=bars, marker="o", markersize=3, linewidth=1.2, color=colour, label=label)
+    lengths = _bars(points, measure, f"{measure}_low", f"{measure}_high")
+    ax.errorbar(at, means, yerr=lengths, label=label, **style)
     for row in rows:
         if not row["depth"]:
-            ax.axhline(row[measure], color=colour, linewidth=0.8, linestyle=":")
-    ax.spines[["top", "right"]].set_visible(False)
+            ax.axhline(row[measure], color=style["color"], linewidth=1.0, linestyle=":")
 
 
-def _bars(rows: Sequence[dict[str, Any]], middle: str, low: str, high: str) -> list[list[float]]:
-    """Lengths of bars below and above, which rounding in the table must not make negative."""
-    return [
-        [max(row[middle] - row[low], 0.0) for row in rows],
-        [max(row[high] - row[middle], 0.0) for row in rows],
-    ]
+def _bars(rows: Sequence[dict[str, Any]], middle: str, low: str, high: str) -> np.ndarray:
+    """Lengths of bars to the ends that a table has; neither ranks nor errors are below 0."""
+    means = [row[middle] for row in rows]
+    return bars(means, [row[middle] - row[low] for row in rows], [row[high] - row[middle] for row in rows], 0)
 
 
 def _plain_ticks(ax: Axes, depths: Iterable[float]) -> None:

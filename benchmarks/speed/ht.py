@@ -25,11 +25,13 @@ from unittest import mock
 import numpy
 import tensorly
 import torch
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 import htf
 from htf._files import write_figure, write_json
 from htf.linalg import backend
+from htf.plotting.style import MUTED, explain, look, panels, styled
 
 from .peers import imported_before_312
 from .timing import made_by, race
@@ -63,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json:
         write_json(options.json, report)
     if options.figure:
-        plot_counts(report["counts"], options.figure)
+        write_figure(options.figure, plot_counts(report["counts"]))
 
 
 def _installed(name: str) -> bool:
@@ -359,23 +361,21 @@ def _counting() -> Iterator[dict[str, int]]:
     backend._of_type.cache_clear()
 
 
-def plot_counts(counts: list[dict[str, Any]], path: Path) -> None:
+@styled
+def plot_counts(counts: list[dict[str, Any]]) -> Figure:
     """Multiplications against the order, one line per operation and rank, beside lines of slope one."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, ax = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for rank in sorted({row["rank"] for row in counts}):
-        for what, marker in (("inner", "o"), ("rounding", "s")):
-            rows = [row for row in counts if row["rank"] == rank]
-            ax.loglog([r["order"] for r in rows], [r[what] for r in rows], marker=marker, label=f"{what}, rank {rank}")
+    figure, axes = panels(height=3.2)
+    ax = axes[0, 0]
+    curves = [(what, rank) for rank in sorted({row["rank"] for row in counts}) for what in ("inner", "rounding")]
+    for k, (what, rank) in enumerate(curves):
+        rows = [row for row in counts if row["rank"] == rank]
+        label = f"{'inner product' if what == 'inner' else what}, rank {rank}"
+        ax.plot([r["order"] for r in rows], [r[what] for r in rows], label=label, **look(k))
     orders = sorted({row["order"] for row in counts})
-    ax.loglog(orders, [orders_ * 4**4 for orders_ in orders], "k:", label="N r⁴, rank 4")
-    ax.set(xlabel="order N", ylabel="multiplications", title="Operation counts, balanced tree, dimension = rank")
-    ax.legend()
-    write_figure(path, figure)
+    ax.plot(orders, [order * 4**4 for order in orders], color=MUTED, linestyle=":", label="N r⁴, rank 4")
+    ax.set(xscale="log", yscale="log", xlabel="order N", ylabel="multiplications")
+    explain(figure, "Counted; balanced trees, the dimension of each mode as the rank.", ax)
+    return figure
 
 
 # -- both ------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from htf.cli.arguments import FIGURE, add_scheduler, int_range
 
@@ -19,20 +19,33 @@ DEFAULT_TWINS = TWINS[:3]
 FORMATS = ("cp", "ht")
 OPTIMIZERS = ("relative_adam", "levenberg_marquardt")
 EPOCHS, STEP = 60, 1.0
+# A batch of the digits has 120 images, too few for steps of full size: with those, a half of all fits went back to an
+# earlier epoch, and train errors did not fall with the rank.  Chosen on train errors alone.
+STEADY: dict[str, dict[str, Any]] = {"digits": {"seeds": (0, 1, 2), "step": 0.5}}
 
 
 def add_probe_arguments(probe: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     probe.add_argument("dataset", nargs="?", default="digits", metavar="DATASET", help=f"one of {', '.join(NAMES)}")
+    steady = STEADY["digits"]
     probe.add_argument("--format", nargs="+", default=list(FORMATS), metavar="F", help=f"from {', '.join(FORMATS)}")
     probe.add_argument("--ranks", type=int_range, default="1:8", help="CP ranks and HT widths: 1:15 or 1,2,4")
     probe.add_argument("--classes", type=int_range, default="6", help="classes to tell from the rest")
     probe.add_argument("--twins", nargs="+", default=list(DEFAULT_TWINS), metavar="T", help=f"from {', '.join(TWINS)}")
-    probe.add_argument("--seeds", type=int_range, default="0", help="seeds of starts and twins")
+    few = ",".join(map(str, steady["seeds"]))
+    probe.add_argument(
+        "--seeds", type=int_range, default=None, help=f"seeds of starts and twins; by default 0, for digits {few}"
+    )
     probe.add_argument("--levels", type=int, default=2, help="grey levels of a pixel")
     probe.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the data")
     probe.add_argument("--batch-size", type=int, default=None, help="samples of a batch; by default up to 1000")
-    probe.add_argument("--step", type=float, default=STEP, help="change of the log output in one step, at most")
+    probe.add_argument(
+        "--step",
+        type=float,
+        default=None,
+        help="change of the log output in one step, at most; by default "
+        f"{STEP:g}, for digits, whose batches are small, {steady['step']:g}",
+    )
     probe.add_argument(
         "--optimizer",
         choices=OPTIMIZERS,
@@ -62,16 +75,22 @@ def run_probe(options: argparse.Namespace) -> int:
         here = options.scheduler is None and options.device == "cpu"
         workers = (os.cpu_count() or 1) if here else 1
     out = options.out or Path("runs") / options.dataset
+    recipe = STEADY.get(options.dataset, {})
+    seeds = recipe.get("seeds", (0,)) if options.seeds is None else options.seeds
+    step = options.step
+    if step is None:
+        # Steps are no setting of the other optimizer.
+        step = recipe.get("step", FitSettings.step) if options.optimizer == OPTIMIZERS[0] else FitSettings.step
     result = rank_fit(
         options.dataset,
         formats=options.format,
         ranks=options.ranks,
         classes=options.classes,
         twins=options.twins,
-        seeds=options.seeds,
+        seeds=seeds,
         levels=options.levels,
         settings=FitSettings(
-            epochs=options.epochs, batch_size=options.batch_size, step=options.step, optimizer=options.optimizer
+            epochs=options.epochs, batch_size=options.batch_size, step=step, optimizer=options.optimizer
         ),
         holdout=options.holdout,
         device=options.device,
@@ -93,10 +112,10 @@ def plot_probes(runs: list[Path], figure: Path | None) -> int:
 
 
 def show_probe(result: RankFit, figure: Path) -> int:
-    """Print the table, and draw the figure to a file."""
+    """Print the table, draw the figure to a file, and end with what was found in words."""
     from htf._files import write_figure
 
     print(result.table())
     write_figure(figure, result.plot())
-    print(f"figure: {figure}")
+    print(f"figure: {figure}\n\n{result.in_words()}")
     return 0

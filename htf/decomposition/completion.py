@@ -13,6 +13,7 @@ from tensorly.decomposition._base_decomposition import DecompositionMixin
 from tqdm import tqdm
 
 from htf._checks import by_name, check_dims, finite, positive, warn
+from htf._progress import bar_file
 from htf._repr import brief
 from htf.decomposition._held_out import NOTHING_FOUND
 from htf.decomposition._least_squares import Observed, Options
@@ -210,7 +211,7 @@ def ht_completion(
     n_passes, tol, ridge = numbers
     # No fit is nearer than rounding allows.
     tol = max(tol, _ROUNDING * float(B.eps(values.dtype)))
-    with tqdm(disable=not progress, unit="pass") as bar:
+    with tqdm(file=bar_file(), disable=not progress, unit="pass") as bar:
         found = completed(observed, ranks, Options(n_passes, tol, ridge, bar), validation, rng)
     short = _short_slices(observed, found.tensor.rank)
     doubts += short + _doubts(found, n_passes, observed)

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from htf._checks import check_dims, positive, warn
+from htf._progress import bar_file
 from htf._repr import brief
 from htf.decomposition._black_box import BlackBox, IndexFunction, LimitReachedError
 from htf.decomposition._pivots import NAME_THEM, Search
@@ -210,7 +211,7 @@ def cross_approximation(
     box = BlackBox(function, dims, limit, like is not None and not is_complex(like))
     search = Search(tree, dims, box, tol / 2, max_rank, n_test, random_state)
     search.begin(positive("initial_rank", initial_rank), _start_rows(start, dims))
-    with tqdm(disable=not progress, total=max_sweeps, unit="sweep") as bar:
+    with tqdm(file=bar_file(), disable=not progress, total=max_sweeps, unit="sweep") as bar:
         reason = _run(search, max_sweeps, bar)
     if search.best is None:
         raise ValueError(f"max_evaluations is {max_evaluations}; the first sweep alone takes more")

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from htf._checks import positive
+from htf._progress import bar_file
 from htf.jobs._dask import address_of, distributed, on_cluster
 from htf.jobs._processes import in_processes, one_by_one
 from htf.jobs._work import Progress, Work
@@ -244,6 +245,7 @@ class _Progress:
     def __init__(self, costs: list[float], progress: bool | None) -> None:
         self._costs, self._shares, self._finished = costs, [0.0] * len(costs), [False] * len(costs)
         self._bar = tqdm(
+            file=bar_file(),
             total=sum(costs),
             disable=None if progress is None else not progress,
             mininterval=0.5,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from htf.plotting.style import SEQUENTIAL, look, styled, words
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from htf.ranks.data_entanglement import DataEntanglement
 
 
+@styled
 def plot_data_entanglement(profile: DataEntanglement, ax: Axes | None = None, *, label: str | None = None) -> Axes:
     """Mean entropy of each level of the tree, its nodes as points, and the null of permuted labels.
 
@@ -48,11 +51,12 @@ def plot_data_entanglement(profile: DataEntanglement, ax: Axes | None = None, *,
     if ax is None:
         ax = Figure(figsize=(4.6, 3.2), layout="constrained").subplots()
     levels = profile.by_level()
-    (line,) = ax.plot(list(levels), list(levels.values()), marker="o", markersize=4, label=label)
+    drawn = sum(line.get_linestyle() != ":" for line in ax.lines)
+    (line,) = ax.plot(list(levels), list(levels.values()), label=label, **look(drawn, linestyle="-"))
     ax.scatter(
         [profile.tree.level(node) for node in profile.entropies],
         list(profile.entropies.values()),
-        s=6,
+        s=8,
         alpha=0.3,
         color=line.get_color(),
         linewidths=0,
@@ -66,10 +70,11 @@ def plot_data_entanglement(profile: DataEntanglement, ax: Axes | None = None, *,
     ax.set_ylabel("entanglement entropy (nats)")
     ax.spines[["top", "right"]].set_visible(False)
     if label is not None:
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend()
     return ax
 
 
+@styled
 def plot_arrangement(arranged: Arrangement, height: int | None = None, width: int | None = None) -> Figure:
     """Similarities of features in the order given and in the order found, and in a grid those of neighbours.
 
@@ -101,20 +106,20 @@ def plot_arrangement(arranged: Arrangement, height: int | None = None, width: in
     if (height is None) != (width is None):
         raise ValueError(f"height is {height} and width {width}; expected both or neither")
     count = 2 if height is None else 3
-    figure = Figure(figsize=(0.6 + 3 * count, 3.2), layout="constrained")
+    figure = Figure(figsize=(2.4 * count, 2.6), layout="constrained")
     axes = figure.subplots(1, count)
     weights, order = arranged.similarities, arranged.order
     for ax, matrix, title in (
         (axes[0], weights, "as given"),
-        (axes[1], weights[np.ix_(order, order)], f"by {arranged.method}"),
+        (axes[1], weights[np.ix_(order, order)], f"by {words(arranged.method)}"),
     ):
-        picture = ax.imshow(matrix, vmin=0, vmax=1, interpolation="nearest")
-        ax.set_title(title, fontsize="medium")
+        picture = ax.imshow(matrix, cmap=SEQUENTIAL, vmin=0, vmax=1)
+        ax.set_title(title)
         ax.set_xlabel("feature" if ax is axes[0] else "place")
     if height is not None and width is not None:
         grid = arranged.grid(height, width)
-        axes[2].imshow(_neighbours(weights, grid), vmin=0, vmax=1, interpolation="nearest")
-        axes[2].set_title("similarity of neighbours", fontsize="medium")
+        axes[2].imshow(_neighbours(weights, grid), cmap=SEQUENTIAL, vmin=0, vmax=1)
+        axes[2].set_title("similarity of neighbours")
         axes[2].set_axis_off()
     figure.colorbar(picture, ax=axes, shrink=0.8)
     return figure

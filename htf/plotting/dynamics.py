@@ -8,13 +8,29 @@ from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from htf.dynamics.end_norms import norm_lower_bound
+from htf.plotting.style import (
+    COLOURS,
+    DASHES,
+    FAINT,
+    INK,
+    MUTED,
+    WIDTH,
+    counted,
+    explain,
+    folded,
+    look,
+    panels,
+    seeds_of,
+    styled,
+    words,
+)
 from htf.training.history import History
 
 if TYPE_CHECKING:
@@ -23,7 +39,7 @@ if TYPE_CHECKING:
     from htf.dynamics.rates import RateComparison, RateRecords
     from htf.dynamics.studies import Study
 
-_WIDTH, _HEIGHT = 3.6, 2.7  # of a panel, in inches
+_HEIGHT = 2.5  # of a panel, in inches
 _SIZES = {
     "singular_values": "singular values",
     "component_norms": "component norms",
@@ -39,6 +55,7 @@ _MOST_POINTS = 5000
 _MOST_NAMES = 8
 
 
+@styled
 def plot_history(history: History) -> Figure:
     """Loss, test error and every tracked quantity against the steps, a panel each.
 
@@ -78,18 +95,17 @@ def plot_history(history: History) -> Figure:
             draw += [partial(_plot_group, history=history, tracker=tracker, group=group, run=0) for group in groups]
         else:
             draw.append(partial(_plot_record, history=history, tracker=tracker, record=record))
-    columns = min(len(draw), 3)
-    rows = math.ceil(len(draw) / columns)
-    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for ax, each in zip(panels, draw, strict=False):
+    figure, axes = _grid(len(draw))
+    for ax, each in zip(axes, draw, strict=True):
         each(ax)
         _tidy(ax)
-    for ax in panels[len(draw) :]:
-        ax.set_axis_off()
+    runs = history.loss.shape[1]
+    if runs > 1:
+        explain(figure, f"The first of {runs} runs, and thin lines for the others; components of the first.")
     return figure
 
 
+@styled
 def plot_components(
     histories: History | Sequence[History] | Mapping[str, History],
     *,
@@ -145,9 +161,8 @@ def plot_components(
     named = _named(histories)
     runs = [run] * len(named) if isinstance(run, int) else list(run)
     groups = [group] * len(named) if group is None or isinstance(group, str) else list(group)
-    figure = Figure(figsize=(_WIDTH * len(named), _HEIGHT), layout="constrained")
-    panels = figure.subplots(1, len(named), squeeze=False)[0]
-    for ax, (title, history), own_run, own_group in zip(panels, named, runs, groups, strict=True):
+    figure, axes = _grid(len(named))
+    for ax, (title, history), own_run, own_group in zip(axes, named, runs, groups, strict=True):
         tracker = _component_tracker(history)
         _plot_group(ax, history, tracker, own_group or next(iter(history.about(tracker)["groups"])), own_run)
         _entitle(ax, title or _FORMATS[tracker])
@@ -155,6 +170,7 @@ def plot_components(
     return figure
 
 
+@styled
 def plot_study(study: Study) -> Figure:
     """Components against the steps for each size of the start, and test errors of all seeds.
 
@@ -184,18 +200,21 @@ def plot_study(study: Study) -> Figure:
     history, scales = study.history, study.settings.init_std
     tracker = _component_tracker(history)
     group = next(iter(history.about(tracker)["groups"]))
-    figure = Figure(figsize=(_WIDTH * (len(scales) + 1), _HEIGHT), layout="constrained")
-    *panels, last = figure.subplots(1, len(scales) + 1)
-    for ax, std in zip(panels, scales, strict=True):
+    figure, axes = _grid(len(scales) + 1)
+    *first, last = axes
+    for ax, std in zip(first, scales, strict=True):
         run = study.runs.index((std, study.settings.seeds[0]))
         _plot_group(ax, history, tracker, group, run)
         _entitle(ax, f"start of standard deviation {std:g}")
         _tidy(ax)
-    _plot_errors(last, study, "tab:blue", None)
+    _plot_errors(last, study, 0, None)
     _label_errors(last, [study])
+    seeds = study.settings.seeds
+    explain(figure, f"Components of seed {seeds[0]}; errors of {counted(len(seeds), 'seed')}, points, and their means.")
     return figure
 
 
+@styled
 def plot_rates(comparison: RateComparison) -> Figure:
     r"""Measured rates of components against those that theory gives.
 
@@ -234,36 +253,36 @@ def plot_rates(comparison: RateComparison) -> Figure:
     groups = {group: (records, chosen) for group, (records, chosen) in groups.items() if len(chosen)}
     if not groups:
         raise ValueError("comparison has no rates of a component on its way up to plot")
-    figure = Figure(figsize=(2 * _WIDTH + 1.2, _HEIGHT + 0.6), layout="constrained")
-    rates, slopes = figure.subplots(1, 2)
+    figure, axes = panels(1, 2, height=_HEIGHT + 0.6)
+    rates, slopes = axes[0]
     orders = sorted({records.order for records, _ in groups.values()})
     cloud: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 2, "markeredgewidth": 0, "alpha": 0.5}
     for k, (group, (records, chosen)) in enumerate(groups.items()):
-        style = {**cloud, "color": f"C{k % 10}"}
+        style = {**cloud, "color": COLOURS[k % len(COLOURS)]}
         label = f"{group}, order {records.order}" if k < _MOST_NAMES else "_" + group
         rates.plot(records.predicted[chosen], records.measured[chosen], **style, label=label)
         slopes.plot(records.value[chosen], records.measured[chosen] / records.alignment[chosen], **style)
     all_rates = torch.cat([records.predicted[chosen] for records, chosen in groups.values()])
     ends = [float(all_rates.min()), float(all_rates.max())]
-    rates.plot(ends, ends, color="0.2", linewidth=0.8, label="equal")
-    for order, dashes in zip(orders, cycle(("-", "--", "-.", ":")), strict=False):
+    rates.plot(ends, ends, color=INK, linewidth=1.0, label="equal")
+    for order, dashes in zip(orders, cycle(DASHES), strict=False):
         sizes = torch.cat([r.value[c] for r, c in groups.values() if r.order == order])
         at = torch.logspace(
             math.log10(float(sizes.min())), math.log10(float(sizes.max())), 50, dtype=torch.float64, device="cpu"
         )
         theory = rf"${order}\,\sigma^{{2 - 2/{order}}}$"
-        slopes.plot(at, order * at ** (2 - 2 / order), color="0.2", linewidth=0.8, linestyle=dashes, label=theory)
+        slopes.plot(at, order * at ** (2 - 2 / order), color=INK, linewidth=1.0, linestyle=dashes, label=theory)
     rates.set(xlabel=r"predicted, $K \gamma \sigma^{2 - 2/K}$", ylabel=r"measured, $d\sigma/dt$")
     slopes.set(xlabel=r"size $\sigma$ of the component", ylabel=r"measured over alignment, $\gamma^{-1} d\sigma/dt$")
     for ax in (rates, slopes):
         ax.set(xscale="log", yscale="log")
-        ax.spines[["top", "right"]].set_visible(False)
-        legend = ax.legend(fontsize="x-small", frameon=False)
-        for handle in legend.legend_handles:
-            handle.set_alpha(1)
+    legend = explain(figure, "A point for each moment and component on its way up; lines: theory.", [rates, slopes])
+    for handle in filter(None, legend.legend_handles):
+        handle.set_alpha(1)
     return figure
 
 
+@styled
 def plot_norms_and_rank(histories: History | Sequence[History] | Mapping[str, History], *, run: int = 0) -> Figure:
     """Norms and effective rank of the end matrix against the loss, while the loss falls.
 
@@ -298,41 +317,41 @@ def plot_norms_and_rank(histories: History | Sequence[History] | Mapping[str, Hi
     >>> track = [htf.dynamics.norms(p=(1, 2)), htf.dynamics.effective_ranks()]
     >>> history = htf.training.fit(net, problem, steps=50, track=track)
     >>> figure = htf.plotting.plot_norms_and_rank(history)
-    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    ['schatten 1', 'schatten 2', 'lower bound of all']
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
+    ['nuclear norm (Schatten 1)', 'Frobenius norm (Schatten 2)', 'lower bound of all']
     """
     named = _named(histories)
     names = [name for name in named[0][1]["norms"] if all(name in history["norms"] for _, history in named)]
     if not names:
         raise ValueError("histories have no norm in common")
-    figure = Figure(figsize=(2 * _WIDTH + 1.6, _HEIGHT + 0.3), layout="constrained")
-    norms, ranks = figure.subplots(1, 2)
-    dashes: dict[str, Any] = dict(zip(names, cycle(("-", "--", ":", "-.")), strict=False))
+    figure, axes = panels(1, 2, height=_HEIGHT + 0.3)
+    norms, ranks = axes[0]
+    dashes: dict[str, Any] = dict(zip(names, cycle(DASHES), strict=False))
     for k, (label, history) in enumerate(named):
         loss = history.loss
         for name, dash in dashes.items():
-            _plot_runs(norms, loss, history["norms"][name], run, color=f"C{k}", linestyle=dash)
+            _plot_runs(norms, loss, history["norms"][name], run, k, linestyle=dash)
         record = history["effective_ranks"]
-        _plot_runs(ranks, loss, next(iter(record.values())), run, color=f"C{k}", label=label or None)
+        _plot_runs(ranks, loss, next(iter(record.values())), run, k, label=label or None, linestyle="-")
     losses = torch.cat([history.loss.flatten() for _, history in named])
     if all(_diverges(history) for _, history in named):
         at = torch.logspace(math.log10(float(losses[losses > 0].min())), -0.5, 200, dtype=torch.float64, device="cpu")
-        norms.plot(at, norm_lower_bound(at), color="0.2", linewidth=0.8)
-    handles = [Line2D([], [], color="0.4", linestyle=dash, label=name) for name, dash in dashes.items()]
+        norms.plot(at, norm_lower_bound(at), color=INK, linewidth=1.0)
+    handles = [Line2D([], [], color=MUTED, linestyle=dash, label=words(name)) for name, dash in dashes.items()]
     if all(_diverges(history) for _, history in named):
-        handles.append(Line2D([], [], color="0.2", linewidth=0.8, label="lower bound of all"))
-    norms.legend(handles=handles, fontsize="x-small", frameon=False)
-    if any(label for label, _ in named):
-        ranks.legend(fontsize="x-small", frameon=False)
+        handles.append(Line2D([], [], color=INK, linewidth=1.0, label="lower bound of all"))
+    runs = max(history.loss.shape[1] for _, history in named)
+    note = f"One start of {runs} in full colour, the others thin." if runs > 1 else ""
+    explain(figure, note, [ranks], more=handles)
     norms.set(ylabel="norm of the end matrix", yscale="log")
     ranks.set(ylabel="effective rank of the end matrix")
     for ax in (norms, ranks):
         ax.set(xscale="log", xlabel="loss")
         ax.invert_xaxis()
-        ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 
+@styled
 def plot_error_against_init(studies: Study | Sequence[Study] | Mapping[str, Study]) -> Figure:
     """Test errors at the end against the standard deviation of the start.
 
@@ -357,7 +376,7 @@ def plot_error_against_init(studies: Study | Sequence[Study] | Mapping[str, Stud
     >>> small = {"dim": 8, "rank": 1, "observed": 50, "init_std": (0.1, 0.01), "seeds": range(2), "steps": 50}
     >>> studies = {f"depth {L}": htf.dynamics.study("mf", depth=L, **small) for L in (2, 3)}
     >>> figure = htf.plotting.plot_error_against_init(studies)
-    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    >>> [text.get_text() for text in figure.legends[0].get_texts()]
     ['depth 2', 'depth 3']
     """
     if isinstance(studies, Mapping):
@@ -365,13 +384,23 @@ def plot_error_against_init(studies: Study | Sequence[Study] | Mapping[str, Stud
     else:
         several = list(studies) if isinstance(studies, Sequence) else [studies]
         named = [(each.settings.title, each) for each in several]
-    figure = Figure(figsize=(_WIDTH + 1.4, _HEIGHT + 0.5), layout="constrained")
-    ax = figure.subplots()
+    figure, axes = panels(height=_HEIGHT + 0.5)
+    ax = axes[0, 0]
     for k, (label, study) in enumerate(named):
-        _plot_errors(ax, study, f"C{k}", label)
+        _plot_errors(ax, study, k, label)
     _label_errors(ax, [study for _, study in named])
-    ax.legend(fontsize="small", frameon=False)
+    seeds = seeds_of(len(study.settings.seeds) for _, study in named)
+    explain(figure, f"A point for each of {seeds}; lines through the means.", ax, columns=1)
     return figure
+
+
+def _grid(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels: beside each other up to three, and then no more than two, which can be larger."""
+    columns = count if count < 4 else 2
+    figure, axes = panels(math.ceil(count / columns), columns, width=min(WIDTH, 3.6 * columns), height=_HEIGHT)
+    for ax in axes.flat[count:]:
+        ax.set_axis_off()
+    return figure, list(axes.flat[:count])
 
 
 def _named(histories: History | Sequence[History] | Mapping[str, History]) -> list[tuple[str, History]]:
@@ -391,29 +420,31 @@ def _component_tracker(history: History) -> str:
 
 
 def _plot_group(ax: Axes, history: History, tracker: str, group: str, run: int) -> None:
-    """The components of a group of one run, from the largest, dark, to the smallest, light."""
+    """The components of a group of one run, the largest in colours of their own."""
     about = history.about(tracker)["groups"][group]
     values = history[tracker][f"{group}/values"][:, run]
-    colours = matplotlib.colormaps["viridis"]
-    last = max(values.shape[1] - 1, 1)
     for k in reversed(range(values.shape[1])):
-        # The root spreads the colours of the few that rise.
-        ax.plot(history.steps, values[:, k], color=colours(0.95 * math.sqrt(k / last)), linewidth=1.2)
+        colour, width = (COLOURS[k], 1.6) if k < len(COLOURS) else (FAINT, 1.0)
+        ax.plot(history.steps, values[:, k], color=colour, linewidth=width)
     ax.set_ylabel(_SIZES[tracker])
     if tracker == "local_component_norms":
         modes = about["modes"]
         where = ", ".join(map(str, modes)) if len(modes) <= 8 else f"{modes[0]} to {modes[-1]}, {len(modes)} of them"
-        ax.set_title(f"{group}: modes {where}", loc="left", fontsize="small")
+        ax.set_title(f"{group}: modes {where}", loc="left")
 
 
 def _entitle(ax: Axes, title: str) -> None:
     """A title above what a panel says of its location."""
-    where = ax.get_title(loc="left")
-    ax.set_title(f"{title}\n{where}" if where else title, loc="left", fontsize="small")
+    where, figure = ax.get_title(loc="left"), ax.get_figure()
+    assert isinstance(figure, Figure)
+    places: list[Any] = [other.get_subplotspec() for other in figure.axes]
+    columns = len({place.colspan.start for place in places})
+    title = folded(title, figure.get_figwidth() / columns - 0.6)
+    ax.set_title(f"{title}\n{where}" if where else title, loc="left")
 
 
 def _plot_column(ax: Axes, history: History, values: Tensor, label: str) -> None:
-    _plot_runs(ax, history.steps, values, 0, color="tab:blue")
+    _plot_runs(ax, history.steps, values, 0, 0)
     ax.set(ylabel=label)
     if bool((values > 0).any()):
         ax.set_yscale("log")
@@ -422,43 +453,44 @@ def _plot_column(ax: Axes, history: History, values: Tensor, label: str) -> None
 def _plot_record(ax: Axes, history: History, tracker: str, record: Mapping[str, Tensor]) -> None:
     for k, (name, values) in enumerate(record.items()):
         # Whatever a tracker of one's own records, a line each.
-        _plot_runs(ax, history.steps, values.flatten(2)[..., 0] if values.ndim > 2 else values, 0, f"C{k % 10}", name)
+        _plot_runs(ax, history.steps, values.flatten(2)[..., 0] if values.ndim > 2 else values, 0, k, words(name))
     ax.set_ylabel(tracker.replace("_", " "))
     if len(record) > 1:
-        ax.legend(fontsize="x-small", frameon=False)
+        ax.legend()
 
 
 def _plot_runs(
-    ax: Axes, across: Tensor, values: Tensor, run: int, color: str, label: str | None = None, linestyle: str = "-"
+    ax: Axes, across: Tensor, values: Tensor, run: int, k: int, label: str | None = None, linestyle: Any = None
 ) -> None:
     """One run in full colour, all others thinly behind it; `across` is of the steps or of each run."""
+    style_of_all = {"color": COLOURS[k % len(COLOURS)], "linestyle": linestyle or DASHES[k % len(DASHES)]}
     for other in range(values.shape[1]):
         own = across if across.ndim == 1 else across[:, other]
-        style: dict[str, Any] = {"linewidth": 1.5, "label": label, "zorder": 2}
+        style: dict[str, Any] = {"linewidth": 1.6, "label": label, "zorder": 2}
         if other != run:
             style = {"linewidth": 0.6, "alpha": 0.35, "zorder": 1}
-        ax.plot(own, values[:, other], color=color, linestyle=linestyle, **style)
+        ax.plot(own, values[:, other], **style_of_all, **style)
 
 
-def _plot_errors(ax: Axes, study: Study, colour: str, label: str | None) -> None:
+def _plot_errors(ax: Axes, study: Study, k: int, label: str | None) -> None:
     scales = sorted(study.settings.init_std)
     errors = [study.errors(std) for std in scales]
+    style = look(k, markersize=4)
     for std, own in zip(scales, errors, strict=True):
-        ax.plot([std] * len(own), own, color=colour, linestyle="none", marker="o", markersize=3, alpha=0.4)
-    ax.plot(scales, [float(own.mean()) for own in errors], color=colour, marker="_", markersize=10, label=label)
+        ax.plot([std] * len(own), own, **{**style, "linestyle": "none", "alpha": 0.5})
+    ax.plot(scales, [float(own.mean()) for own in errors], label=label, **{**style, "marker": None})
 
 
 def _label_errors(ax: Axes, studies: Sequence[Study]) -> None:
     ax.set(xlabel="standard deviation of the start", ylabel="relative test error at the end", yscale="log")
     if len({std for study in studies for std in study.settings.init_std}) > 1:
         ax.set_xscale("log")
-    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _tidy(ax: Axes) -> None:
     ax.set_xlabel("iterations")
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     ax.margins(x=0)
-    ax.spines[["top", "right"]].set_visible(False)
 
 
 def _drawable(records: RateRecords) -> Tensor:

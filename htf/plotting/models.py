@@ -12,6 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from htf._checks import positive
+from htf.plotting.style import (
+    GREY,
+    INK,
+    MISSING,
+    SHARES,
+    SMALLEST,
+    WIDTH,
+    bars,
+    explain,
+    look,
+    panels,
+    seeds_of,
+    styled,
+    words,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +34,7 @@ if TYPE_CHECKING:
     from htf.models import GenerativeClassifier, TensorDensity
 
 
+@styled
 def plot_images(rows: Mapping[str, Any], columns: int = 8, *, limits: tuple[float, float] | None = None) -> Figure:
     """Grey images, a named row of each kind, such as samples of a density beside images of the data.
 
@@ -62,20 +78,20 @@ def plot_images(rows: Mapping[str, Any], columns: int = 8, *, limits: tuple[floa
         if images.ndim != 3 or not images.size:
             raise ValueError(f"rows[{name!r}] has shape {tuple(np.shape(rows[name]))}; expected (n, height, width)")
     across = max(map(len, found.values()))
-    figure = Figure(figsize=(0.8 * across + 1.2, 0.8 * len(found) + 0.2), layout="constrained")
-    panels = figure.subplots(len(found), across, squeeze=False)
+    side = min(0.8, (WIDTH - 1.2) / across)
+    figure, axes = panels(len(found), across, width=side * across + 1.2, height=side + 0.2 / len(found))
     low, high = limits or (
         min(float(np.nanmin(images)) for images in found.values()),
         max(float(np.nanmax(images)) for images in found.values()),
     )
-    for line, (name, images) in zip(panels, found.items(), strict=True):
+    for line, (name, images) in zip(axes, found.items(), strict=True):
         for ax in line:
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
         for ax, image in zip(line, images, strict=False):
-            ax.set_facecolor("tab:cyan")  # where the image has NaN
-            ax.imshow(np.ma.masked_invalid(image), cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+            ax.set_facecolor(MISSING)  # where the image has NaN
+            ax.imshow(np.ma.masked_invalid(image), cmap=GREY, vmin=low, vmax=high)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
 
 
@@ -184,6 +200,7 @@ def plot_learned(
     return plot_images(means, columns)
 
 
+@styled
 def plot_missing_data(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Accuracy against missing pixels.
 
@@ -222,40 +239,39 @@ def plot_missing_data(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     rates = {mask: 0.0 if mask == "none" else float(mask.split()[1]) for mask in masks if mask[:4] in ("none", "iid ")}
     kinds = {
         "share of pixels missing": sorted(rates, key=lambda mask: rates[mask]),
-        "missing squares, number x width": [mask for mask in masks if mask not in rates],
+        "missing squares, number × width": [mask for mask in masks if mask not in rates],
     }
     kinds = {label: found for label, found in kinds.items() if found}
-    figure = Figure(figsize=(3.6 * len(kinds) + 1.8, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for ax, (label, names) in zip(panels, kinds.items(), strict=True):
+    figure, axes = panels(1, len(kinds), height=3.0, sharey=True)
+    counts: set[int] = set()
+    for ax, (label, names) in zip(axes[0], kinds.items(), strict=True):
         independent = label.startswith("share")
         at = [rates[name] if independent else number for number, name in enumerate(names)]
-        for model, of_masks in curves.items():
+        for k, (model, of_masks) in enumerate(curves.items()):
             known = [k for k, name in enumerate(names) if name in of_masks]
             values = [np.atleast_1d(np.asarray(of_masks[names[k]], dtype=np.float64)) for k in known]
+            counts |= set(map(len, values))
             means = np.array([each.mean() for each in values])
-            spread = np.array([[m - v.min(), v.max() - m] for m, v in zip(means, values, strict=True)]).clip(min=0).T
+            spread = np.array([[m - v.min(), v.max() - m] for m, v in zip(means, values, strict=True)]).T
+            style = look(k) if independent else look(k, linestyle="none")
             ax.errorbar(
                 [at[k] for k in known],
                 means,
-                yerr=spread,
-                marker="o",
-                markersize=3,
-                capsize=2,
-                linewidth=1,
-                label=model,
+                yerr=bars(means, spread[0], spread[1], 0, 1) if max(counts, default=1) > 1 else None,
+                label=words(model),
+                **style,
             )
         ax.set_xlabel(label)
         if not independent:
-            ax.set_xticks(at, [name.replace(" x ", "×") for name in names], fontsize="x-small")
-        ax.spines[["top", "right"]].set_visible(False)
+            ax.set_xticks(at, [name.replace(" x ", "×") for name in names], rotation=45)
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    panels[0].set_ylabel("test images told")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", fontsize="small", frameon=False)
+    axes[0, 0].set_ylabel("test images told")
+    several = max(counts, default=1) > 1
+    explain(figure, f"Means of {seeds_of(counts)}; bars: their range." if several else "", list(axes[0]))
     return figure
 
 
+@styled
 def plot_confusion(labels: Any, predicted: Any, ax: Axes | None = None) -> Axes:
     """How often each class is told as which.
 
@@ -295,13 +311,13 @@ def plot_confusion(labels: Any, predicted: Any, ax: Axes | None = None) -> Axes:
     counts = np.zeros((len(classes), len(classes)), dtype=np.int64)
     np.add.at(counts, (codes[: len(given)], codes[len(given) :]), 1)
     if ax is None:
-        side = 1.6 + 0.32 * len(classes)
+        side = min(1.6 + 0.42 * len(classes), WIDTH)
         ax = Figure(figsize=(side, side), layout="constrained").subplots()
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
-    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ax.imshow(shares, cmap=SHARES, vmin=0, vmax=1)
     for row, column in np.argwhere(counts):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
+        colour = "white" if shares[row, column] > 0.5 else INK
+        ax.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=SMALLEST, color=colour)
     ticks = range(len(classes))
     ax.set_xticks(ticks, [str(each) for each in classes])
     ax.set_yticks(ticks, [str(each) for each in classes])

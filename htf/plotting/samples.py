@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from htf._checks import positive
+from htf.plotting.style import styled
 
 if TYPE_CHECKING:
     from htf.datasets.long_range import LongRangeData
 
 
+@styled
 def plot_samples(data: LongRangeData, samples: int = 8) -> Figure:
     """The first training images of both labels, a row for each.
 
@@ -56,7 +58,7 @@ def plot_samples(data: LongRangeData, samples: int = 8) -> Figure:
         ax.set_axis_off()
     for row, label in zip(panels, (1, 0), strict=True):
         shown = (data.train.labels == label).nonzero()[: samples // 2 + (samples % 2) * label, 0].tolist()
-        row[0].set_title(f"label {label}", loc="left", fontsize="small")
+        row[0].set_title(f"label {label}", loc="left")
         for ax, number in zip(row, shown, strict=False):
             image = data.train[number][0].permute(1, 2, 0).numpy()
             ax.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)

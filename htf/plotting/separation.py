@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.figure import Figure
+
+from htf.plotting.style import bars, look, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from htf.ranks.separation_profile import SeparationProfile
 
 
+@styled
 def plot_separation_profile(
     profile: SeparationProfile, ax: Axes | None = None, *, strength: bool = False, label: str | None = None
 ) -> Axes:
@@ -48,7 +52,8 @@ def plot_separation_profile(
     if ax is None:
         ax = Figure(figsize=(4.6, 3.2), layout="constrained").subplots()
     values, errors = (profile.strengths, profile.strength_errors) if strength else (profile.shares, profile.errors)
-    ax.errorbar(profile.distances, values, yerr=errors, marker="o", markersize=3, capsize=2, label=label)
+    lengths = bars(values, errors, errors, 0, np.inf if strength else 1)
+    ax.errorbar(profile.distances, values, yerr=lengths, label=label, **look(len(ax.containers)))
     if strength:
         ax.set_yscale("log", nonpositive="mask")
         ax.set_ylabel("interaction, relative to the output's variance")
@@ -58,5 +63,5 @@ def plot_separation_profile(
     ax.set_xlabel("pixels between the patches")
     ax.spines[["top", "right"]].set_visible(False)
     if label is not None:
-        ax.legend(frameon=False, fontsize="small")
+        ax.legend()
     return ax

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from htf.plotting.style import COLOURS, FAINT, SMALLEST, styled
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 _THICKEST = 8.0
 
 
+@styled
 def draw_tree(
     tree: DimensionTree,
     ax: Axes | None = None,
@@ -70,13 +73,13 @@ def draw_tree(
         ax.plot(
             [across[node], across[parent]],
             [tree.level(node), tree.level(parent)],
-            color="0.5",
+            color=FAINT,
             linewidth=1.0 if widths is None else widths.get(node, 1.0) * thinned,
             solid_capstyle="round",
             zorder=1,
         )
     nodes = range(tree.n_nodes)
-    ax.scatter([across[n] for n in nodes], [tree.level(n) for n in nodes], s=14, color="tab:blue", zorder=2)
+    ax.scatter([across[n] for n in nodes], [tree.level(n) for n in nodes], s=14, color=COLOURS[0], zorder=2)
     if labels is None:
         labels = {mode: mode for mode in tree.leaves} if tree.order <= 64 else {}
     for node, text in labels.items():
@@ -87,7 +90,7 @@ def draw_tree(
             textcoords="offset points",
             ha="center",
             va="top",
-            fontsize="x-small",
+            fontsize=SMALLEST,
             # Thick edges meet below an inner node, where its label is.
             bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none"} if node >= tree.order else None,
             zorder=3,

@@ -12,6 +12,7 @@ from htf._files import read_json, write_json
 from htf._folders import claim_for_saving
 from htf._repr import brief
 from htf._tables import write_table
+from htf.probes._words import in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,6 +166,35 @@ class RankFit:
         lines.append(f"mean squared errors; variance of the targets {variance:.4f}")
         lines += self._remarks()
         return "\n".join(lines)
+
+    def in_words(self, fitted: float = 0.25) -> str:
+        """Sentences on the rank that each twin is fitted from on, one for each format, made from the table.
+
+        Parameters
+        ----------
+        fitted : float
+            A twin is fitted from a rank on if there, and at all higher ranks, the mean train error is at most this
+            share of the variance of the targets.
+
+        Raises
+        ------
+        ValueError
+            If there are no records, or `fitted` is not from 0 to 1.
+
+        See Also
+        --------
+        htf.probes.RankFit.table : the numbers.
+
+        Examples
+        --------
+        >>> import htf
+        >>> digits = htf.datasets.load("digits").take(300, 100)
+        >>> run = {"formats": ["cp"], "ranks": [1, 4], "twins": ["original", "random_labels"], "progress": False}
+        >>> result = htf.probes.rank_fit(digits, settings=htf.training.FitSettings(epochs=10), **run)
+        >>> print(result.in_words().partition(", train error")[0])
+        CP: original images are fitted from rank 1 on
+        """
+        return in_words(self, fitted)
 
     def _remarks(self) -> Iterable[str]:
         returned = [r for r in self.records if r.returns]

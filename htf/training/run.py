@@ -15,6 +15,7 @@ from tqdm import tqdm
 from htf._checks import check_seed, positive
 from htf._folders import check_kind, claim_folder
 from htf._machine import usable_device
+from htf._progress import bar_file
 from htf.nn import Factorization
 from htf.regularizers import InputGradientChange
 from htf.training._architecture import architecture
@@ -357,7 +358,7 @@ class Training(Resumable):
         if self.finished:
             return
         hidden = not progress or self.processes.rank > 0
-        bar = tqdm(disable=hidden, total=self.steps, initial=self.step, unit="step", mininterval=0.5)
+        bar = tqdm(file=bar_file(), disable=hidden, total=self.steps, initial=self.step, unit="step", mininterval=0.5)
 
         def show() -> None:
             if bar.update(self.step - bar.n):

@@ -87,7 +87,7 @@ def test_a_regularizer_has_one_entry_whatever_its_options(tmp_path):
     row = {"task": "a", "measure": "share", "value": 0.5, "error": 0.1, "test": 0.6}
     specs = ("none", "igc:samples=4", "igc", "interaction:grid=4")
     write_json(tmp_path / "link.json", {"rows": [{**row, "regularizer": spec} for spec in specs]})
-    legend = plot_link(tmp_path / "link.json").axes[0].get_legend()
+    legend = plot_link(tmp_path / "link.json").legends[0]
     assert [text.get_text() for text in legend.get_texts()] == [
         "no regularizer",
         "input gradient change",

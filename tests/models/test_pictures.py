@@ -106,7 +106,7 @@ def test_accuracy_against_missing_pixels():
     assert line.get_xdata().tolist() == [0, 0.25, 0.5]
     assert line.get_ydata().tolist() == pytest.approx([0.91, 0.86, 0.85])
     assert [text.get_text() for text in right.get_xticklabels()] == ["2×11"]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tree", "cnn"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["tree", "CNN"]
     with pytest.raises(ValueError, match="no accuracies"):
         plot_missing_data({"tree": {}})
 
