@@ -24,8 +24,11 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Executed pages are kept for as long as their code and the library do not change. What was built with warnings is read again
+# the next time, so that they are not forgotten.
 docs: $(VENV)/.docs
-	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -j 2 -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -j 2 -b html docs docs/_build/html \
+	  || { rm -f docs/_build/html/.doctrees/environment.pickle; exit 1; }
 
 # Every page in a browser, offline; needs a Chromium.
 docs-check: docs $(VENV)/.pages

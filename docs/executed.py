@@ -56,6 +56,8 @@ def execute_together(app, env, docnames) -> None:
     A page that fails is named with its traceback, and built without outputs.
     """
     settings = env.mystnb_config
+    if settings.execution_mode != "cache":
+        return
     store = get_cache(settings.execution_cache_path)
     waiting = {}
     for name in docnames:
