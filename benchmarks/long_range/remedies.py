@@ -122,7 +122,7 @@ class Remedy:
 
     def help(self, task: str, setting: float | None) -> Help:
         """With a setting, for a task."""
-        chosen = {} if setting is None else {self.setting: setting}
+        chosen: dict[str, Any] = {} if setting is None else {self.setting: setting}
         return Help(regularizer=self.regularizer, options=self.options.get(task, {}), **chosen)
 
 
