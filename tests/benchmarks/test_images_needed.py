@@ -22,7 +22,9 @@ def small(monkeypatch):
     ladder = growing.LADDERS["pathfinder"]
     smaller = replace(ladder, distances=(4, 5), images=(16, 16), data={**ladder.data, "size": 48}, of_distance={})
     monkeypatch.setitem(growing.LADDERS, "pathfinder", smaller)
-    monkeypatch.setitem(images._DRY, "alike", 0)
+    # Of one number of images, and without images that take long to draw.
+    for name, value in {"alike": 0, "least": 16}.items():
+        monkeypatch.setitem(images._DRY, name, value)
 
 
 def table(path):
@@ -134,7 +136,8 @@ def test_time_that_is_left_is_not_exceeded():
 
 
 def test_a_dry_run_leaves_tables_and_a_figure_and_goes_on(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(images._DRY, "alike", 8)
+    for name in ("alike", "least"):
+        monkeypatch.setitem(images._DRY, name, 8)
     arguments = [*ARGUMENTS, "--distances", "4", "--remedies", "plain", "masked_patches=4"]
     images.main([*arguments, "--seeds", "0", "--out", str(tmp_path)])
     out = tmp_path / "dry_run"
