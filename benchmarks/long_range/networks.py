@@ -55,8 +55,8 @@ class Globally(nn.Module):
 def add_global_convolution(model: ResNet, kernel: int) -> None:
     """Put a global convolution behind the second stage of a network, which begins as it was."""
     stage = model.get_submodule("layer2")
-    *_, last = (module for module in stage.modules() if isinstance(module, nn.Conv2d))
-    model.layer2 = nn.Sequential(stage, Globally(last.out_channels, kernel))
+    channels = [module.out_channels for module in stage.modules() if isinstance(module, nn.Conv2d)]
+    model.layer2 = nn.Sequential(stage, Globally(channels[0], kernel))
 
 
 def dilate(model: ResNet, dilation: int) -> None:

@@ -70,7 +70,8 @@ class _Given:
         return same and not _saving_is_changed()
 
     def normalized(self) -> Tensor:
-        found: Tensor = _Normalized.apply(self.x, self.weight, self.bias, self.mean, self.var, self.momentum, self.eps)
+        given = (self.x, self.weight, self.bias, self.mean, self.var, self.momentum, self.eps)
+        found: Tensor = _Normalized.apply(*given)  # type: ignore[no-untyped-call]
         return found
 
 
@@ -102,7 +103,8 @@ class _Normalized(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         x, weight, mean, inverse = ctx.saved_tensors
-        return (*_First.apply(gradients[0], x, weight, mean, inverse, ctx.eps), None, None, None, None)
+        first = _First.apply(gradients[0], x, weight, mean, inverse, ctx.eps)  # type: ignore[no-untyped-call]
+        return (*first, None, None, None, None)
 
 
 class _First(torch.autograd.Function):
@@ -119,7 +121,7 @@ class _First(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, v: Tensor | None, of_weight: Tensor | None, of_bias: Tensor | None) -> Any:
         g, x, weight, mean, inverse, products, sums = ctx.saved_tensors
         count = x.numel() // x.shape[1]

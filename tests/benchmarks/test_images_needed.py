@@ -8,13 +8,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from benchmarks.long_range import growing, images, points, remedies
+from benchmarks.long_range import bisection, growing, images, points, remedies
 from benchmarks.long_range.images_figure import plot_images
 from benchmarks.long_range.networks import GlobalConvolution, add_global_convolution, dilate
 from htf.nn import receptive_field, small_resnet
 
 ARGUMENTS = ["--task", "pathfinder", "--no-progress", "--dry-run"]
-NUMBERS = images.numbers_between(500, 50_000, 1.5)
+NUMBERS = bisection.numbers_between(500, 50_000, 1.5)
 
 
 @pytest.fixture
@@ -22,7 +22,9 @@ def small(monkeypatch):
     ladder = growing.LADDERS["pathfinder"]
     smaller = replace(ladder, distances=(4, 5), images=(16, 16), data={**ladder.data, "size": 48}, of_distance={})
     monkeypatch.setitem(growing.LADDERS, "pathfinder", smaller)
-    monkeypatch.setitem(images._DRY, "alike", 0)
+    # Of one number of images, and without images that take long to draw.
+    for name, value in {"alike": 0, "least": 16}.items():
+        monkeypatch.setitem(images._DRY, name, value)
 
 
 def table(path):
@@ -43,17 +45,17 @@ def test_numbers_are_a_factor_apart():
     assert max(ratios) < 1.55
     assert len(NUMBERS) == 13
     assert 5_000 in NUMBERS
-    assert images.numbers_between(500, 500, 1.5) == [500]
+    assert bisection.numbers_between(500, 500, 1.5) == [500]
 
 
 @pytest.mark.parametrize("needed", [1, 500, 501, 5_000, 7_000, 50_000, 50_001])
 def test_an_interval_is_found_in_few_trainings(needed):
     outcomes = {}
-    while numbers := images.left(outcomes, NUMBERS):
+    while numbers := bisection.left(outcomes, NUMBERS):
         number = numbers[(len(numbers) - 1) // 2]
         assert number not in outcomes
         outcomes[number] = number >= needed
-    low, high = images.bounds(outcomes)
+    low, high = bisection.bounds(outcomes)
     assert len(outcomes) <= 4
     assert low is None or low < needed
     assert high is None or high >= needed
@@ -64,8 +66,8 @@ def test_an_interval_is_found_in_few_trainings(needed):
 
 
 def test_a_failure_above_what_reached_is_no_bound():
-    assert images.bounds({500: False, 1_000: True, 5_000: False}) == (500, 1_000)
-    assert images.left({500: False, 1_000: True, 5_000: False}, [500, 700, 1_000, 5_000]) == [700]
+    assert bisection.bounds({500: False, 1_000: True, 5_000: False}) == (500, 1_000)
+    assert bisection.left({500: False, 1_000: True, 5_000: False}, [500, 700, 1_000, 5_000]) == [700]
 
 
 def row_of(point, distance, reached):
@@ -82,7 +84,7 @@ def row_of(point, distance, reached):
 def test_the_widest_interval_comes_first_and_first_seeds_before_others():
     options = options_of("--distances", "3", "5", "--remedies", "plain", "weight_decay")
     curves = images.make_curves(options, {})
-    found = images.following(curves, [], NUMBERS, [])
+    found = bisection.following(curves, [], NUMBERS, [])
     assert [(p.distances[0], p.remedy, p.seed, p.images) for p in found] == [
         (distance, remedy, seed, 5_000)
         for seed in (0, 1)
@@ -90,7 +92,7 @@ def test_the_widest_interval_comes_first_and_first_seeds_before_others():
         for remedy in ("plain", "weight_decay")
     ]
     rows = [row_of(found[0], 3, False)]
-    after = images.following(curves, rows, NUMBERS, [])
+    after = bisection.following(curves, rows, NUMBERS, [])
     # Half of the first interval says less than any that is whole, of the same seed.
     assert [point.digest for point in after[:3]] == [point.digest for point in found[1:4]]
     assert (after[-1].images > 5_000) or any(p.images > 5_000 for p in after)
@@ -100,11 +102,11 @@ def test_the_widest_interval_comes_first_and_first_seeds_before_others():
 def test_numbers_that_are_fixed_are_trained_to_the_end_and_bisect_too():
     options = options_of("--distances", "3", "--remedies", "plain", "--seeds", "0")
     curves = images.make_curves(options, {})
-    first, second = images.following(curves, [], NUMBERS, [2_000, 5_000])
+    first, second = bisection.following(curves, [], NUMBERS, [2_000, 5_000])
     assert (first.images, first.whole) == (5_000, True)
     assert (second.images, second.whole) == (2_000, True)
     rows = [row_of(first, 3, True), row_of(second, 3, True)]
-    (following,) = images.following(curves, rows, NUMBERS, [2_000, 5_000])
+    (following,) = bisection.following(curves, rows, NUMBERS, [2_000, 5_000])
     assert following.images < 2_000
     assert not following.whole
 
@@ -113,15 +115,15 @@ def test_a_ladder_is_shared_by_its_distances():
     options = options_of("--distances", "3", "5", "--remedies", "plain", "--seeds", "0", "--growing")
     curves = images.make_curves(options, {})
     assert [curve.distance for curve in curves] == [3, 5]
-    (point,) = images.following(curves, [], NUMBERS, [])
+    (point,) = bisection.following(curves, [], NUMBERS, [])
     assert point.distances == (3, 5)
     rows = [row_of(point, 3, True), row_of(point, 5, False)]
-    assert {p.images < 5_000 for p in images.following(curves, rows, NUMBERS, [])} == {True, False}
+    assert {p.images < 5_000 for p in bisection.following(curves, rows, NUMBERS, [])} == {True, False}
 
 
 def test_time_that_is_left_is_not_exceeded():
     options = options_of("--distances", "3", "--remedies", "plain", "weight_decay", "--seeds", "0:3", "--steps", "100")
-    found = images.following(images.make_curves(options, {}), [], NUMBERS, [])
+    found = bisection.following(images.make_curves(options, {}), [], NUMBERS, [])
     assert len(found) == 8
     one, two = images.Budget(1 / 3600 * 25, 1), images.Budget(1 / 3600 * 25, 2)
     assert one.fitting(found, 0.1) == found[:1]
@@ -134,7 +136,8 @@ def test_time_that_is_left_is_not_exceeded():
 
 
 def test_a_dry_run_leaves_tables_and_a_figure_and_goes_on(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(images._DRY, "alike", 8)
+    for name in ("alike", "least"):
+        monkeypatch.setitem(images._DRY, name, 8)
     arguments = [*ARGUMENTS, "--distances", "4", "--remedies", "plain", "masked_patches=4"]
     images.main([*arguments, "--seeds", "0", "--out", str(tmp_path)])
     out = tmp_path / "dry_run"
@@ -144,9 +147,9 @@ def test_a_dry_run_leaves_tables_and_a_figure_and_goes_on(small, tmp_path, capsy
     assert [row["remedy"] for row in needed] == ["plain", "masked_patches"]
     for each in needed:
         mine = {int(row["images"]): row["reached"] == "True" for row in rows if row["remedy"] == each["remedy"]}
-        low, high = images.bounds(mine)
+        low, high = bisection.bounds(mine)
         assert (each["failed"], each["reached"]) == ("" if low is None else str(low), "" if high is None else str(high))
-        assert not images.left(mine, images.numbers_between(8, 16, 1.5))
+        assert not bisection.left(mine, bisection.numbers_between(8, 16, 1.5))
     for row in rows:
         assert (row["reached"] == "True") == (float(row["validation"]) >= 0.9)
         assert 0 <= float(row["test_alike"]) <= 1

@@ -196,3 +196,10 @@ def test_what_no_curriculum_has_saved_is_refused(tmp_path):
     (tmp_path / "c.json").write_text(text.replace("0.05", "0.06"))
     with pytest.raises(ValueError, match=r"c\.json"):
         CurriculumResult.load(tmp_path / "c.json")
+
+
+def test_steps_of_all_stages_are_told():
+    calls = []
+    result = curriculum(net(), stages(), on_advance=lambda: calls.append(None))
+    batches = -(-len(task().train) // SHORT.batch_size)
+    assert len(calls) == result.epochs * batches
