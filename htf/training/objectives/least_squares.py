@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,6 +14,7 @@ from htf.training.graphs import is_replayable
 from htf.training.objectives.base import Found, Objective, Place
 
 Batch = tuple[Tensor | Plan, Tensor]
+Inputs = TypeVar("Inputs", bound=Tensor | Plan)
 
 
 class LeastSquares(Objective):
@@ -86,7 +87,7 @@ class LeastSquares(Objective):
         return {"objective": "least squares", "clip": self.clip, **about}
 
 
-def of_runs(batches: Sequence[Batch], runs: int) -> Sequence[Batch]:
+def of_runs(batches: Sequence[tuple[Inputs, Tensor]], runs: int) -> Sequence[tuple[Inputs, Tensor]]:
     """Batches with targets for every run, (batch, runs), of which (batch, 1) are for all.
 
     Raises
