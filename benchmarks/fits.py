@@ -18,11 +18,12 @@ import torch
 from torch import Generator, Tensor
 
 import htf
+from benchmarks.series import add_run_options, begin, do
 from htf._files import write_json
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
 from htf.datasets._cifar import find_cifar10
-from htf.jobs import FolderJob, Progress, map_jobs
+from htf.jobs import FolderJob, Progress
 
 SOURCES = ("mnist", "fashion_mnist", "digits", "cifar10")
 DRY = {"train": 120, "validation": 40, "test": 40}
@@ -115,9 +116,7 @@ def fit_all(kind: type[Fit], options: argparse.Namespace, grids: dict[str, Grid]
     One setting is chosen per model, and per width if the widths are part of a curve.  The rows of all fits are written
     to NAME.json with the machine, those of chosen settings marked.
     """
-    torch.set_num_threads(options.threads)
-    name = options.name
-    out = options.out / "dry_run" if options.dry_run else options.out
+    name, out = options.name, begin(options)
     run = kind.within(out, data_dir=options.data_dir)
     images = {part: DRY[part] if options.dry_run else getattr(options, part) for part in DRY}
     first, *others = options.seeds
@@ -149,12 +148,11 @@ def fit_all(kind: type[Fit], options: argparse.Namespace, grids: dict[str, Grid]
 
 
 def _rows(run: Any, jobs: Iterable[Fit], options: argparse.Namespace) -> list[dict[str, Any]]:
-    found = []
-    for job, row in map_jobs(run, list(jobs), progress=options.progress):
+    def line(job: Fit, row: dict[str, Any]) -> str:
         numbers = {key: value for key, value in row.items() if isinstance(value, float) or key == "parameters"}
-        print(f"{job.model} {job.options}, seed {job.seed}: {numbers}", flush=True)
-        found.append(row)
-    return found
+        return f"{job.model} {job.options}, seed {job.seed}: {numbers}"
+
+    return [row for _, row in do(run, jobs, options, line)]
 
 
 def _curve(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -174,11 +172,7 @@ def add_options(parser: argparse.ArgumentParser, name: str, models: Iterable[str
     add("--grid", nargs="*", type=_values, action=_Merged, default={},
         metavar="NAME=V1,V2", help="values of settings in place of the models' own, for all of them")  # fmt: skip
     add("--seeds", type=int_range, default="0:2", help="0:2 or 0,1,2; the first one chooses settings")
-    add("--dry-run", action="store_true", help="every step on a few images")
-    add("--out", type=Path, default=Path("runs") / name)
-    add("--data-dir", help="folder of the files of the source; otherwise HTF_DATA, or a download")
-    add("--threads", type=int, default=1)
-    add("--no-progress", dest="progress", action="store_const", const=False, default=None)
+    add_run_options(parser, name, holds="fits and results", data="the files of the source", few="images")
 
 
 def _values(text: str) -> tuple[str, list[Any]]:

@@ -33,10 +33,10 @@ from typing import Any
 import torch
 
 from benchmarks.fits import DRY, SOURCES
+from benchmarks.series import add_run_options, begin, command, do
 from htf._files import read_tensors, write_figure, write_json
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
-from htf.jobs import map_jobs
 
 from .jobs import MODELS, PENALIZED, PICTURES, SHAPES, Coding
 from .plots import plot_codes, plot_pictures
@@ -56,8 +56,7 @@ Found = list[tuple[Coding, dict[str, Any]]]
 def main(arguments: list[str] | None = None) -> None:
     """Choose rates and weights, train, write, draw."""
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
-    out = (options.out / "dry_run" if options.dry_run else options.out).absolute()
+    out = begin(options)
     first, *others = options.seeds
     chosen: dict[str, Coding] = {}
     found: Found = []
@@ -107,27 +106,19 @@ def _best(tried: Found, before: Found, model: str) -> Coding:
 
 
 def _done(out: Path, jobs: list[Coding], options: argparse.Namespace) -> Found:
-    found = []
-    run = Coding.within(out, data_dir=options.data_dir)
-    given = {"workers": options.workers, "threads": options.threads, "progress": options.progress}
-    for job, row in map_jobs(run, jobs, **given):
-        labels = "".join(f", {n} labels {accuracy:.3f}" for n, accuracy in row["few_labels"].items())
-        print(
-            f"{job.model}, lr {job.lr:g}, weight {job.weight:g}, seed {job.seed}: error {row['validation_error']:.4f} "
-            f"(test {row['test_error']:.4f}), effective rank {row['effective_rank']:.2f}{labels}, "
-            f"{row['seconds']:.0f} s",
-            flush=True,
-        )
-        found.append((job, row))
-    return found
+    return do(Coding.within(out, data_dir=options.data_dir), jobs, options, _line)
+
+
+def _line(job: Coding, row: dict[str, Any]) -> str:
+    labels = "".join(f", {n} labels {accuracy:.3f}" for n, accuracy in row["few_labels"].items())
+    return (
+        f"{job.model}, lr {job.lr:g}, weight {job.weight:g}, seed {job.seed}: error {row['validation_error']:.4f} "
+        f"(test {row['test_error']:.4f}), effective rank {row['effective_rank']:.2f}{labels}, {row['seconds']:.0f} s"
+    )
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.autoencoder",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command("autoencoder", __doc__)
     add = parser.add_argument
     add("--source", choices=(SHAPES, *SOURCES), default=SHAPES)
     for part in ("train", "validation", "test"):
@@ -139,12 +130,14 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--lrs", nargs="+", type=float, default=[1e-3, 3e-3], help="to choose from")
     add("--weights", nargs="+", type=float, default=[1e-5, 1e-4, 1e-3, 1e-2], help="of penalties, to choose from")
     add("--seeds", type=int_range, default="0:2", help="0:2 or 0,1,2; the first one chooses settings")
-    add("--dry-run", action="store_true", help="every step on a few images")
-    add("--out", type=Path, default=Path("runs") / "autoencoder", help="folder of fits, results and figures")
-    add("--data-dir", help="folder of the files of the source; otherwise HTF_DATA, or a download")
-    add("--workers", type=int, default=1, help="processes that share the fits")
-    add("--threads", type=int, default=1, help="of torch in each process")
-    add("--no-progress", dest="progress", action="store_const", const=False, default=None)
+    add_run_options(
+        parser,
+        "autoencoder",
+        holds="fits, results and figures",
+        data="the files of the source",
+        few="images",
+        workers=True,
+    )
     options = parser.parse_args(arguments)
     recipe = RECIPES[SHAPES if options.source == SHAPES else "images"]
     if options.dry_run:

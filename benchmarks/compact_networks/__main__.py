@@ -31,10 +31,10 @@ from typing import Any
 import torch
 
 from benchmarks.fits import DRY, SOURCES, combinations
+from benchmarks.series import add_run_options, begin, command, do
 from htf._files import read_json, write_figure, write_json
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
-from htf.jobs import map_jobs
 
 from .jobs import MODELS, Compact, make_network, parts_of, relative_times, sizes_of
 from .plots import plot_compact
@@ -48,8 +48,7 @@ Found = list[tuple[Compact, dict[str, Any]]]
 def main(arguments: list[str] | None = None) -> None:
     """Measure times, choose settings, train, write, draw."""
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
-    out = (options.out / "dry_run" if options.dry_run else options.out).absolute()
+    out = begin(options)
     # Claimed before anything is written there.
     Compact.within(out)
     times = _times(out, options)
@@ -112,26 +111,19 @@ def _key(model: str, setting: dict[str, Any]) -> str:
 
 
 def _done(out: Path, jobs: list[Compact], options: argparse.Namespace) -> Found:
-    found = []
-    run = Compact.within(out, data_dir=options.data_dir)
-    given = {"workers": options.workers, "threads": options.threads, "progress": options.progress}
-    for job, row in map_jobs(run, jobs, **given):
-        print(
-            f"{_key(job.model, job.options)}, lr {job.lr:g}, weight decay {job.weight_decay:g}, {job.epochs} epochs, "
-            f"seed {job.seed}: train {row['train']:.4f}, validation {row['validation']:.4f}, test {row['test']:.4f}, "
-            f"{row['parameters']:,} parameters, {row['seconds']:.0f} s",
-            flush=True,
-        )
-        found.append((job, row))
-    return found
+    return do(Compact.within(out, data_dir=options.data_dir), jobs, options, _line)
+
+
+def _line(job: Compact, row: dict[str, Any]) -> str:
+    return (
+        f"{_key(job.model, job.options)}, lr {job.lr:g}, weight decay {job.weight_decay:g}, {job.epochs} epochs, "
+        f"seed {job.seed}: train {row['train']:.4f}, validation {row['validation']:.4f}, test {row['test']:.4f}, "
+        f"{row['parameters']:,} parameters, {row['seconds']:.0f} s"
+    )
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compact_networks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command("compact_networks", __doc__)
     add = parser.add_argument
     add("--source", choices=SOURCES, default="cifar10")
     add("--train", type=int, default=10_000, help="images")
@@ -143,12 +135,14 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--lrs", nargs="+", type=float, default=[1e-3, 3e-3], help="to choose from")
     add("--weight-decays", nargs="+", type=float, default=[0.05], help="to choose from")
     add("--seeds", type=int_range, default="0:2", help="0:2 or 0,1,2; the first one chooses settings")
-    add("--dry-run", action="store_true", help="every step on a few images")
-    add("--out", type=Path, default=Path("runs") / "compact_networks", help="folder of fits, results and figure")
-    add("--data-dir", help="folder of the files of the source; otherwise HTF_DATA, or a download")
-    add("--workers", type=int, default=1, help="processes that share the fits")
-    add("--threads", type=int, default=1, help="of torch in each process")
-    add("--no-progress", dest="progress", action="store_const", const=False, default=None)
+    add_run_options(
+        parser,
+        "compact_networks",
+        holds="fits, results and figure",
+        data="the files of the source",
+        few="images",
+        workers=True,
+    )
     options = parser.parse_args(arguments)
     if options.dry_run:
         vars(options).update(DRY, epochs=1)

@@ -16,15 +16,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.series import add_run_options, begin, command, do
 from htf._files import write_json
 from htf._machine import describe_machine, usable_device
 from htf.cli.arguments import int_range
-from htf.jobs import collect, map_jobs
+from htf.jobs import collect
 
 from .jobs import RECIPES, Job, make_job, place, splits
 
@@ -34,9 +32,8 @@ TABLE, SETTINGS = "compression.csv", "settings.json"
 def main(arguments: list[str] | None = None) -> None:
     """Train what is not trained yet, write the table."""
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
+    out = begin(options)
     device = usable_device(options.device)
-    out = options.out / "dry_run" if options.dry_run else options.out
     given = {"data_dir": options.data_dir, "few": options.dry_run, "device": str(device)}
     run = Job.within(out, **given)
     images = len(splits(train=options.batch_size * 2 if options.dry_run else options.train, **given)[0][1])
@@ -47,9 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name in options.variants
     ]
     write_json(out / SETTINGS, {**describe_machine(device), "variants": {job.variant: job.recipe for job in jobs}})
-    for _, found in map_jobs(run, jobs, progress=options.progress):
-        for row in found:
-            print(_line(row), flush=True)
+    do(run, jobs, options, lambda _, found: "\n".join(map(_line, found)))
     rows = collect(Job, out, out / TABLE, key=place)
     print(f"table: {out / TABLE} ({len(rows)} rows)")
 
@@ -64,11 +59,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compression",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command("compression", __doc__)
     add = parser.add_argument
     add("--variants", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     add("--seeds", type=int_range, default="0:2", help="0:2 or 0,1,2")
@@ -77,12 +68,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--lr", type=float, help="by default each recipe's")
     add("--weight-decay", type=float, help="by default each recipe's")
     add("--train", type=int, help="images; by default 55,000")
-    add("--dry-run", action="store_true", help="every step on a few images")
-    add("--out", type=Path, default=Path("runs") / "compression")
-    add("--data-dir", help="folder of MNIST files; otherwise HTF_DATA, or a download")
-    add("--threads", type=int, default=1)
     add("--device", default="cpu")
-    add("--no-progress", dest="progress", action="store_false")
+    add_run_options(parser, "compression", holds="trained networks and table", data="MNIST files", few="images")
     options = parser.parse_args(arguments)
     options.epochs = 1 if options.dry_run else options.epochs
     return options

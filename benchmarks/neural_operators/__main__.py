@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, replace
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import torch
 
+from benchmarks.series import add_run_options, begin, command, do
 from benchmarks.speed.peers import version_of
 from htf._files import write_json
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
-from htf.jobs import map_jobs
 
 from .jobs import FACTORIZATIONS, Job
 
@@ -33,19 +32,19 @@ DRY = {"grid": 8, "train": 20, "validation": 4, "test": 4, "modes": 4, "width": 
 def main(arguments: list[str] | None = None) -> None:
     """Train what is not trained yet, write the report."""
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
-    out = options.out / "dry_run" if options.dry_run else options.out
+    out = begin(options)
     shared = DRY if options.dry_run else {name: getattr(options, name) for name in DRY}
     numbers = 1_000 if options.dry_run else options.numbers
     tried = [
         Job(name, lr, 0, "validation", numbers, **shared) for name in options.factorizations for lr in options.rates
     ]
-    rows = _rows(out, tried, options)
+    run = Job.within(out)
+    rows = do(run, tried, options, _line)
     chosen = [
         min((pair for pair in rows if pair[0].factorization == name), key=lambda pair: pair[1]["error"])[0]
         for name in options.factorizations
     ]
-    final = _rows(out, [replace(job, seed=s, part="test") for job in chosen for s in options.seeds], options)
+    final = do(run, [replace(job, seed=s, part="test") for job in chosen for s in options.seeds], options, _line)
     machine = describe_machine(torch.device("cpu"))
     machine["versions"] |= {name: version_of(name) for name in ("neuraloperator", "tensorly-torch", "scipy")}
     write_json(
@@ -63,12 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"results: {out / REPORT}")
 
 
-def _rows(out: Path, jobs: list[Job], options: argparse.Namespace) -> list[tuple[Job, dict[str, Any]]]:
-    found = []
-    for job, row in map_jobs(Job.within(out), jobs, progress=options.progress):
-        print(f"{job.label}: {row['parameters']:,} parameters, error {row['error']:.4f}", flush=True)
-        found.append((job, row))
-    return found
+def _line(job: Job, row: dict[str, Any]) -> str:
+    return f"{job.label}: {row['parameters']:,} parameters, error {row['error']:.4f}"
 
 
 def _mean(chosen: Job, final: list[tuple[Job, dict[str, Any]]]) -> dict[str, Any]:
@@ -86,7 +81,7 @@ def _mean(chosen: Job, final: list[tuple[Job, dict[str, Any]]]) -> dict[str, Any
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("neural_operators", __doc__)
     add = parser.add_argument
     add("--factorizations", nargs="+", choices=FACTORIZATIONS, default=list(FACTORIZATIONS))
     add("--rates", nargs="+", type=float, default=[5e-3, 1e-2, 2e-2], help="learning rates")
@@ -100,10 +95,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--width", type=int, default=12, help="channels")
     add("--layers", type=int, default=3)
     add("--epochs", type=int, default=20)
-    add("--dry-run", action="store_true", help="every step on a few fields")
-    add("--out", type=Path, default=Path("runs/neural_operators"))
-    add("--threads", type=int, default=1)
-    add("--no-progress", dest="progress", action="store_const", const=False, default=None)
+    add_run_options(parser, "neural_operators", holds="fits and report", few="fields")
     return parser.parse_args(arguments)
 
 

@@ -28,12 +28,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks.series import add_run_options, begin, command, do
 from htf._files import write_figure
 from htf._machine import describe_machine
 from htf._tables import read_table
 from htf.cli.arguments import int_range
 from htf.datasets import CompletionProblem, tensor_completion
-from htf.jobs import FolderJob, Progress, collect, map_jobs
+from htf.jobs import FolderJob, Progress, collect
 from htf.nn import CPNetwork, MatrixFactorization
 from htf.nn.init import gaussian
 from htf.plotting.style import baseline, explain, look, panels, seeds_of, styled
@@ -199,22 +200,8 @@ def plot(table: str | Path) -> Figure:
 def main(arguments: list[str] | None = None) -> None:
     """Complete, write the table, draw the figure."""
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
-    out = options.out.absolute()
-    jobs = list(make_jobs(options))
-    for _, row in map_jobs(
-        Completion.within(out / FOLDER),
-        jobs,
-        workers=options.workers,
-        threads=options.threads,
-        progress=options.progress,
-    ):
-        how = f"depth {row['depth']}, start {row['start']:g}" if row["depth"] else "least nuclear norm"
-        print(
-            f"{row['teacher']}, {row['observed']} entries, seed {row['seed']}, {how}: error {row['error']:.2e}, rank "
-            f"{row['rank']}, nuclear norm {row['nuclear_norm']:.2f}, {row['seconds']:.0f} s",
-            flush=True,
-        )
+    out = begin(options)
+    do(Completion.within(out / FOLDER), make_jobs(options), options, _line)
     rows = collect(
         Completion,
         out / FOLDER,
@@ -225,22 +212,23 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"table: {out / TABLE} ({len(rows)} completions)\nfigure: {out / FIGURE}")
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.nuclear_norm",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _line(job: Completion, row: dict[str, Any]) -> str:
+    how = f"depth {row['depth']}, start {row['start']:g}" if row["depth"] else "least nuclear norm"
+    return (
+        f"{row['teacher']}, {row['observed']} entries, seed {row['seed']}, {how}: error {row['error']:.2e}, rank "
+        f"{row['rank']}, nuclear norm {row['nuclear_norm']:.2f}, {row['seconds']:.0f} s"
     )
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = command("nuclear_norm", __doc__)
     add = parser.add_argument
     add("--teachers", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     add("--observed", nargs="+", type=int, help="entries; by default from few to many")
     add("--starts", nargs="+", type=float, default=STARTS, help="sizes of the end tensor at the start")
     add("--steps", type=int, default=20_000, help="at most")
     add("--seeds", type=int_range, default="0:2", help="0:2 or 0,1,2")
-    add("--out", type=Path, default=Path("runs") / "nuclear_norm", help="folder of completions, table and figure")
-    add("--workers", type=int, default=1)
-    add("--threads", type=int, default=1, help="of torch in each process")
-    add("--no-progress", dest="progress", action="store_const", const=False, default=None)
+    add_run_options(parser, "nuclear_norm", holds="completions, table and figure", workers=True)
     options = parser.parse_args(arguments)
     if min(options.starts) <= 0:
         parser.error(f"--starts are {options.starts}; expected above 0")

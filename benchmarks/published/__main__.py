@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.probe import PUBLISHED, TOLD
+from benchmarks.series import add_run_options, begin, command
 from htf._files import write_figure, write_json
 from htf._machine import describe_machine
 from htf._tables import write_table
@@ -40,10 +41,10 @@ NAME = "published"
 def main(arguments: list[str] | None = None) -> None:
     """Fit what is not fitted yet, with more and more passes; write table, summary and figure after each."""
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
-    out = options.out / "dry_run" if options.dry_run else options.out
+    out = begin(options)
     run = Fits.within(out, data_dir=options.data_dir, coarse=options.coarse)
-    for part in [] if options.collect else parts(options):
+    todo = [] if options.collect else [part for part in parts(options) if part.finished(out) is None]
+    for part in todo:
         for _ in map_jobs(run, [part], progress=options.progress):
             write(out)
     print(as_text(write(out)))
@@ -81,11 +82,7 @@ def _set(text: str) -> tuple[str, str]:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.published",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command("published", __doc__)
     add = parser.add_argument
     order = ["mnist/original", "fashion_mnist/original", "mnist/random_labels", "mnist/random_images"]
     add("--sets", nargs="+", type=_set, default=[_set(text) for text in [*order, "fashion_mnist/random_labels"]],
@@ -98,11 +95,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--exact", dest="coarse", action="store_false", help="float32 within conjugate gradients too")
     add("--collect", action="store_true", help="fit nothing; write and print what is finished")
-    add("--dry-run", action="store_true", help="every step on a few images")
-    add("--out", type=Path, default=Path("runs") / NAME)
-    add("--data-dir", help="folder of MNIST files; otherwise HTF_DATA, or a download")
-    add("--threads", type=int, default=1)
-    add("--no-progress", dest="progress", action="store_const", const=False, default=None)
+    add_run_options(parser, NAME, holds="fits, tables and figure", data="MNIST files", few="images")
     options = parser.parse_args(arguments)
     if options.dry_run:
         options.images, options.passes = 200, min(options.passes, 40)

@@ -38,6 +38,7 @@ from typing import Any
 import scipy
 import torch
 
+from benchmarks.series import add_run_options, begin, command
 from htf._files import write_figure, write_json
 from htf._machine import describe_machine
 from htf.cli.arguments import int_range
@@ -59,10 +60,8 @@ _DRY_EPOCHS = 2
 def main(arguments: list[str] | None = None) -> None:
     """Choose the rates, fit, write the table, draw the figure."""
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
-    out = options.out.absolute()
+    out = begin(options)
     if options.dry_run:
-        out = out / "dry_run"
         options.epochs, options.kernel_train, options.descent_train = _DRY_EPOCHS, [], 30
         options.train, options.validation, options.test = _DRY.values()
         options.filters = 4
@@ -203,11 +202,7 @@ def _line(job: Job, row: dict[str, Any]) -> str:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.randomization",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command("randomization", __doc__)
     add = parser.add_argument
     add("--source", choices=SOURCES, default="mnist")
     add("--train", type=int, default=2000, help="images")
@@ -237,12 +232,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--descent-train", type=int, default=100, help="images of gradient descent on least squares")
     add("--descent-steps", type=int, default=30000)
     add("--seeds", type=int_range, default="0", help="0:2 or 0,1,2")
-    add("--dry-run", action="store_true", help="every step on a few images")
-    add("--out", type=Path, default=Path("runs") / NAME, help="folder of the fits, table and figure")
-    add("--data-dir", help="folder of the source's files; otherwise HTF_DATA, or a download")
-    add("--workers", type=int, default=1, help="processes that share the fits")
-    add("--threads", type=int, default=1, help="of torch in each process")
-    add("--no-progress", dest="progress", action="store_const", const=False, default=None)
+    add_run_options(
+        parser, NAME, holds="fits, table and figure", data="the files of the source", few="images", workers=True
+    )
     options = parser.parse_args(arguments)
     if options.all and not (options.weight_decay and options.dropout and options.shifts):
         parser.error("--all is given; expected at least one value of --weight-decay, --dropout and --shifts")

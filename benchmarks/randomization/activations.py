@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.series import command
 from htf._files import write_json
 from htf._machine import describe_machine
 from htf.nn import finite_sample_network
@@ -61,11 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.randomization.activations",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command("randomization.activations", __doc__)
     add = parser.add_argument
     add("--points", nargs="+", type=int, default=[10, 100, 1000])
     add("--dimensions", nargs="+", type=int, default=[1, 10, 784])

@@ -28,11 +28,12 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.fits import SOURCES
+from benchmarks.series import add_run_options, begin, command, do
 from htf._files import read_json, write_figure, write_json
 from htf._machine import describe_machine
 from htf._tables import read_table
 from htf.cli.arguments import int_range
-from htf.jobs import FolderJob, Progress, collect, map_jobs
+from htf.jobs import FolderJob, Progress, collect
 from htf.plotting.style import baseline, explain, look, panels, seeds_of, styled, words
 from htf.ranks import compressibility
 from htf.ranks.compressibility import FORMATS
@@ -244,8 +245,7 @@ def plot_compressibility(table: str | Path, *, noise: float | None = None) -> Fi
 def main(arguments: list[str] | None = None) -> None:
     """Train, measure, write, draw."""
     options = _options(arguments)
-    torch.set_num_threads(options.threads)
-    out = (options.out / "dry_run" if options.dry_run else options.out).absolute()
+    out = begin(options)
     images = {name: getattr(options, name) for name in _DRY} | {"seed": 0}
     jobs = [
         Followed(
@@ -265,15 +265,7 @@ def main(arguments: list[str] | None = None) -> None:
         for model in options.models
         for variant in VARIANTS
     ]
-    given = {"workers": options.workers, "threads": options.threads, "progress": options.progress}
-    for job, content in map_jobs(Followed.within(out, data_dir=options.data_dir), jobs, **given):
-        last = content["moments"][-1]
-        print(
-            f"{job.model}, {VARIANTS[job.variant]}, seed {job.seed}: train {last['train']:.4f} after {last['epoch']} "
-            f"epochs, {last['effective_parameters']:,} of {last['parameters']:,} parameters needed, bound "
-            f"{last['bound']:.2f}, spectral complexity {last['spectral_complexity']:.3g}",
-            flush=True,
-        )
+    do(Followed.within(out, data_dir=options.data_dir), jobs, options, _line)
     key = ("source", "model", "variant", "noise", "settings_sha256", "seed", "epoch")
     rows = collect(Followed, out, out / f"{NAME}.csv", key=lambda row: [row[name] for name in key])
     found = summary(row for row in rows if row["noise"] == options.noise)
@@ -287,12 +279,17 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"table: {out / NAME}.csv ({len(rows)} moments)\nfigure: {out / NAME}.png")
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.randomization.compressibility",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def _line(job: Followed, content: dict[str, Any]) -> str:
+    last = content["moments"][-1]
+    return (
+        f"{job.model}, {VARIANTS[job.variant]}, seed {job.seed}: train {last['train']:.4f} after {last['epoch']} "
+        f"epochs, {last['effective_parameters']:,} of {last['parameters']:,} parameters needed, bound "
+        f"{last['bound']:.2f}, spectral complexity {last['spectral_complexity']:.3g}"
     )
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = command("randomization.compressibility", __doc__)
     add = parser.add_argument
     add("--source", choices=SOURCES, default="mnist")
     add("--train", type=int, default=1000, help="images")
@@ -306,12 +303,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     add("--formats", nargs="+", choices=FORMATS, default=["matrix", "tucker"])
     add("--measured-on", type=int, default=200, help="training images")
     add("--seeds", type=int_range, default="0:2", help="0:2 or 0,1,2")
-    add("--dry-run", action="store_true", help="every step on a few images")
-    add("--out", type=Path, default=Path("runs") / NAME, help="folder of trainings, table and figure")
-    add("--data-dir", help="folder of the files of the source; otherwise HTF_DATA, or a download")
-    add("--workers", type=int, default=1, help="processes that share the trainings")
-    add("--threads", type=int, default=1, help="of torch in each process")
-    add("--no-progress", dest="progress", action="store_const", const=False, default=None)
+    add_run_options(
+        parser, NAME, holds="trainings, table and figure", data="the files of the source", few="images", workers=True
+    )
     options = parser.parse_args(arguments)
     if not 0 < options.noise < 1:
         parser.error(f"--noise is {options.noise}; expected above 0 and below 1")

@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from benchmarks.series import command
 from htf._files import check_writable, write_figure, write_json, write_tensors
 from htf._machine import describe_machine
 from htf._tables import write_table
@@ -215,11 +216,7 @@ def _path(options: argparse.Namespace, part: str, suffix: str) -> Path:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.simplicity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command("simplicity", __doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS[:3]), help="parts to compute")
     parser.add_argument("--nets", type=int, default=128, help="random networks per row")
     parser.add_argument("--steps", type=int, default=parts.STEPS, help="most steps of a training of parts 1 to 3")

@@ -180,11 +180,11 @@ def test_dry_run_of_the_published_figures(tmp_path, capsys):
     times = {path: path.stat().st_mtime_ns for path in out.glob("jobs/*/row.json")}
     module.main(options)
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
-    module.main([*options, "--passes", "40"])
+    module.main([*options, "--passes", "24"])
     more = [fit for one in read_json(out / "published.json")["sets"] for fit in one["fits"]]
     for before, after in zip(fits, more, strict=True):
         assert after["history"][: len(before["history"])] == before["history"]
-        assert after["passes"] >= 40
+        assert after["passes"] >= 24
     capsys.readouterr()
     module.main(["--dry-run", "--collect", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
