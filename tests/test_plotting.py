@@ -174,7 +174,8 @@ def test_errors_against_the_start(tmp_path):
     assert mean.get_label() == "matrix factorization"
     assert len(plot_error_against_init({"a": small, "b": small}).legends[0].get_texts()) == 2
     panels = small.plot().axes
-    assert [ax.get_title(loc="left") for ax in panels[:2]] == [f"start of standard deviation {s}" for s in (0.1, 0.01)]
+    titles = [ax.get_title(loc="left").replace("\n", " ") for ax in panels[:2]]
+    assert titles == [f"start of standard deviation {s}" for s in (0.1, 0.01)]
     small.plot().savefig(tmp_path / "study.png")
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from htf._files import read_json
-from htf.plotting.style import WIDTH, bars, baseline, explain, guide, look, panels, seeds_of, styled, words
+from htf.plotting.style import FAINT, WIDTH, bars, baseline, explain, guide, look, panels, seeds_of, styled, words
 
 _LAYERS = {"plain": 0, "linear2": 2, "linear4": 4, "linear8": 8}
 _COLUMNS = ("model", "chosen", "spectrum", "effective_rank", "test_error", "few_labels")
@@ -92,13 +92,15 @@ def plot_pictures(pictures: dict[str, dict[str, Tensor]]) -> Figure:
     """
     titles = {"between": "between two codes", "samples": "from a mixture"}
     figure, axes = panels(len(pictures), 2, height=1.75)
+    # Colours are those of the data on pages of either ground: nothing behind them, and letters between the two.
+    figure.set_facecolor("none")
     for line, (model, tensors) in zip(axes, pictures.items(), strict=True):
         for ax, (kind, title) in zip(line, titles.items(), strict=True):
             images = tensors[kind]
             tiled = torch.cat([torch.cat(list(row), 2) for row in images], 1).movedim(0, -1).squeeze(-1)
             ax.imshow(tiled.numpy(), cmap="gray", vmin=0, vmax=255)
             ax.set(xticks=[], yticks=[])
-            ax.set_title(f"{words(model)}: {title}", loc="left")
+            ax.set_title(f"{words(model)}: {title}", loc="left", color=FAINT)
     return figure
 
 

@@ -396,7 +396,7 @@ def test_the_figure_is_drawn_from_the_files(run, tmp_path):
     labels = [line.get_label() for line in loss.lines]
     assert labels == ["true labels", "shuffled pixels", "random pixels", "Gaussian images", "random labels"]
     (curve,) = epochs.lines
-    assert curve.get_label() == "mlp_1x512"
+    assert curve.get_label() == "perceptron, 1 × 512"
     assert curve.get_xdata().tolist() == [0.0, 0.5, 1.0]
     rows = {
         r["corruption"]: r

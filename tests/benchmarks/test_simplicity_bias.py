@@ -206,7 +206,7 @@ def test_cifar_networks_begin_alike_for_a_seed():
     [
         (plot_effective_ranks, "", "has no rows to plot"),
         (plot_effective_ranks, "stage,depth\na,1\n", "has no column activation; expected stage"),
-        (plot_recovery, "task,samples,depth\n1,24,1\n", "has no column test_error"),
+        (plot_recovery, "task,samples,depth,nets\n1,24,1,3\n", "has no column test_error"),
         (
             plot_rank_penalties,
             "method,test,kernel_effective_rank,weight_effective_rank,chosen\nplain,high,1,1,1\n",
