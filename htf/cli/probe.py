@@ -14,9 +14,9 @@ from htf.probes.rank_fit import DEFAULT_TWINS, FORMATS, rank_fit
 from htf.probes.result import RankFit
 from htf.training.least_squares_fit import OPTIMIZERS, RELATIVE_ADAM, FitSettings
 
-# A batch of the digits has 120 images, too few for steps of full size: with those, and one seed, 23 of 48 fits went back
-# to an earlier epoch, and 8 of 42 times the next rank had a train error higher by 2 %; so, 17 of 144, and 4 times, in 116
-# seconds of one core.  Chosen on train errors alone.
+# A batch of the digits has 120 images, too few for steps of full size: with those, and one seed, 23 of 48 fits went
+# back to an earlier epoch, and 8 of 42 times the next rank had a train error higher by 2 %.  So it is 17 of 144 and 4
+# times, in 116 seconds of one core.  Chosen on train errors alone.
 STEADY: dict[str, dict[str, Any]] = {"digits": {"seeds": (0, 1, 2), "step": 0.5}}
 
 
