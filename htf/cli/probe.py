@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from htf.cli.arguments import FIGURE, add_scheduler, int_range
 
+<<<<<<< HEAD
 if TYPE_CHECKING:
     from htf.probes import RankFit
 
@@ -19,9 +20,9 @@ DEFAULT_TWINS = TWINS[:3]
 FORMATS = ("cp", "ht")
 OPTIMIZERS = ("relative_adam", "levenberg_marquardt")
 EPOCHS, STEP = 60, 1.0
-# A batch of the digits has 120 images, too few for steps of full size: with those, and one seed, 23 of 48 fits went back
-# to an earlier epoch, and 8 of 42 times the next rank had a train error higher by 2 %; so, 17 of 144, and 4 times, in 116
-# seconds of one core.  Chosen on train errors alone.
+# A batch of the digits has 120 images, too few for steps of full size: with those, and one seed, 23 of 48 fits went
+# back to an earlier epoch, and 8 of 42 times the next rank had a train error higher by 2 %; so, 17 of 144, and 4 times,
+# in 116 seconds of one core.  Chosen on train errors alone.
 STEADY: dict[str, dict[str, Any]] = {"digits": {"seeds": (0, 1, 2), "step": 0.5}}
 
 
