@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from htf.cli.arguments import FIGURE, add_scheduler, int_range
 
-<<<<<<< HEAD
 if TYPE_CHECKING:
     from htf.probes import RankFit
 
