@@ -113,7 +113,7 @@ def test_a_legend_below_leaves_the_panels_their_height():
 
 def test_no_other_module_sets_colours_or_sizes_of_letters():
     own = re.compile(r"rcParams|fontsize=[\"\d]|[\"'](?:tab:|C\d[\"']|#[0-9a-fA-F]{6})|f\"C\{|color=\"0\.\d|rc_context")
-    allowed = {"style.py", "thumbnails.py", "_files.py", "growing.py"}
+    allowed = {"style.py", "thumbnails.py", "_files.py"}
     for path in [*(ROOT / "htf").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]:
         if path.name not in allowed:
             assert not own.findall(path.read_text()), path
