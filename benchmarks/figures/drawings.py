@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 import htf
 from benchmarks import dynamics_plots
+from benchmarks.arrangement.plots import plot_accuracies
 from benchmarks.autoencoder.plots import plot_codes
 from benchmarks.long_range.plots import plot_growing, plot_link, plot_long_range
 from benchmarks.missing_data.__main__ import plot as plot_missing
@@ -116,6 +117,7 @@ def _long_range(path: Path) -> Figure:
 
 
 DRAWINGS = {
+    "arrangement_tables": Drawing(("arrangement_tables.json",), plot_accuracies),
     "autoencoder_shapes": Drawing(("autoencoder_shapes.json",), plot_codes),
     "dynamics_components": Drawing(tuple(f"dynamics_{part}.safetensors" for part in ("mf", "cp", "ht")), _studies),
     "dynamics_init": Drawing(("dynamics.json",), _starts),

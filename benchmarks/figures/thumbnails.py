@@ -311,6 +311,38 @@ def networks_fit_noise(figure: Figure, results: Path) -> None:
     _bare(ax)
 
 
+def rank_lowering(figure: Figure, results: Path) -> None:
+    """Components of a product of four factors under gradient flow, dσ/dt = 4 σ^(3/2) (σ* - σ)."""
+    ax = _framed(figure)
+    steps = 4_000
+    for k, end in enumerate((1.0, 0.75, 0.5)):
+        sizes = np.empty(steps)
+        size = 4e-4
+        for step in range(steps):
+            sizes[step] = size
+            size += 0.01 * 4 * size**1.5 * (end - size)
+        ax.plot(sizes, **look(k, marker=None, linestyle="-"))
+    _bare(ax)
+
+
+def hierarchical_rank(figure: Figure, results: Path) -> None:
+    """A tree and an edge of it that is cut."""
+    ax = _plain(figure)
+    _tree(ax, htf.DimensionTree.balanced(4))
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    middle = (left + right) / 2
+    ax.plot([middle, middle], [low, high], "--", color=COLOURS[1], linewidth=4)
+
+
+def glossary(figure: Figure, results: Path) -> None:
+    """A transfer tensor: a box with three edges."""
+    ax = _plain(figure)
+    for x, y in ((-1.2, -0.9), (1.2, -0.9), (0.0, 1.1)):
+        ax.plot([0, x], [0, y], color=MUTED, linewidth=4, linestyle="-", zorder=0)
+    ax.add_patch(Rectangle((-0.45, -0.35), 0.9, 0.7, facecolor=COLOURS[0], edgecolor="none"))
+    ax.set(xlim=(-2, 2), ylim=(-1.2, 1.2), aspect="equal")
+
+
 def loading_results(figure: Figure, results: Path) -> None:
     """Jobs: done, under way, to come."""
     ax = _plain(figure)
@@ -335,5 +367,6 @@ THUMBNAILS: dict[str, Callable[[Figure, Path], None]] = {
         *(quickstart, ten_lines, networks, which_method, ht_tensors, compression, completion, cross_approximation),
         *(streaming, classify_images, densities, which_tree, looking_further, compress_cnn, rank_fit),
         *(watching_rank_grow, norm_or_rank, deeper_is_simpler, networks_fit_noise, loading_results),
+        *(rank_lowering, hierarchical_rank, glossary),
     )
 }

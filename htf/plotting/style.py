@@ -77,6 +77,7 @@ NAMES = {
     "generative": "tree, generative",
     "discriminative": "tree, discriminative",
     "ht": "HT",
+    "igtd": "IGTD",
     "igc": "input gradient change",
     "is_same_class": "Is-Same-Class",
     "linear2": "2 linear layers",

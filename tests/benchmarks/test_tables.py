@@ -307,7 +307,7 @@ def test_networks_that_are_written_down():
 
 def test_arrangements():
     found = read("arrangement.json")
-    distances, accuracies = tables(section("Which tree for which data"))
+    distances, accuracies, of_tables = tables(section("Which tree for which data"))
     rows = pd.DataFrame(found["mnist_distances"]).groupby("arrangement").distance.mean()
     for name, cell in zip(distances[0][1:], distances[1][1:], strict=True):
         agree(cell, rows[name.split()[0].lower()])
@@ -316,6 +316,13 @@ def test_arrangements():
         own = means[name.split()[0].lower()]
         agree(accuracy, own["test"], own["spread"])
         agree(entropy, own["entanglement"])
+    means = {(row["data"], row["network"], row["arrangement"]): row for row in read("arrangement_tables.json")["means"]}
+    data = ""
+    for given, what, *cells in of_tables[1:]:
+        data = {"LetterRecognition": "letters"}.get(given, given.lower()) or data
+        network = "line" if what.startswith("1-D CNN") else "ht"
+        for name, cell in zip(of_tables[0][2:], cells, strict=True):
+            agree(cell, means[data, network, name.lower()]["accuracy" if "accuracy" in what else "entanglement"])
 
 
 def test_over_parameterized_and_factorized_steps():
