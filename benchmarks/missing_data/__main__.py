@@ -19,8 +19,8 @@ it again).
     python -m benchmarks.missing_data --pairs --test 2000 --seeds 0:2 --out runs/missing_data_pairs
 
 is a two-class setting in the manner of theirs, whose details could not be checked against the paper: 300 training
-images of each digit, and 0 to 150 of the pixels of a test image that are not zero are missing.  One model of all digits decides between the two of each pair; accuracies are means over the pairs,
-in missing_data_pairs.json.
+images of each digit, and 0 to 150 of the pixels of a test image that are not zero are missing.  One model of all digits
+decides between the two of each pair; accuracies are means over the pairs, in missing_data_pairs.json.
 """
 
 from __future__ import annotations
