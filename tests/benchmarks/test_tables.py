@@ -155,12 +155,17 @@ def test_speed_of_iterations():
 
 def test_growing_distances():
     fits = read("long_range_growing.csv")
-    (table,) = tables(section("Growing the distance"))
-    for row, start in zip(table[1:], ("gradient_field", "weight_decay", "none"), strict=True):
-        own = fits[fits.start == start].sort_values("stage")
-        for cell, value in zip(row[1:5], own.test, strict=True):
-            agree(cell, value)
-        agree(row[5].replace(",", " "), *own.epochs)
+    starts = {"gradient field": "gradient_field", "weight decay": "weight_decay", "none": "none"}
+    both = zip(("pathfinder", "is_same_class"), tables(section("Growing the distance")), strict=True)
+    for task, table in both:
+        start = ""
+        for name, seed, *cells, epochs, _ in table[1:]:
+            start = next((code for words, code in starts.items() if name.startswith(words)), start)
+            own = fits[(fits.task == task) & (fits.start == start) & (fits.seed == int(seed))].sort_values("stage")
+            for cell, value in zip(cells, own.test, strict=True):
+                agree(cell, value)
+            agree(epochs, *own.epochs)
+        assert len(table) - 1 == len(fits[fits.task == task].groupby(["start", "seed"]))
 
 
 def test_published_accuracies():
