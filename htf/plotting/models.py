@@ -249,6 +249,8 @@ def plot_missing_data(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
         at = [rates[name] if independent else number for number, name in enumerate(names)]
         for k, (model, of_masks) in enumerate(curves.items()):
             known = [k for k, name in enumerate(names) if name in of_masks]
+            if not known:
+                continue
             values = [np.atleast_1d(np.asarray(of_masks[names[k]], dtype=np.float64)) for k in known]
             counts |= set(map(len, values))
             means = np.array([each.mean() for each in values])

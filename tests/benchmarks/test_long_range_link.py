@@ -35,7 +35,9 @@ def test_a_convac_that_knows_the_answer_has_the_rank_of_the_answer():
 
 
 def test_distances_of_the_ends():
-    assert link.ends_apart({"path_length": 5, "dash": 3.0, "gap": 2.0}) == 21
+    settings = {"path_length": 5, "dash": 3.0, "gap": 2.0}
+    assert link.ends_apart({**settings, "size": 48}) == 21
+    assert link.ends_apart({**settings, "size": 20}) == 16
 
 
 def test_share_between_dots_of_the_answer_of_one_dot_and_of_noise():
