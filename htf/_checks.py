@@ -57,7 +57,7 @@ def above_zero(name: str, value: float) -> float:
     """`value` as a float above 0, or an error that names the argument."""
     number = finite(name, value)
     if not number > 0:
-        raise ValueError(f"{name} is {number}; expected above 0")
+        raise ValueError(f"{name} is {value if isinstance(value, int | float) else number}; expected above 0")
     return number
 
 

@@ -25,6 +25,8 @@ _KIND = "a claim"
 _OF_RUNS = ("settings.json", "study.json", "checkpoint.safetensors", "history.safetensors", "result.json", "row.json")
 # How long a claim takes to be written, at most, by someone who is at it at the same moment.
 _PATIENCE = 10.0
+# How long someone looks at a claim, about.
+_MOMENT = 1.0
 
 
 class Folder(os.PathLike[str]):
@@ -66,6 +68,8 @@ class Folder(os.PathLike[str]):
     def locked(self) -> Iterator[None]:
         """Hold the folder's lock, at once or not at all; the operating system frees it when its holder dies.
 
+        Who looks at the claim only, as one that is about to be refused, holds it for a moment, which is waited for.
+
         Raises
         ------
         BlockingIOError
@@ -73,7 +77,7 @@ class Folder(os.PathLike[str]):
         """
         if self._lock is None:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _acquired(self.path, 0.0)
+            self._lock = _acquired(self.path, _MOMENT)
             if not (self.path / CLAIM).exists():  # it was taken back, and the run begins again
                 _write_claim(self.path, self.kind, self.about)
         self._depth += 1
