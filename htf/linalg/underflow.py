@@ -22,7 +22,7 @@ import torch
 from torch.autograd import forward_ad
 
 from htf.linalg.backend import Array, Backend
-from htf.linalg.library import LARGE_VECTOR, views
+from htf.linalg.threads import LARGE_VECTOR, views
 
 _PLAIN_TENSORS = {torch.Tensor, torch.nn.Parameter}
 

@@ -153,7 +153,7 @@ def guide(ax: Axes, *, x: float | None = None, y: float | None = None, label: st
 
 
 def words(name: str) -> str:
-    """What a name of the code is called in a figure."""
+    """Words of a figure for a name of the code."""
     return NAMES.get(name, name.replace("_", " "))
 
 

@@ -48,11 +48,12 @@ def suits_pytorch(arrays: Sequence[Array], rank: int) -> bool:
     return (
         type(arrays[0]) is np.ndarray
         and arrays[0].dtype.char in "fdFD"
+        and arrays[0].dtype.isnative
         and rank > small_rank()
         and torch.get_num_threads() > 1
     )
 
 
 def from_pytorch(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
-    """What `in_pytorch` undoes."""
+    """PyTorch's tensors as NumPy arrays on the same memory."""
     return [tensor.resolve_conj().resolve_neg().numpy() for tensor in tensors]

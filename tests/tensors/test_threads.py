@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import htf
-from htf.linalg.library import suits_pytorch
+from htf.linalg.threads import suits_pytorch
 from htf.tensors import ht_inner, ht_orthogonalize, ht_round, ht_singular_values
 
 
