@@ -21,8 +21,8 @@ from htf.linalg.backend import (
     zeros,
 )
 from htf.linalg.dense import mode_product, mode_products, swapped
-from htf.linalg.threads import small_rank, views
 from htf.linalg.scaling import all_divided, divided, each_divided, each_ordinary, exponents, frobenius, root, with_scale
+from htf.linalg.threads import small_rank, views
 from htf.linalg.underflow import certificate
 from htf.tensors._blocks import Schedule, schedule_of, stacked, unscaled_first, unstacked
 from htf.tensors.ht_tensor import HTTensor, RawHT, alike, as_ht, pair

@@ -21,8 +21,8 @@ from htf.linalg.dense import (
     swapped,
     tall,
 )
-from htf.linalg.threads import from_pytorch, in_pytorch, suits_pytorch, views
 from htf.linalg.scaling import divided, each_divided, each_ordinary, exponents, log2_largest, safe_scale, with_scale
+from htf.linalg.threads import from_pytorch, in_pytorch, suits_pytorch, views
 from htf.linalg.underflow import certificate, ordinary, size_of
 from htf.tensors._blocks import Schedule, schedule_of, stacked, unstacked
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht

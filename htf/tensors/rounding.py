@@ -10,8 +10,8 @@ import tensorly as tl
 
 from htf.linalg.backend import Array, Backend, adjoint, backend_of, conj, constant
 from htf.linalg.dense import kept, kept_each, mode_product, mode_products, orthonormal, swapped, tall
-from htf.linalg.threads import from_pytorch, in_pytorch, small_rank, suits_pytorch, views
 from htf.linalg.scaling import frobenius, in_range, with_scale
+from htf.linalg.threads import from_pytorch, in_pytorch, small_rank, suits_pytorch, views
 from htf.linalg.underflow import certificate
 from htf.tensors._blocks import Schedule, schedule_of
 from htf.tensors.arithmetic import addable, ht_scale
