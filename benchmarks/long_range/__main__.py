@@ -15,7 +15,8 @@ step of either on a few images.
 
 Spread the trainings over the cores of a machine by --workers 2, or over a cluster by --scheduler tcp://host:8786: its
 workers, of one thread each, need the checkout in PYTHONPATH, and --out and --cache on a disk that all see.  Share each
-training among several devices or nodes by --devices 4 --nodes 2 (needs htf[train]; launch as Lightning Fabric asks).
+training among several devices or nodes by --devices 4 --nodes 2 (needs htf-tensors[train]; launch as Lightning Fabric
+asks).
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def _run_together(out: Path, jobs: list[Job], where: dict[str, Any], options: ar
     try:
         from lightning_fabric import Fabric
     except ImportError as error:
-        raise SystemExit("--devices and --nodes need Lightning Fabric: install htf[train]") from error
+        raise SystemExit("--devices and --nodes need Lightning Fabric: install htf-tensors[train]") from error
     if options.workers > 1 or options.scheduler is not None:
         raise SystemExit("--devices and --nodes share each training; --workers and --scheduler spread whole ones")
     fabric = Fabric(

@@ -3,9 +3,10 @@
     python -m benchmarks.nuclear_norm --out docs/results
 
 completes planted matrices (30×30, rank 3) and tensors (8×8×8, CP rank 2) by the convex program of least nuclear norm
-(for tensors the sum over the matricizations of a mode against the rest; needs htf[convex]) and by gradient descent on
-factorizations, matrices by depth 2, 3 and 4, tensors by 64 CP components, from starts whose entries of the end matrix
-shrink.  It leaves nuclear_norm.csv, a row a completion with error, rank and nuclear norm, and nuclear_norm.png.
+(for tensors the sum over the matricizations of a mode against the rest; needs htf-tensors[convex]) and by gradient
+descent on factorizations, matrices by depth 2, 3 and 4, tensors by 64 CP components, from starts whose entries of the
+end matrix shrink.  It leaves nuclear_norm.csv, a row a completion with error, rank and nuclear norm, and
+nuclear_norm.png.
 
 Gunasekar et al. 2017 conjectured that gradient descent from a vanishing start on depth 2 finds the least nuclear norm;
 Arora et al. 2019 found that it does where entries are many, and that with few of them deeper factorizations come nearer

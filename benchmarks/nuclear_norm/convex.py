@@ -42,7 +42,7 @@ def least_nuclear_norm(problem: CompletionProblem) -> NDArray[np.float64]:
     try:
         cvxpy: Any = import_module("cvxpy")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("nuclear norms need cvxpy: install htf[convex]") from error
+        raise ModuleNotFoundError("nuclear norms need cvxpy: install htf-tensors[convex]") from error
     shape = problem.shape
     entries = cvxpy.Variable(math.prod(shape))
     observed = np.ravel_multi_index(tuple(problem.indices.cpu().numpy().T), shape)

@@ -202,8 +202,8 @@ def arrange(
     similarity : {"correlation", "mutual_information"}
         Absolute Pearson correlation, or mutual information of features sorted into 8 bins.
     cut : {"auto", "metis", "spectral"}
-        Cuts by METIS, which needs pymetis, ``pip install 'htf[arrange]'``, or along Fiedler vectors; the first where it
-        is installed.
+        Cuts by METIS, which needs pymetis, ``pip install 'htf-tensors[arrange]'``, or along Fiedler vectors; the first
+        where it is installed.
     neighbours : int
         Edges of the graph that each feature has at least, those of its largest similarities; "igtd" takes all pairs.
     encoder : callable, optional

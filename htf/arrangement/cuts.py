@@ -28,7 +28,7 @@ def chosen_cut(cut: str) -> str:
     except ModuleNotFoundError as error:
         if cut == "metis":
             raise ModuleNotFoundError(
-                "cut is 'metis' and pymetis is not installed; install htf[arrange], or take cut='spectral'",
+                "cut is 'metis' and pymetis is not installed; install htf-tensors[arrange], or take cut='spectral'",
                 name="pymetis",
             ) from error
         return "spectral"

@@ -41,7 +41,7 @@ def add_scheduler(command: argparse.ArgumentParser) -> None:
         "--scheduler",
         default=None,
         metavar="ADDRESS",
-        help="run on a dask cluster: tcp://host:8786, or a scheduler file (needs htf[cluster])",
+        help="run on a dask cluster: tcp://host:8786, or a scheduler file (needs htf-tensors[cluster])",
     )
 
 

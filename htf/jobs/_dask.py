@@ -49,7 +49,7 @@ def distributed() -> Any:
         return importlib.import_module("distributed")
     except ImportError as error:
         raise ImportError(
-            "scheduler needs dask.distributed: install htf[cluster] from a checkout, "
+            "scheduler needs dask.distributed: install htf-tensors[cluster] from a checkout, "
             "pip install -c constraints.txt '.[cluster]'"
         ) from error
 

@@ -145,7 +145,7 @@ class TestBadInput:
     def test_the_missing_extra(self, tmp_path, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "distributed", None)
         assert main(["probe", "--scheduler", "tcp://here:8786", "--out", str(tmp_path)]) == 2
-        assert "htf: scheduler needs dask.distributed: install htf[cluster]" in capsys.readouterr().err
+        assert "htf: scheduler needs dask.distributed: install htf-tensors[cluster]" in capsys.readouterr().err
 
     def test_a_device_that_workers_do_not_have(self, data, address, tmp_path):  # noqa: F811
         with pytest.raises(ValueError, match="device 'gpu' cannot be used"):
