@@ -26,6 +26,7 @@ REGULARIZERS = {
 }
 
 SCRIPT = """
+import os
 import sys
 import torch
 from pathlib import Path
@@ -89,6 +90,9 @@ if __name__ == "__main__":
         "said": said,
         "failed": failed,
     })
+    # Python's cleaning up can wait for ever for a thread of gloo's that waits for the interpreter's lock.
+    fabric.barrier()
+    os._exit(0)
 """
 
 
