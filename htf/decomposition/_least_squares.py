@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from htf.decomposition._groups import Agreement, Groups, numbered
 from htf.linalg.backend import (
     Array,
     Backend,
     adjoint,
-    asarray,
     conj,
     eye,
     is_complex,
@@ -31,6 +31,9 @@ from htf.tree import DimensionTree
 _CHUNK_ENTRIES = 2**22
 # Up to this many unknowns of a node, the normal equations are formed and solved.
 _LARGEST_DIRECT = 1024
+# From so many to so many, entries are grouped for that where it takes less than this share of the multiplications.
+_SMALLEST_GROUPED, _LARGEST_GROUPED = 32, 2048
+_WORTH_GROUPING = 0.5
 # Steps of conjugate gradients for nodes with more.
 _CG_STEPS = 25
 
@@ -68,15 +71,14 @@ class Observed:
     values: Array
 
     @cached_property
-    def slices(self) -> list[list[tuple[np.ndarray, np.ndarray, Array]]]:
-        """Per mode, batches of slices of about as many entries: indices, entries of each, and 0 for what only pads.
+    def slices(self) -> list[Groups]:
+        """Per mode, the entries of each index."""
+        return [Groups(self.B, column, dim, self.values) for column, dim in zip(self.rows.T, self.dims, strict=True)]
 
-        Padded to twice the entries at most, so that a batch is solved in one call.
-        """
-        return [
-            [(i, e, asarray(self.B, w, self.values)) for i, e, w in _batches(column, dim)]
-            for column, dim in zip(self.rows.T, self.dims, strict=True)
-        ]
+    @cached_property
+    def agreement(self) -> Agreement:
+        """Which entries agree in the indices beyond each edge."""
+        return Agreement(self.B, self.tree, self.rows, self.values)
 
     def some(self, chosen: np.ndarray) -> Observed:
         return Observed(self.B, self.tree, self.dims, self.rows[chosen], self.values[chosen])
@@ -84,8 +86,8 @@ class Observed:
     def minus(self, x: HTTensor) -> Observed:
         """Residuals of a tensor at the entries."""
         rest = Observed(self.B, self.tree, self.dims, self.rows, self.values - x.entries(self.rows))
-        # Found once; it is the same at the same entries.
-        rest.__dict__["slices"] = self.slices
+        # Found once; they are the same at the same entries.
+        rest.__dict__.update({name: self.__dict__[name] for name in ("slices", "agreement") if name in self.__dict__})
         return rest
 
     @cached_property
@@ -113,15 +115,6 @@ def doubled(values: Array) -> np.ndarray:
     """An array on the host, in double precision."""
     found = to_numpy(values)
     return found.astype(np.complex128 if is_complex(found) else np.float64)
-
-
-def numbered(rows: np.ndarray) -> np.ndarray:
-    """A number per row, the same for equal ones."""
-    numbers = np.zeros(len(rows), dtype=np.int64)
-    for column in rows.T:
-        # Numbered anew after every column, as products of dimensions can be beyond any integer type.
-        numbers = np.unique(numbers * (int(column.max()) + 1) + column, return_inverse=True)[1]
-    return numbers
 
 
 def norm(B: Backend, vector: Array) -> float:
@@ -222,7 +215,7 @@ class Fit:
         if node < self.tree.order:
             self.factors[node] = factor + self._leaf_change(node, residual)
         else:
-            self.factors[node] = factor + self.B.reshape(self._inner_change(node, residual), tuple(factor.shape))
+            self.factors[node] = factor + self._inner_change(node, residual)
 
     def _leaf_change(self, node: int, residual: Array) -> Array:
         """Rows of a leaf's frame meet different entries, so each is a problem of its own."""
@@ -231,7 +224,7 @@ class Fit:
         penalty, shift = self._shift(mean, above)
         identity = eye(B, int(above.shape[1]), above) * shift
         changes, order = [], []
-        for indices, chosen, weights in self.observed.slices[node]:
+        for indices, chosen, weights in self.observed.slices[node].batches:
             # (indices, most entries of one, rank); what pads shorter slices has weight 0.
             part = above[chosen] * weights[:, :, None]
             rows = conj(B.transpose(part, (0, 2, 1)))
@@ -241,23 +234,44 @@ class Fit:
         return B.concatenate(changes, 0)[np.argsort(np.concatenate(order))]
 
     def _inner_change(self, node: int, residual: Array) -> Array:
-        B = self.B
+        """Change of an inner node's factor, of the same shape."""
+        B, factor = self.B, self.factors[node]
         parts = [self.below[c] for c in self.tree.children(node)] + [self.above[node]]
-        size = prod(tuple(self.factors[node].shape))
-        right = zeros(B, (size,), residual)
-        trace = 0.0
-        direct = size <= _LARGEST_DIRECT
-        gram = zeros(B, (size, size), residual) if direct else None
+        size = prod(tuple(factor.shape))
+        axis = self._grouped_edge(node, parts) if _SMALLEST_GROUPED <= size <= _LARGEST_GROUPED else None
+        if axis is not None:
+            groups = self.observed.agreement.beyond(node)[axis]
+            gram, right = _grouped_normal_equations(B, parts, residual, axis, groups)
+        elif size <= _LARGEST_DIRECT:
+            gram, right = _normal_equations(B, parts, residual)
+        else:
+            return self._iterated_inner_change(factor, parts, residual)
+        moved = B.moveaxis(factor, axis or 0, 0)
+        penalty, shift = self._shift(float(real_part(B.trace(gram))) / size, residual)
+        right = right - penalty * B.reshape(moved, (-1,))
+        change = _solved(B, gram + eye(B, size, residual) * shift, right)
+        return B.moveaxis(B.reshape(change, tuple(moved.shape)), 0, axis or 0)
+
+    def _iterated_inner_change(self, factor: Array, parts: Sequence[Array], residual: Array) -> Array:
+        B, shape = self.B, tuple(factor.shape)
+        right, trace = zeros(B, (prod(shape),), residual), 0.0
         for chunk, where in _design(B, parts):
             right = right + B.matmul(adjoint(chunk), residual[where])
             trace += float(B.sum(square(chunk)))
-            if direct:
-                gram = gram + B.matmul(adjoint(chunk), chunk)
-        penalty, shift = self._shift(trace / size, residual)
-        right = right - penalty * B.reshape(self.factors[node], (-1,))
-        if direct:
-            return _solved(B, gram + eye(B, size, residual) * shift, right)
-        return _conjugate_gradients(B, parts, right, shift)
+        penalty, shift = self._shift(trace / prod(shape), residual)
+        right = right - penalty * B.reshape(factor, (-1,))
+        return B.reshape(_conjugate_gradients(B, parts, right, shift), shape)
+
+    def _grouped_edge(self, node: int, parts: Sequence[Array]) -> int | None:
+        """The edge along which entries are best grouped for the normal equations, None if that saves little."""
+        entries = len(self.observed.rows)
+        # With s unknowns, (s/r)² multiplications of an entry and 2 s² of a group, against s² of an entry.
+        costs = [
+            1 / int(part.shape[1]) ** 2 + 2 * groups.count / entries
+            for part, groups in zip(parts, self.observed.agreement.beyond(node), strict=True)
+        ]
+        best = int(np.argmin(costs))
+        return best if costs[best] < _WORTH_GROUPING else None
 
     def _shift(self, mean: float, like: Array) -> tuple[float, float]:
         """The penalty's weight for a Gramian of this mean diagonal, and what is added to the diagonal in all."""
@@ -265,18 +279,6 @@ class Fit:
         penalty = self.damping * mean
         # Gramians can be singular to rounding error; one is zero where no entry meets the node.
         return penalty, penalty + 10 * epsilon * mean + epsilon**2
-
-
-def _batches(column: np.ndarray, dim: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    counts = np.bincount(column, minlength=dim)
-    entries, starts = np.argsort(column, kind="stable"), np.cumsum(counts) - counts
-    sizes = np.frexp(np.maximum(counts, 1) - 0.5)[1]  # rounded up to powers of two
-    for size in np.unique(sizes):
-        indices = np.flatnonzero(sizes == size)
-        place = np.arange(counts[indices].max(initial=1))
-        weights = place < counts[indices][:, None]
-        chosen = entries[np.where(weights, starts[indices][:, None] + place, 0)]
-        yield indices, chosen, weights
 
 
 def _tour(tree: DimensionTree) -> Iterator[tuple[str, int]]:
@@ -300,10 +302,56 @@ def _design(B: Backend, parts: Sequence[Array]) -> Iterator[tuple[Array, slice]]
     step = max(_CHUNK_ENTRIES // prod([int(p.shape[1]) for p in parts]), 1)
     for start in range(0, count, step):
         where = slice(start, min(start + step, count))
-        chunk = parts[0][where]
-        for part in parts[1:]:
-            chunk = B.reshape(chunk[:, :, None] * part[where][:, None, :], (where.stop - start, -1))
-        yield chunk, where
+        yield _row_products(B, [part[where] for part in parts]), where
+
+
+def _row_products(B: Backend, parts: Sequence[Array]) -> Array:
+    """Kronecker products row by row, (rows, r_1), (rows, r_2), ... to (rows, r_1 r_2 ...)."""
+    product = parts[0]
+    for part in parts[1:]:
+        product = B.reshape(product[:, :, None] * part[:, None, :], (int(product.shape[0]), -1))
+    return product
+
+
+def _normal_equations(B: Backend, parts: Sequence[Array], values: Array) -> tuple[Array, Array]:
+    """Matrix (size, size) and right side (size,) of the least squares problem of an inner node."""
+    size = prod([int(part.shape[1]) for part in parts])
+    gram, right = zeros(B, (size, size), values), zeros(B, (size,), values)
+    for chunk, where in _design(B, parts):
+        right = right + B.matmul(adjoint(chunk), values[where])
+        gram = gram + B.matmul(adjoint(chunk), chunk)
+    return gram, right
+
+
+def _grouped_normal_equations(
+    B: Backend, parts: Sequence[Array], values: Array, axis: int, groups: Groups
+) -> tuple[Array, Array]:
+    """`_normal_equations` from entries in groups that have one row u of `parts[axis]` each; that axis comes first.
+
+    With v the products of the other parts' rows, the matrix is the sum over groups of (ū uᵀ) ⊗ (the sum over its
+    entries of v̄ vᵀ): an entry takes (s/r)² multiplications instead of s², for s unknowns and r entries of u.
+    """
+    own, others = parts[axis], [part for k, part in enumerate(parts) if k != axis]
+    rank, rest = int(own.shape[1]), prod([int(part.shape[1]) for part in others])
+    gram, right = zeros(B, (rank * rank, rest * rest), values), zeros(B, (rank, rest), values)
+    for numbers, entries, weights in groups.batches:
+        step = max(_CHUNK_ENTRIES // (rest * max(entries.shape[1], rest)), 1)
+        for start in range(0, len(numbers), step):
+            where = slice(start, start + step)
+            chosen = entries[where]
+            count = len(chosen)
+            # (groups, entries of one, rest)
+            products = B.reshape(_row_products(B, [part[chosen.reshape(-1)] for part in others]), (*chosen.shape, rest))
+            products = products * weights[where][:, :, None]
+            rows = conj(B.transpose(products, (0, 2, 1)))
+            u = own[groups.first[numbers[where]]]
+            sums = B.matmul(rows, values[chosen][:, :, None])[:, :, 0]
+            right = right + B.matmul(adjoint(u), sums)
+            squares = B.reshape(conj(u)[:, :, None] * u[:, None, :], (count, -1))
+            inner = B.reshape(B.matmul(rows, products), (count, -1))
+            gram = gram + B.matmul(B.transpose(squares, (1, 0)), inner)
+    gram = B.transpose(B.reshape(gram, (rank, rank, rest, rest)), (0, 2, 1, 3))
+    return B.reshape(gram, (rank * rest, rank * rest)), B.reshape(right, (-1,))
 
 
 def _solved(B: Backend, matrix: Array, right: Array) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from htf.decomposition._least_squares import numbered
+from htf.decomposition._groups import numbered
 from htf.linalg.backend import is_complex, square
 
 # Up to this dimension a Gramian is formed and decomposed whole; above it, only multiplied with vectors.

@@ -99,8 +99,31 @@ def test_single_precision():
 def test_conjugate_gradients_do_what_the_normal_equations_do(monkeypatch):
     z, rows, values = planted((6, 5, 4, 7), 2, 0.5)
     monkeypatch.setattr("htf.decomposition._least_squares._LARGEST_DIRECT", 0)
+    monkeypatch.setattr("htf.decomposition._least_squares._LARGEST_GROUPED", 0)
     monkeypatch.setattr("htf.decomposition._least_squares._CHUNK_ENTRIES", 1000)
     assert relative_error(ht_completion(rows, values, z.shape, rank=2, random_state=0), z) < 1e-6
+
+
+@pytest.mark.parametrize("chunk", [2**22, 100])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128, np.float64])
+@pytest.mark.parametrize("nested", [((0, 1), (2, 3)), (0, (1, 2), 3), (((0, 1), 2), 3)])
+def test_entries_in_groups_give_the_same_normal_equations(monkeypatch, nested, dtype, chunk):
+    shape, tree = (6, 5, 4, 7), htf.DimensionTree.from_nested(nested)
+    z, rows, values = planted(shape, 3, 0.5, tree=tree)
+    if dtype != np.float64:
+        values = torch.as_tensor(values)
+    if dtype == torch.complex128:
+        values = values + 1j * torch.as_tensor(planted(shape, 3, 0.5, seed=1, tree=tree)[0].entries(rows))
+    monkeypatch.setattr("htf.decomposition._least_squares._SMALLEST_GROUPED", 1)
+    monkeypatch.setattr("htf.decomposition._least_squares._CHUNK_ENTRIES", chunk)
+    # One pass, from where rounding has not grown.
+    found = {}
+    for worth in (0.0, np.inf):
+        monkeypatch.setattr("htf.decomposition._least_squares._WORTH_GROUPING", worth)
+        calls = {"rank": 3, "tree": tree, "n_iter_max": 1, "ridge": 0.1, "random_state": 0}
+        with pytest.warns(UserWarning, match="does not predict|still improving"):
+            found[worth] = torch.as_tensor(ht_completion(rows, values, shape, **calls).to_tensor())
+    torch.testing.assert_close(found[np.inf], found[0.0], rtol=1e-8, atol=1e-8 * float(found[0.0].abs().max()))
 
 
 def test_masked_form_and_estimator_agree():
