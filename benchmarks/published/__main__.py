@@ -39,7 +39,7 @@ NAME = "published"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Fit what is not fitted yet, with more and more passes; write table, summary and figure after each."""
+    """Fit what is not fitted yet, with more and more passes; write tables after each, and the figure."""
     options = _options(arguments)
     out = begin(options)
     run = Fits.within(out, data_dir=options.data_dir, coarse=options.coarse)
@@ -47,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     for part in todo:
         for _ in map_jobs(run, [part], progress=options.progress):
             write(out)
-    print(as_text(write(out)))
+    summary = write(out)
+    write_figure(out / f"{NAME}.png", plot_published(summary["sets"]))
+    print(as_text(summary))
     print(f"table: {out / NAME}.csv")
 
 
@@ -62,14 +64,13 @@ def parts(options: argparse.Namespace) -> Iterator[Fits]:
 
 
 def write(out: Path) -> dict[str, Any]:
-    """Write table, summary and figure of all jobs that are finished below a folder; returns the summary."""
+    """Write table and summary of all jobs that are finished below a folder; returns the summary."""
     contents = latest(Fits.contents(out))
     collect(Fits, out, out / "all.csv")
     rows = [row for content in contents for row in Fits.rows(content)]
     write_table(out / f"{NAME}.csv", COLUMNS, rows)
     summary = summarize(contents)
     write_json(out / f"{NAME}.json", {**describe_machine(torch.device("cpu")), **summary})
-    write_figure(out / f"{NAME}.png", plot_published(summary["sets"]))
     return summary
 
 

@@ -109,7 +109,7 @@ def test_conjugate_gradients_do_what_the_normal_equations_do(monkeypatch):
 @pytest.mark.parametrize("nested", [((0, 1), (2, 3)), (0, (1, 2), 3), (((0, 1), 2), 3)])
 def test_entries_in_groups_give_the_same_normal_equations(monkeypatch, nested, dtype, chunk):
     shape, tree = (6, 5, 4, 7), htf.DimensionTree.from_nested(nested)
-    z, rows, values = planted(shape, 3, 0.5, tree=tree)
+    _, rows, values = planted(shape, 3, 0.5, tree=tree)
     if dtype != np.float64:
         values = torch.as_tensor(values)
     if dtype == torch.complex128:

@@ -95,7 +95,7 @@ torch.set_num_threads(1)
 out = sys.argv[1] if len(sys.argv) > 1 else None
 data = htf.datasets.tensor_completion((8,) * 4, "ht", rank=2, observed=500, norm=64, seed=0)
 net = htf.nn.HTNetwork(data.tree, 8, 16, init=gaussian(std=0.1), runs=2, seed=0)
-history = htf.training.fit(net, data, steps=1500, every=10, out=out, save_every=0.0)
+history = htf.training.fit(net, data, steps=400, every=10, out=out, save_every=0.0)
 sys.stdout.buffer.write(torch.cat([p.detach().flatten() for p in net.parameters()]).numpy().tobytes())
 """
 
