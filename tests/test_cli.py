@@ -105,6 +105,10 @@ def test_dynamics_prints_tables_and_draws_figures(studied):
     folder, out = studied
     assert "matrix factorization of depth 3: 8×8, rank 1, 48 of 64 entries observed; 2 seeds, 300 steps" in out
     assert "theory" in out
+    # It ends in words.
+    assert [line for line in out.splitlines() if not line.startswith("figure: ")][-2:] == Study.load(
+        folder
+    ).in_words().splitlines()
     for name in ("components", "history", "rates"):
         assert f"figure: {folder / name}.png" in out
         assert (folder / f"{name}.png").read_bytes().startswith(PNG)

@@ -124,6 +124,8 @@ def _show(result: Study | History, folder: Path, figure: Path | None = None) -> 
     except ValueError as error:
         # Another optimizer, no record of components, or none that has risen yet: the rest is there to be seen.
         print(f"no rates: {error}")
+    if isinstance(result, Study):
+        print(result.in_words())
     _draw(figures)
     return 0
 

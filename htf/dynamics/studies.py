@@ -17,6 +17,7 @@ from htf._folders import CLAIM, Folder, claim_folder, claim_for_saving, read_cla
 from htf._machine import usable_device
 from htf._repr import brief
 from htf._version import __version__
+from htf.dynamics._words import in_words
 from htf.dynamics.phases import phases
 from htf.dynamics.settings import SETTINGS_OF, StudySettings
 from htf.training.fitting import fit
@@ -170,6 +171,22 @@ class Study:
         if self.history.stopped != "steps":
             lines.append(self.history.stopped or "not complete: run again with the same settings to go on")
         return "\n".join(lines)
+
+    def in_words(self) -> str:
+        """The summary in sentences, one for each standard deviation of the start.
+
+        See Also
+        --------
+        htf.dynamics.Study.table : the numbers.
+
+        Examples
+        --------
+        >>> import htf
+        >>> small = {"dim": 8, "rank": 1, "depth": 2, "observed": 48, "seeds": range(2), "lr": 0.05, "steps": 200}
+        >>> print(htf.dynamics.study("mf", **small).in_words().partition(", all others")[0])
+        From starts of 0.001: 1 component rose within 200 steps, where 1 was planted; in 2 of 2 seeds exactly as many
+        """
+        return in_words(self)
 
     def plot(self) -> Figure:
         """Components against steps for each size of the start, and test errors; see `htf.plotting.plot_study`."""
