@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from htf._checks import positive
 from htf.decomposition.hierarchical_tucker import hierarchical_tucker
 from htf.nn.layers.factorized.ht import paired_tree
-from htf.tensors.arithmetic import ht_norm
-from htf.tensors.ht_tensor import HTTensor, ht_to_tensor
+from htf.tensors.dense import ht_to_tensor
+from htf.tensors.ht_tensor import HTTensor
+from htf.tensors.inner import ht_norm
 from htf.tensors.rank import RankLike, validate_ht_rank
 from htf.tree import DimensionTree
 

@@ -1,13 +1,15 @@
 """The hierarchical Tucker format in TensorLy's conventions, on any of its backends."""
 
-from htf.tensors.arithmetic import ht_add, ht_distance, ht_hadamard, ht_inner, ht_norm, ht_outer, ht_scale
+from htf.tensors.arithmetic import ht_add, ht_hadamard, ht_outer, ht_scale
 from htf.tensors.comparison import ht_relative_error
 from htf.tensors.complex_parts import ht_conj, ht_imag, ht_real
 from htf.tensors.contraction import ht_contract, ht_mean, ht_mode_dot, ht_multi_mode_dot, ht_sum, ht_tensordot
 from htf.tensors.conversion import cp_to_ht, ht_to_cp, ht_to_tt, ht_to_tucker, tt_to_ht, tucker_to_ht
+from htf.tensors.dense import ht_to_tensor, ht_to_unfolded, ht_to_vec
 from htf.tensors.extremes import ExtremeIndex, ExtremeValue, ht_argmax, ht_argmin
-from htf.tensors.ht_tensor import HTTensor, ht_to_tensor, ht_to_unfolded, ht_to_vec
+from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.indexing import ht_entries, ht_getitem
+from htf.tensors.inner import ht_distance, ht_inner, ht_norm
 from htf.tensors.modulus import Modulus
 from htf.tensors.orthogonal import ht_orthogonalize, ht_singular_values
 from htf.tensors.random import random_ht

@@ -16,7 +16,8 @@ from htf.tensors._bounds import interval, interval_of_size
 from htf.tensors._sweeps import swept
 from htf.tensors.arithmetic import ht_hadamard
 from htf.tensors.contraction import ht_mean
-from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, ht_to_tensor
+from htf.tensors.dense import ht_to_tensor
+from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tensors.indexing import ht_entries
 from htf.tensors.orthogonal import check_finite
 from htf.tensors.overlaps import log_norm
