@@ -18,6 +18,7 @@ from benchmarks.long_range.plots import plot_growing, plot_link, plot_long_range
 from benchmarks.missing_data.__main__ import plot as plot_missing
 from benchmarks.nuclear_norm.__main__ import plot as plot_nuclear_norm
 from benchmarks.published.figure import plot_published
+from benchmarks.randomization.compressibility import plot_compressibility
 from benchmarks.randomization.plots import plot_randomization
 from benchmarks.simplicity.plots import plot_effective_ranks, plot_kernels, plot_rank_penalties, plot_recovery
 from benchmarks.speed.ht import plot_counts
@@ -119,6 +120,7 @@ def _long_range(path: Path) -> Figure:
 DRAWINGS = {
     "arrangement_tables": Drawing(("arrangement_tables.json",), plot_accuracies),
     "autoencoder_shapes": Drawing(("autoencoder_shapes.json",), plot_codes),
+    "compressibility": Drawing(("compressibility.csv",), plot_compressibility),
     "dynamics_components": Drawing(tuple(f"dynamics_{part}.safetensors" for part in ("mf", "cp", "ht")), _studies),
     "dynamics_init": Drawing(("dynamics.json",), _starts),
     "dynamics_norms": Drawing(tuple(f"dynamics_norms_{d}.safetensors" for d in dynamics_plots.DEPTHS), _norms),

@@ -71,6 +71,22 @@ def test_rank_fits(heading, data):
                 agree(cell, *means.loc[twin, int(rank)][["train", "test"]])
 
 
+def test_compressibility():
+    shares, moments = read("compressibility.json")["summary"], read("compressibility.csv")
+    last = moments.groupby(["model", "variant", "seed"]).spectral_complexity.last()
+    models = {"perceptron, 512": "mlp_1x512", "perceptron, 3 × 512": "mlp_3x512"}
+    models |= {"CNN": "cnn", "residual network": "resnet"}
+    for name, labels, *cells, complexity in tables(section("Can labels be told by how far a network compresses?"))[0][
+        1:
+    ]:
+        variant = {"true": "original", "shuffled": "random_labels"}[labels]
+        for cell, accuracy in zip(cells, (0.5, 0.9, 1.0), strict=True):
+            (row,) = [r for r in shares if (r["model"], r["train"]) == (models[name], accuracy)]
+            agree(cell, np.mean(row[variant]), min(row[variant]), max(row[variant]))
+        found = last[models[name], variant]
+        agree(complexity, found.mean(), found.min(), found.max())
+
+
 def test_ht_fits_with_three_seeds():
     fits = pd.concat([read("mnist_ht.csv").query("twin == 'original'"), read("mnist_ht_seeds.csv")])
     fits = fits.set_index(["rank", "seed"])
