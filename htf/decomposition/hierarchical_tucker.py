@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, Never
 
-import tensorly as tl
 from tensorly.decomposition._base_decomposition import DecompositionMixin
 
 from htf._checks import by_name
+from htf._random import check_random_state
 from htf.decomposition._projection import to_front
 from htf.decomposition._sparse import decompose_sparse, is_sparse
 from htf.decomposition._stored import decompose_stored
@@ -184,7 +184,7 @@ class _Sketch:
 
     def __init__(self, oversampling: int, power_iterations: int, random_state: Any) -> None:
         self.oversampling, self.power_iterations = oversampling, power_iterations
-        self.rng = tl.check_random_state(random_state)
+        self.rng = check_random_state(random_state)
 
     def __call__(self, B: Backend, matrix: Array, rank: int) -> tuple[Array, Array]:
         rows, columns = matrix.shape

@@ -10,6 +10,7 @@ import torch
 from tensorly.decomposition import parafac
 
 from htf._checks import positive
+from htf._random import check_random_state
 from htf.linalg.backend import Array, Backend, all_finite, check_array, constant, current_backend, to_numpy
 from htf.linalg.dense import kept
 from htf.tensors.rank import check_tolerance
@@ -118,7 +119,7 @@ def cp_rank(
     largest = float(B.max(B.abs(constant(tensor))))
     if largest == 0:
         return CPRankEstimate(0, {}, 0)
-    rng = tl.check_random_state(random_state)
+    rng = check_random_state(random_state)
     errors: dict[int, float] = {}
     with current_backend(B.backend_name, torch.device("cpu")):
         fixed = B.tensor(to_numpy(tensor), dtype=B.float64) / largest

@@ -7,9 +7,9 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import tensorly as tl
 
 from htf._checks import natural
+from htf._random import check_random_state
 from htf.linalg.backend import backend_of, host_indices, is_complex, square, to_numpy
 from htf.linalg.dense import joint_values, mode_product
 from htf.tensors.arithmetic import renumbered
@@ -109,7 +109,7 @@ def ht_sample(
     check_finite(x.factors)
     double = np.complex128 if is_complex(x.factors[0]) else np.float64
     x = HTTensor._of(x.tree, [to_numpy(factor).astype(double) for factor in x.factors])
-    rng = tl.check_random_state(random_state)
+    rng = check_random_state(random_state)
     fixed = _checked_given(given or {}, x, count)
     drawn = np.zeros((count, x.order), dtype=np.int64)
     for mode, column in fixed.items():
@@ -190,7 +190,7 @@ def _in_chunks(x: HTTensor, count: int) -> list[int]:
 def drawn_by_square(x: HTTensor, count: int, rng: Any) -> np.ndarray:
     """Index rows (count, order), each drawn with the probability |x|² / ‖x‖²; none for a zero tensor."""
     y = orthogonalized(x)[0]
-    if not np.any(y.factors[-1]):
+    if not count or not np.any(y.factors[-1]):
         return np.zeros((0, x.order), dtype=np.int64)
     return np.concatenate([_by_square(y, size, rng) for size in _in_chunks(y, count)])
 
