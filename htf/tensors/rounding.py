@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from htf._checks import listed, positive
+from htf._checks import listed, natural, positive
 from htf._random import check_random_state
 from htf.linalg.backend import Array, Backend, adjoint, backend_of, conj, constant
 from htf.linalg.dense import kept, kept_each, mode_product, mode_products, orthonormal, swapped, tall
@@ -154,8 +154,8 @@ def ht_round_sum(
     (2, 2, 2, 2, 2, 2, 1)
     """
     summands = _weighted(ht_tensors, weights)
-    if oversampling < 0:
-        raise ValueError(f"oversampling is {oversampling}; expected at least 0")
+    oversampling = natural("oversampling", oversampling)
+    check_random_state(random_state)
     tree = summands[0].tree
     bound = limits(tree, summands[0].dims, rank, summands[0].outputs)
     tol = check_tolerance(tol)

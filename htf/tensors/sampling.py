@@ -15,6 +15,7 @@ from htf.linalg.dense import joint_values, mode_product
 from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, check_mode
 from htf.tensors.orthogonal import check_finite, orthogonalized
+from htf.tensors.rank import check_tolerance
 from htf.tree import DimensionTree
 
 # Entries of the largest array that is held: 32 MB.
@@ -110,7 +111,8 @@ def ht_sample(
     double = np.complex128 if is_complex(x.factors[0]) else np.float64
     x = HTTensor._of(x.tree, [to_numpy(factor).astype(double) for factor in x.factors])
     rng = check_random_state(random_state)
-    fixed = _checked_given(given or {}, x, count)
+    check_tolerance(tol)
+    fixed = _checked_given({} if given is None else given, x, count)
     drawn = np.zeros((count, x.order), dtype=np.int64)
     for mode, column in fixed.items():
         drawn[:, mode] = column
@@ -128,6 +130,8 @@ def ht_sample(
 
 
 def _checked_given(given: Mapping[int, Any], x: HTTensor, count: int) -> dict[int, np.ndarray]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"given is {given!r}; expected a mapping of modes to indices")
     fixed: dict[int, np.ndarray] = {}
     for mode, index in given.items():
         number = check_mode(mode, x.order)
