@@ -212,7 +212,7 @@ def test_metis_cuts_as_spectral_ones_do_or_is_missed_by_name(monkeypatch):
     x, at = fields()
     monkeypatch.setitem(sys.modules, "pymetis", None)
     with pytest.raises(
-        ModuleNotFoundError, match=r"cut is 'metis' and pymetis is not installed; install htf\[arrange\]"
+        ModuleNotFoundError, match=r"cut is 'metis' and pymetis is not installed; install htf-tensors\[arrange\]"
     ):
         htf.arrange(x, cut="metis")
     assert htf.arrange(x, method="correlation").cut == "spectral"
