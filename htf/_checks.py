@@ -7,7 +7,7 @@ import operator
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import SupportsInt, cast
+from typing import Any, SupportsInt, cast
 
 import torch
 
@@ -20,6 +20,19 @@ def warn(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=level)
 
 
+def is_truth_value(value: object) -> bool:
+    """Whether a value is a bool of Python, NumPy or torch, which also pass for the numbers 0 and 1."""
+    return isinstance(value, bool) or str(getattr(value, "dtype", "")).rpartition(".")[2] == "bool"
+
+
+def listed(name: str, values: object, expected: str) -> list[Any]:
+    """`values` as a list, or an error that names the argument and says what was `expected`."""
+    try:
+        return list(cast(Iterable[Any], values))
+    except TypeError:  # of no sequences, and of arrays without axes
+        raise TypeError(f"{name} is {_brief(values)}; expected {expected}") from None
+
+
 def positive(name: str, value: object) -> int:
     """`value` as an int of at least 1, or an error that names the argument."""
     try:
@@ -27,7 +40,7 @@ def positive(name: str, value: object) -> int:
         number = int(cast(SupportsInt, value))
     except (TypeError, ValueError, OverflowError):
         number = None
-    if number is None or isinstance(value, bool) or number != value:
+    if number is None or is_truth_value(value) or number != value:
         raise TypeError(f"{name} is {value!r}; expected an integer")
     if number < 1:
         raise ValueError(f"{name} is {number}; expected at least 1")
@@ -37,7 +50,7 @@ def positive(name: str, value: object) -> int:
 def natural(name: str, value: object) -> int:
     """`value` as an int of at least 0, or an error that names the argument."""
     try:
-        return 0 if value == 0 and not isinstance(value, bool) else positive(name, value)
+        return 0 if value == 0 and not is_truth_value(value) else positive(name, value)
     except ValueError:
         raise ValueError(f"{name} is {value}; expected 0 or more") from None
 
@@ -73,15 +86,29 @@ def _brief(value: object) -> str:
     return text if len(text) <= 60 else "..."
 
 
+def check_index(name: str, value: Any, expected: str = "an integer") -> int:
+    """An integer of any library, as what counts from 0 is, or an error that names the argument."""
+    try:
+        # A truth value is a slip, such as that of keepdims in the place of modes.
+        number = None if is_truth_value(value) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{name} is {value!r}; expected {expected}")
+    return number
+
+
 def check_seed(seed: int) -> int:
     """An integer of at least 0."""
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise TypeError(f"seed is {seed!r}; expected an integer") from None
+    number = check_index("seed", seed)
     if number < 0:
         raise ValueError(f"seed is {number}; expected 0 or more")
     return number
+
+
+def check_shape(name: str, shape: object) -> list[Any]:
+    """A shape as a list, one dimension a mode, which are not checked themselves."""
+    return listed(name, shape, "a sequence of dimensions, one a mode")
 
 
 def check_dims(dims: int | Sequence[int], order: int) -> tuple[int, ...]:

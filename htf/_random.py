@@ -8,12 +8,13 @@ and measurements stay on the CPU, and what is made within an operation goes wher
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from htf._checks import natural
+from htf._checks import check_index, natural
 
 Seed = int | Generator | Sequence[int] | None
 
@@ -36,6 +37,21 @@ def place(generator: Generator | None) -> torch.device:
 def beside(values: Tensor, like: Tensor) -> Tensor:
     """Copy values drawn on the CPU to the device of another tensor, without waiting for it."""
     return values.to(like.device, non_blocking=True)
+
+
+def check_random_state(random_state: Any) -> np.random.RandomState:
+    """NumPy's generator for a seed, itself, or NumPy's global one for None; as ``tl.check_random_state``.
+
+    That takes no integers of NumPy or torch, and its errors name no argument.
+    """
+    if random_state is None:
+        return np.random.mtrand._rand
+    if isinstance(random_state, np.random.RandomState):
+        return random_state
+    seed = check_index("random_state", random_state, "an integer, a numpy.random.RandomState or None")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"random_state is {seed}; expected an integer from 0 to 2**32 - 1")
+    return np.random.RandomState(seed)
 
 
 def seeded(seed: int, key: int) -> Generator:

@@ -574,7 +574,8 @@ def _at_least_two(name: str, value: int) -> int:
 
 def _windows(window: Any) -> list[tuple[int, int]]:
     """One window for all levels, or one per level."""
-    if not isinstance(window, Iterable):
+    # Arrays without axes look iterable and are not.
+    if not isinstance(window, Iterable) or getattr(window, "shape", None) == ():
         return [_window(window)]
     parts = list(window)
     if not parts:
@@ -584,7 +585,8 @@ def _windows(window: Any) -> list[tuple[int, int]]:
 
 
 def _window(window: Any) -> tuple[int, int]:
-    pair = tuple(window) if isinstance(window, Iterable) else (window, window)
+    several = isinstance(window, Iterable) and getattr(window, "shape", None) != ()
+    pair = tuple(window) if several else (window, window)
     if len(pair) != 2:
         raise ValueError(f"window is {window!r}; expected an integer or a pair (rows, columns)")
     down, across = positive("window", pair[0]), positive("window", pair[1])

@@ -261,7 +261,7 @@ def arrange(
         raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     if similarity not in SIMILARITIES:
         raise ValueError(f"similarity is {similarity!r}; expected one of {', '.join(SIMILARITIES)}")
-    check_seed(seed)
+    seed = check_seed(seed)
     trials, neighbours = natural("trials", trials), positive("neighbours", neighbours)
     samples = positive("samples", samples)
     if samples < 2:
@@ -284,4 +284,4 @@ def arrange(
         tensor = DataTensor(vectors, codes).take(rows)
     cuts = method in ("entanglement", "correlation")
     weights = similarities(table, similarity)
-    return Arrangement(weights, method, chosen if cuts else None, tensor, neighbours, trials, int(seed))
+    return Arrangement(weights, method, chosen if cuts else None, tensor, neighbours, trials, seed)

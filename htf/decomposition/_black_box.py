@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from htf.linalg.backend import host_array
+
 IndexFunction = Callable[[np.ndarray], Any]
 
 # Index entries of one call of the function: 128 MB.
@@ -123,10 +125,7 @@ class BlackBox:
         self.evaluations += len(rows)
         # The function may write to what it is given; error messages need the rows as they were.
         returned = self.function(rows.copy())
-        if hasattr(returned, "detach"):
-            returned = returned.detach().cpu()
-            returned = returned.resolve_conj().resolve_neg()
-        values = np.asarray(returned)
+        values = host_array(returned, "what function returned")
         if values.dtype.kind not in "fiubc":
             raise TypeError(f"function returned values of dtype {values.dtype}; expected numbers")
         if values.shape != (len(rows),):

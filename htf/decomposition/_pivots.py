@@ -8,8 +8,8 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import tensorly as tl
 
+from htf._random import check_random_state
 from htf.decomposition._black_box import BlackBox, LimitReachedError
 from htf.decomposition._maxvol import maxvol
 from htf.decomposition._rows import among, grid, unique, worst
@@ -75,7 +75,7 @@ class Search:
     exact: bool = False  # whether all entries have been read
 
     def begin(self, initial_rank: int, start: np.ndarray) -> None:
-        self.rng = tl.check_random_state(self.random_state)
+        self.rng = check_random_state(self.random_state)
         self.masks = np.zeros((self.tree.n_nodes, self.tree.order), dtype=np.int64)
         for node in range(self.tree.n_nodes):
             self.masks[node, list(self.tree.modes(node))] = 1

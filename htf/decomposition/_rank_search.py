@@ -87,6 +87,8 @@ def completed(
     # The entries that were held out may not pull the fit away from where it was.
     elif errors[-1] > 2 * max(best.score, options.tol):
         confirmed = False
+    # Nor may it have left a fit that is hardly better than zero.
+    confirmed = confirmed and errors[-1] <= NOTHING_FOUND
     return Completed(fit.tensor, errors, best.held, stopped, confirmed)
 
 

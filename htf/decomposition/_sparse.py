@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-import tensorly as tl
 import torch
 
+from htf._random import check_random_state
 from htf.linalg.backend import Array
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import rank_bounds
@@ -51,7 +51,7 @@ def decompose_sparse(
     bounds = rank_bounds(tree, entries.dims)
     highest = max(bounds)
     columns = max((rank for rank in limit if rank is not None), default=8) + oversampling
-    rng = tl.check_random_state(random_state)
+    rng = check_random_state(random_state)
     while True:
         widths = [min(columns, bound) for bound in bounds]
         factors, whole = _sketched(entries, tree, widths, power_iterations, rng)

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from htf.decomposition.cross import cross_approximation
+from htf._random import check_random_state
+from htf.decomposition._units import beside
+from htf.decomposition.cross import cross_approximation, start_rows
 from htf.linalg.backend import (
     Array,
-    asarray,
-    backend_of,
     cast,
     complex_dtype,
-    host_indices,
+    host_array,
     in_double,
     is_complex,
     to_numpy,
@@ -27,6 +27,8 @@ from htf.tree import DimensionTree
 
 # Entries drawn from each tensor by their squares, through which the first columns go.
 _DRAWN = 4
+# Options of `cross_approximation` that the tensors give.
+_GIVES = {"shape": "shape", "like": "backend, dtype and device"}
 
 
 def apply(
@@ -69,7 +71,8 @@ def apply(
     TypeError, ValueError
         Without tensors, for shapes that differ, several outputs and NaN or infinite entries; for a function that is not
         callable, or whose values are not numbers, of another shape than its arguments, or NaN or infinite (the message
-        names the entries and their index tuple); and as `cross_approximation`.
+        names the entries and their index tuple), or beyond the range of the first tensor's precision; and as
+        `cross_approximation`.
 
     Warns
     -----
@@ -110,20 +113,27 @@ def apply(
             raise ValueError(f"the tensors have shapes {first.shape} and {x.shape}; expected equal ones")
         check_finite(x.factors)
     parts = [x.detach() for x in parts]
+    for name in ("shape", "like"):
+        if name in options:
+            raise TypeError(f"{name} is no option of apply; the first tensor gives the {_GIVES[name]}")
     on_numpy = isinstance(function, np.ufunc)
+    largest = 0.0
 
     def values(rows: np.ndarray) -> np.ndarray:
+        nonlocal largest
         entries = [ht_entries(x, rows) for x in parts]
         entries = [to_numpy(e) for e in entries] if on_numpy else entries
         # What is no number is told below, with the entry that it comes of.
         with np.errstate(all="ignore"):
-            return _checked(function(*entries), entries, rows)
+            found = _checked(function(*entries), entries, rows)
+        largest = max(largest, float(np.abs(found).max(initial=0)))
+        return found
 
-    rng = np.random.RandomState(random_state) if not hasattr(random_state, "randint") else random_state
+    rng = check_random_state(random_state)
     start = options.pop("start", None)
     rows = np.concatenate([drawn_by_square(_in_double(x), _DRAWN, rng) for x in parts])
     if start is not None:
-        rows = np.concatenate([np.atleast_2d(host_indices(start, "start")), rows])
+        rows = np.concatenate([start_rows(start, first.dims), rows])
     y, info = cross_approximation(
         values,
         first.dims,
@@ -134,7 +144,10 @@ def apply(
         start=rows if len(rows) else None,
         **options,
     )
-    y = _beside(y, first.factors[0])
+    like = first.factors[0]
+    if is_complex(y.factors[0]) and not is_complex(like):
+        like = cast(like, complex_dtype(like))
+    y = beside(y, like, "the first tensor", largest)
     return (y, info) if return_info else y
 
 
@@ -144,7 +157,7 @@ def _in_double(x: HTTensor) -> HTTensor:
 
 def _checked(values: Any, entries: list[Array], rows: np.ndarray) -> np.ndarray:
     """The values on the host, or an error that says what the function made of which entries."""
-    found = to_numpy(values) if hasattr(values, "detach") else np.asarray(values)
+    found = host_array(values, "what function returned")
     if found.dtype.kind not in "biufc":
         raise TypeError(f"function returned values of dtype {found.dtype}; expected numbers")
     if found.shape != (len(rows),):
@@ -155,11 +168,3 @@ def _checked(values: Any, entries: list[Array], rows: np.ndarray) -> np.ndarray:
         given = ", ".join(f"{to_numpy(e)[at]:.6g}" for e in entries)
         raise ValueError(f"function returned {found[at]} for the entry {given} at index row {rows[at].tolist()}")
     return found
-
-
-def _beside(y: HTTensor, like: Array) -> HTTensor:
-    """In the backend, precision and device of an array, and complex if it is."""
-    B = backend_of(like)
-    if is_complex(y.factors[0]) and not is_complex(like):
-        like = cast(like, complex_dtype(like))
-    return HTTensor._of(y.tree, [asarray(B, factor, like) for factor in y.factors])

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from typing import Any, Never
 
 import numpy as np
-import tensorly as tl
 from tensorly.decomposition._base_decomposition import DecompositionMixin
 from tqdm import tqdm
 
-from htf._checks import by_name, check_dims, finite, positive, warn
+from htf._checks import by_name, check_dims, check_shape, finite, positive, warn
 from htf._progress import bar_file
+from htf._random import check_random_state
 from htf._repr import brief
 from htf.decomposition._held_out import NOTHING_FOUND
 from htf.decomposition._least_squares import Observed, Options
 from htf.decomposition._rank_search import Completed, completed
+from htf.decomposition._units import times_unit
 from htf.linalg.backend import Array, Backend, check_array, constant, host_array, host_indices, to_numpy, zeros
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, check_tolerance, n_parameters, validate_ht_rank
@@ -182,8 +183,9 @@ def ht_completion(
     True
     """
     by_name("ht_completion", positional, "rank", "tol")
+    shape = check_shape("shape", shape)
     tree = as_tree(tree, len(shape), "shape")
-    dims = check_dims(tuple(shape), tree.order)
+    dims = check_dims(shape, tree.order)
     rows = _check_indices(indices, dims)
     B = _check_values(values, len(rows))
     values = constant(values)
@@ -192,7 +194,7 @@ def ht_completion(
         raise ValueError(f"validation is {validation}; expected a part of the entries, between 0 and 1")
     ranks = None if rank is None else validate_ht_rank(dims, rank, tree)
     least = n_parameters(tree, dims, ranks or (1,) * tree.n_nodes)
-    rng = tl.check_random_state(random_state)
+    rng = check_random_state(random_state)
     scale = float(B.max(B.abs(values)))
     observed = Observed(B, tree, dims, rows, values / (scale or 1.0))
     if scale == 0:
@@ -219,7 +221,8 @@ def ht_completion(
         warn("; ".join(doubts))
     converged = found.stopped and found.confirmed and not short
     info = CompletionInfo(tuple(found.errors), found.held, found.tensor.rank, converged)
-    return (found.tensor * scale, info) if return_info else found.tensor * scale
+    x = times_unit(found.tensor, scale)
+    return (x, info) if return_info else x
 
 
 def ht_completion_masked(tensor: Array, mask: Array | None = None, *positional: Never, **kwargs: Any) -> Any:
@@ -271,6 +274,8 @@ def ht_completion_masked(tensor: Array, mask: Array | None = None, *positional: 
     elif mask is None:
         raise ValueError("mask is None; expected an array that says which entries of the tensor are known")
     check_array(tensor, "tensor")
+    if not len(tensor.shape):
+        raise ValueError("tensor has no axes; expected one at least")
     if mask is not None:
         known = known & _check_mask(mask, tuple(tensor.shape))
     where = np.nonzero(known)

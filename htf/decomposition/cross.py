@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from htf._checks import check_dims, positive, warn
+from htf._checks import check_dims, check_shape, positive, warn
 from htf._progress import bar_file
 from htf._repr import brief
 from htf.decomposition._black_box import BlackBox, IndexFunction, LimitReachedError
 from htf.decomposition._pivots import NAME_THEM, Search
-from htf.linalg.backend import Array, asarray, backend_of, check_alike, is_complex
-from htf.tensors.ht_tensor import HTTensor
+from htf.decomposition._units import beside, times_unit
+from htf.linalg.backend import Array, check_like, host_array, is_complex
 from htf.tensors.rank import as_tree, check_tolerance
 from htf.tree import DimensionTree
 
@@ -136,8 +136,8 @@ def cross_approximation(
     ------
     TypeError, ValueError
         For a function that is not callable or whose values are not numbers, of the wrong shape, NaN or infinite (the
-        message names the index tuple), or complex where `like` is real, for a bad shape, tolerance or start, or if
-        `max_evaluations` does not allow a first sweep.
+        message names the index tuple), or complex where `like` is real, for a bad shape, tolerance or start, for values
+        beyond the range of `like`, or if `max_evaluations` does not allow a first sweep.
 
     Warns
     -----
@@ -196,8 +196,9 @@ def cross_approximation(
     >>> info.converged, x.rank[-2] <= 8
     (True, True)
     """
+    shape = check_shape("shape", shape)
     tree = as_tree(tree, len(shape), "shape")
-    dims = check_dims(tuple(shape), tree.order)
+    dims = check_dims(shape, tree.order)
     tol = check_tolerance(tol) or 0.0
     if tol == 0:
         raise ValueError("tol is 0; expected a positive relative error")
@@ -207,10 +208,10 @@ def cross_approximation(
     n_test, max_sweeps = positive("n_test", n_test), positive("max_sweeps", max_sweeps)
     limit = None if max_evaluations is None else positive("max_evaluations", max_evaluations)
     if like is not None:
-        check_alike([like], "like")
+        check_like(like)
     box = BlackBox(function, dims, limit, like is not None and not is_complex(like))
     search = Search(tree, dims, box, tol / 2, max_rank, n_test, random_state)
-    search.begin(positive("initial_rank", initial_rank), _start_rows(start, dims))
+    search.begin(positive("initial_rank", initial_rank), start_rows(start, dims))
     with tqdm(file=bar_file(), disable=not progress, total=max_sweeps, unit="sweep") as bar:
         reason = _run(search, max_sweeps, bar)
     if search.best is None:
@@ -226,17 +227,17 @@ def cross_approximation(
             found = f"stopped at a relative error of {error:.1e}, above tol={tol:g},"
         reason = reason or ("of rounding error" if max_rank is None else f"max_rank is {max_rank}")
         warn(f"{found} after {info.evaluations:,} evaluations: {reason}")
-    x = x * box.unit
+    x = times_unit(x, box.unit)
     if like is not None:
-        x = HTTensor._of(tree, [asarray(backend_of(like, "like"), factor, like) for factor in x.factors])
+        x = beside(x, like, "like", box.largest * box.unit)
     return (x, info) if return_info else x
 
 
-def _start_rows(start: Any, dims: tuple[int, ...]) -> np.ndarray:
+def start_rows(start: Any, dims: tuple[int, ...]) -> np.ndarray:
     """Index tuples that the user names, checked."""
     if start is None:
         return np.zeros((0, len(dims)), dtype=np.int64)
-    rows = np.asarray(start.detach().cpu() if hasattr(start, "detach") else start)
+    rows = host_array(start, "start")
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[1] != len(dims):
         raise ValueError(f"start has shape {np.shape(start)}; expected (count, {len(dims)}), an index tuple per row")

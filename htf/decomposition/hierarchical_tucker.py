@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, Never
 
-import tensorly as tl
 from tensorly.decomposition._base_decomposition import DecompositionMixin
 
-from htf._checks import by_name
+from htf._checks import by_name, natural
+from htf._random import check_random_state
 from htf.decomposition._projection import to_front
 from htf.decomposition._sparse import decompose_sparse, is_sparse
 from htf.decomposition._stored import decompose_stored
@@ -139,8 +139,9 @@ def hierarchical_tucker(
         raise ValueError("tensor has NaN or infinite entries")
     if svd not in ("truncated_svd", "randomized_svd"):
         raise ValueError(f"svd is {svd!r}; expected 'truncated_svd' or 'randomized_svd'")
-    if oversampling < 0 or power_iterations < 0:
-        raise ValueError(f"oversampling is {oversampling} and power_iterations {power_iterations}; expected at least 0")
+    oversampling = natural("oversampling", oversampling)
+    power_iterations = natural("power_iterations", power_iterations)
+    check_random_state(random_state)
     if svd == "randomized_svd" and rank is None:
         raise ValueError("svd is 'randomized_svd' and rank is None; a sketch needs a rank")
     limit: Sequence[int | None] = [None] * tree.n_nodes
@@ -184,7 +185,7 @@ class _Sketch:
 
     def __init__(self, oversampling: int, power_iterations: int, random_state: Any) -> None:
         self.oversampling, self.power_iterations = oversampling, power_iterations
-        self.rng = tl.check_random_state(random_state)
+        self.rng = check_random_state(random_state)
 
     def __call__(self, B: Backend, matrix: Array, rank: int) -> tuple[Array, Array]:
         rows, columns = matrix.shape

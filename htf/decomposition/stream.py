@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Never, SupportsIndex
 
 import torch
 
-from htf._checks import by_name
+from htf._checks import by_name, check_index
 from htf.decomposition._projection import SeriesTree
 from htf.decomposition._units import times_unit
 from htf.linalg.backend import Array, Backend, adjoint, all_finite, backend_of, check_floating, constant, zeros
@@ -110,10 +109,7 @@ class HTStream:
         checked = check_tolerance(tol)
         if checked is None:
             raise TypeError("tol is None; expected a number of at least 0")
-        try:
-            self._axis = operator.index(axis)
-        except TypeError:
-            raise TypeError(f"axis is {axis!r}; expected an integer") from None
+        self._axis = check_index("axis", axis)
         if tree is not None:
             as_tree(tree, getattr(tree, "order", 0))
         self.tol, self._tree = checked, tree

@@ -95,6 +95,12 @@ def check_array(array: Array, name: str, *, real: bool = False) -> Backend:
     return backend
 
 
+def check_like(array: Array) -> None:
+    """An array `like` that gives results their backend, dtype and device: any that may be a factor, of any shape."""
+    check_alike([array], "like")
+    _check_entries(array, "like")
+
+
 def check_numbers(array: Array, name: str) -> Backend:
     """The backend of a dense array of numbers of any precision, which is going to be computed in double."""
     backend = backend_of(array, name)
@@ -123,8 +129,9 @@ def host_array(array: Any, name: str) -> np.ndarray:
     if isinstance(array, torch.Tensor):
         _check_layout(array, name)
         _check_entries(array, name)
-        # NumPy has no bfloat16, nor any smaller float.
-        array = array.detach().cpu().double() if array.is_floating_point() else array.detach().cpu()
+        # NumPy has no bfloat16, nor any smaller float, nor conjugates that are flags.
+        array = array.detach().cpu().resolve_conj().resolve_neg()
+        array = array.double() if array.is_floating_point() else array
     try:
         return np.asarray(array)
     except ValueError as error:

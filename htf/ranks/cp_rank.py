@@ -5,11 +5,13 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorly as tl
 import torch
 from tensorly.decomposition import parafac
 
 from htf._checks import positive
+from htf._random import check_random_state
 from htf.linalg.backend import Array, Backend, all_finite, check_array, constant, current_backend, to_numpy
 from htf.linalg.dense import kept
 from htf.tensors.rank import check_tolerance
@@ -118,7 +120,7 @@ def cp_rank(
     largest = float(B.max(B.abs(constant(tensor))))
     if largest == 0:
         return CPRankEstimate(0, {}, 0)
-    rng = tl.check_random_state(random_state)
+    rng = check_random_state(random_state)
     errors: dict[int, float] = {}
     with current_backend(B.backend_name, torch.device("cpu")):
         fixed = B.tensor(to_numpy(tensor), dtype=B.float64) / largest
@@ -152,19 +154,30 @@ def _lower_bound(B: Backend, tensor: Array, tol: float) -> int:
 def _best_error(B: Backend, tensor: Array, rank: int, tol: float, n_init: int, n_iter_max: int, rng: Any) -> float:
     best = float("inf")
     for _ in range(n_init):
-        # A ridge far below the tolerance keeps the normal equations of surplus or collinear components solvable.
-        weights, factors = parafac(
-            tensor,
-            rank,
-            n_iter_max=n_iter_max,
-            init="random",
-            tol=1e-13,
-            l2_reg=1e-14,
-            linesearch=True,
-            random_state=rng,
-        )
-        rest = tensor - tl.cp_to_tensor((weights, factors))
+        rest = tensor - _fitted(tensor, rank, n_iter_max, rng)
         best = min(best, float(B.sqrt(B.sum(rest * rest))))
         if best <= tol:
             break
     return best
+
+
+def _fitted(tensor: Array, rank: int, n_iter_max: int, rng: Any) -> Array:
+    """A CP tensor of a rank fitted from a random start, written out; zero if its equations cannot be solved."""
+    # A ridge far below the tolerance keeps the normal equations of surplus or collinear components solvable; where
+    # rounding leaves them singular nevertheless, a larger one.
+    for ridge in (1e-14, 1e-12, 1e-10):
+        try:
+            fitted = parafac(
+                tensor,
+                rank,
+                n_iter_max=n_iter_max,
+                init="random",
+                tol=1e-13,
+                l2_reg=ridge,
+                linesearch=True,
+                random_state=rng,
+            )
+        except (np.linalg.LinAlgError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+            continue
+        return tl.cp_to_tensor(fitted)
+    return tensor * 0

@@ -258,7 +258,7 @@ def data_entanglement(
     >>> near.mean < far.mean
     True
     """
-    check_seed(seed)
+    seed = check_seed(seed)
     resamples, permutations = natural("resamples", resamples), natural("permutations", permutations)
     if permutations and labels is None:
         raise ValueError(f"permutations is {permutations} and labels is None; the null permutes labels")

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from tensorly.cp_tensor import CPTensor
 
+from htf._checks import is_truth_value, listed
 from htf.linalg.backend import Array, Backend, backend_of, check_numbers, constant, eye, in_double, promoted
 from htf.linalg.scaling import over_largest
 from htf.nn import Factorization
@@ -124,9 +125,9 @@ def check_edges(tree: DimensionTree, edges: Iterable[int] | None) -> list[int]:
     """The nodes below the root that were asked for, or all of them."""
     if edges is None:
         return list(tree.edges)
-    chosen = list(edges)
+    chosen = listed("edges", edges, "nodes, which are integers")
     for node in chosen:
-        if isinstance(node, bool) or not hasattr(node, "__index__"):
+        if is_truth_value(node) or not hasattr(node, "__index__"):
             raise TypeError(f"edges holds {node!r}; expected nodes, which are integers")
         if not 0 <= node < tree.root:
             raise IndexError(f"edges holds node {node}; expected nodes below the root, 0 to {tree.root - 1}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
+from htf._checks import listed
 from htf.linalg.backend import Array, adjoint, backend_of, is_complex, promoted
 from htf.linalg.dense import joint_values_each, mode_product
 from htf.linalg.scaling import divided, each_divided, each_ordinary, exponents, with_scale
@@ -100,16 +102,17 @@ def ht_multi_mode_dot(
     (2, 5)
     """
     x = as_ht(ht_tensor)
-    modes = range(x.order) if modes is None else modes
-    if len(modes) != len(matrices_or_vectors):
-        raise ValueError(f"there are {len(matrices_or_vectors)} matrices for {len(modes)} modes")
+    operands = listed("matrices_or_vectors", matrices_or_vectors, "a sequence of arrays, one a mode")
+    modes = range(x.order) if modes is None else listed("modes", modes, "a sequence of integers, one an operand")
+    if len(modes) != len(operands):
+        raise ValueError(f"there are {len(operands)} matrices for {len(modes)} modes")
     numbers = [check_mode(mode, x.order) for mode in modes]
     if len(set(numbers)) != len(numbers):
         raise ValueError(f"modes is {list(modes)}; expected each mode once")
     B = backend_of(x.factors[0])
     factors = list(x.factors)
     removed: dict[int, Array] = {}
-    for operand, mode in zip(matrices_or_vectors, numbers, strict=True):
+    for operand, mode in zip(operands, numbers, strict=True):
         backend_of(operand, f"the operand of mode {mode}")
         frame, operand = promoted((x.factors[mode], operand), f"the tensor and the operand of mode {mode}")
         if len(operand.shape) == 2 and transpose:
@@ -171,7 +174,8 @@ def ht_contract(ht_tensor: HTTensor | RawHT, vectors: Mapping[int, Array] | Sequ
     True
     """
     if not isinstance(vectors, Mapping):
-        given, order = list(vectors), as_ht(ht_tensor).order
+        order = as_ht(ht_tensor).order
+        given = listed("vectors", vectors, "a vector or None for each mode, or a mapping of modes to vectors")
         if len(given) != order:
             raise ValueError(
                 f"there are {len(given)} vectors for {order} modes; expected one each, None to keep a mode"
@@ -261,11 +265,17 @@ def ht_mean(ht_tensor: HTTensor | RawHT, modes: int | Sequence[int] | None = Non
 def _of_modes(ht_tensor: HTTensor | RawHT, modes: int | Sequence[int] | None) -> tuple[HTTensor, list[int]]:
     """The tensor, and modes as numbers from 0, each once."""
     x = as_ht(ht_tensor)
-    chosen = range(x.order) if modes is None else modes if isinstance(modes, Iterable) else [modes]
+    chosen = range(x.order) if modes is None else _listed_modes(modes)
     numbers = [check_mode(mode, x.order) for mode in chosen]
     if len(set(numbers)) != len(numbers):
         raise ValueError(f"modes is {modes}; expected each mode once")
     return x, numbers
+
+
+def _listed_modes(modes: Any) -> list[Any]:
+    """Modes as a list, of one from a number."""
+    # Arrays without axes look iterable and are not.
+    return list(modes) if isinstance(modes, Iterable) and getattr(modes, "shape", None) != () else [modes]
 
 
 def without_modes(x: HTTensor, vectors: Mapping[int, Array]) -> HTTensor | Array:
@@ -359,12 +369,12 @@ def ht_tensordot(
     Raises
     ------
     ValueError
-        If both tensors have several outputs, the two lists are not of one length, a mode comes twice, or the dimensions
-        of two modes differ.
+        If both tensors have several outputs, `modes` is no pair, its lists are not of one length, a mode comes twice,
+        or the dimensions of two modes differ.
     IndexError
         For a mode that its tensor does not have.
     TypeError
-        If precisions or backends differ, or a mode is no integer.
+        If precisions or backends differ, a mode is no integer, or `modes` no pair of sequences.
 
     See Also
     --------
@@ -390,8 +400,11 @@ def ht_tensordot(
     x, y = alike(x, y)
     if x.outputs > 1 and y.outputs > 1:
         raise ValueError(f"both tensors have several outputs ({x.outputs} and {y.outputs}); expected one at most")
-    left = [check_mode(mode, x.order) for mode in modes[0]]
-    right = [check_mode(mode, y.order) for mode in modes[1]]
+    expected = "two sequences of modes, such as ([0, 1], [0, 1])"
+    both = [listed("modes", each, expected) for each in listed("modes", modes, expected)]
+    if len(both) != 2:
+        raise ValueError(f"modes is {modes}; expected {expected}")
+    left, right = ([check_mode(mode, z.order) for mode in each] for z, each in zip((x, y), both, strict=True))
     if len(left) != len(right) or len(set(left)) != len(left) or len(set(right)) != len(right):
         raise ValueError(f"modes is {modes}; expected two lists of as many modes, each once")
     for a, b in zip(left, right, strict=True):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from htf._machine import usable_device
-from htf.linalg.backend import host_array
+from htf.linalg.backend import check_tensor, host_array
 
 Encoder = Callable[[Tensor], Tensor]
 
@@ -228,6 +228,8 @@ def angles(features: Tensor) -> Tensor:
 
 def check_features(features: Any, name: str = "features") -> Tensor:
     """Features as a tensor in double precision, on its own device or the CPU, finite and with at least two samples."""
+    if isinstance(features, Tensor):
+        check_tensor(features, name)
     tensor = features.detach() if isinstance(features, Tensor) else torch.from_numpy(_host(features, name))
     if tensor.is_complex():
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected real numbers")

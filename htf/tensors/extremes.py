@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from htf._checks import positive
+from htf._random import check_random_state
 from htf.linalg.backend import is_complex, to_numpy
 from htf.tensors._beam import Beam
 from htf.tensors._bounds import interval, interval_of_size
@@ -200,7 +201,8 @@ def ht_argmax(
     (True, True)
     """
     x = _checked(ht_tensor, size)
-    return _Search(x, positive("width", width), random_state).of_size() if size else _largest(x, width, random_state)
+    width, rng = positive("width", width), check_random_state(random_state)
+    return _Search(x, width, rng).of_size() if size else _largest(x, width, rng)
 
 
 def ht_argmin(
@@ -241,9 +243,10 @@ def ht_argmin(
     (True, True)
     """
     x = _checked(ht_tensor, size)
+    width, rng = positive("width", width), check_random_state(random_state)
     if size:
-        return _smallest_size(x, positive("width", width), random_state)
-    found = _largest(-x, width, random_state)
+        return _smallest_size(x, width, rng)
+    found = _largest(-x, width, rng)
     return ExtremeIndex(tuple(found), -found.value, -found.bound, found.exact)
 
 
@@ -272,14 +275,13 @@ def _all_entries(x: HTTensor, better: Callable[[np.ndarray], np.ndarray]) -> Ext
     return ExtremeIndex(tuple(int(i) for i in at), value, value, True)
 
 
-def _largest(x: HTTensor, width: int, random_state: Any) -> ExtremeIndex:
+def _largest(x: HTTensor, width: int, rng: Any) -> ExtremeIndex:
     """The largest entry of a real tensor."""
     written = _all_entries(x, lambda dense: dense)
     if written is not None:
         value = float(np.asarray(ht_entries(x, [list(written)]))[0])
         return ExtremeIndex(tuple(written), value, value, True)
-    rng = np.random.RandomState(random_state) if not hasattr(random_state, "randint") else random_state
-    search = _Search(x, positive("width", width), rng)
+    search = _Search(x, width, rng)
     found = search.of_size()
     # An extreme of size is one of the two that are wanted; the other is farthest from it.
     if found.exact and search.signed(found) > 0:
@@ -350,8 +352,7 @@ class _Search:
     """A search for the largest entry in size of one tensor in double precision."""
 
     def __init__(self, x: HTTensor, width: int, rng: Any) -> None:
-        self.x, self.width = x, width
-        self.rng = rng if hasattr(rng, "randint") else np.random.RandomState(rng)
+        self.x, self.width, self.rng = x, width, rng
         self.met: list[tuple[int, ...]] = []
         self.beam: Beam | None = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -15,6 +14,7 @@ import tensorly as tl
 import torch
 from tensorly._factorized_tensor import FactorizedTensor
 
+from htf._checks import check_index
 from htf.linalg.backend import (
     Array,
     backend_of,
@@ -688,10 +688,7 @@ def pair(first: HTTensor | RawHT, second: HTTensor | RawHT) -> tuple[HTTensor, H
 
 def check_mode(mode: SupportsIndex, order: int) -> int:
     """A mode as a number from 0; negative ones count from the last."""
-    try:
-        index = operator.index(mode)
-    except TypeError:
-        raise TypeError(f"mode is {mode!r}; expected an integer") from None
+    index = check_index("mode", mode)
     if not -order <= index < order:
         raise IndexError(f"mode is {index}; the tensor has modes 0 to {order - 1}")
     return index % order

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tensorly as tl
 
-from htf._checks import check_dims, positive
+from htf._checks import check_dims, check_shape, positive
+from htf._random import check_random_state
 from htf.linalg.backend import Array, asarray, backend_of, check_alike, is_complex
 from htf.tensors.ht_tensor import HTTensor
 from htf.tensors.rank import RankLike, as_tree, validate_ht_rank, wanted_and_feasible
@@ -78,6 +79,7 @@ def random_ht(
     """
     if like is not None:
         check_alike([like], "like")
+    shape = check_shape("shape", shape)
     if isinstance(tree, DimensionTree) and len(shape) == tree.order + 1 and outputs == 1:
         shape, outputs = shape[:-1], shape[-1]
     tree = as_tree(tree, len(shape), "shape")
@@ -87,7 +89,7 @@ def random_ht(
     else:
         wanted, feasible = wanted_and_feasible(tree, dims, rank, outputs)
         ranks = tuple(f if w is None else w for w, f in zip(wanted, feasible, strict=True))
-    rng = tl.check_random_state(random_state)
+    rng = check_random_state(random_state)
     complex_numbers = is_complex(like if like is not None else tl.tensor(np.zeros(1), **context))
 
     def gaussian(*shape: int) -> np.ndarray:

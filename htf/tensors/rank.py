@@ -10,7 +10,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from htf._checks import check_dims, positive, warn
+from htf._checks import check_dims, check_shape, is_truth_value, positive, warn
 from htf.linalg.dense import products_of_others
 from htf.tree import DimensionTree
 
@@ -33,6 +33,11 @@ def rank_bounds(tree: DimensionTree, dims: Sequence[int], outputs: int = 1) -> t
     tuple of int
         Per node, the smaller side of its matricization; `outputs` for the root.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For dimensions that are no positive integers or not as many as the tree has modes, and for what is no tree.
+
     See Also
     --------
     htf.tensors.validate_ht_rank : ranks within these bounds.
@@ -44,7 +49,8 @@ def rank_bounds(tree: DimensionTree, dims: Sequence[int], outputs: int = 1) -> t
     >>> htf.tensors.rank_bounds(htf.DimensionTree.balanced(4), (2, 3, 4, 50))
     (2, 3, 4, 24, 6, 6, 1)
     """
-    return _rank_bounds(tree, tuple(int(d) for d in dims), outputs)
+    tree = as_tree(tree, len(check_shape("dims", dims)), "dims")
+    return _rank_bounds(tree, check_dims(dims, tree.order), positive("outputs", outputs))
 
 
 @lru_cache(maxsize=64)
@@ -121,6 +127,7 @@ def validate_ht_rank(
     >>> htf.tensors.validate_ht_rank((8, 8, 8, 8), {4: 3})  # as high as they go, but at node 4
     (8, 8, 8, 8, 3, 3, 1)
     """
+    tensor_shape = check_shape("tensor_shape", tensor_shape)
     tree = as_tree(tree, len(tensor_shape), "tensor_shape")
     dims, outputs = check_dims(tensor_shape, tree.order), positive("outputs", outputs)
     rank = _plain(rank)
@@ -242,7 +249,7 @@ def check_tolerance(tol: float | None, name: str = "tol") -> float | None:
         return None
     try:
         # Numbers come from NumPy and torch too, so it is the value that decides, not the type.
-        number = None if isinstance(tol, bool | str) else float(_plain(tol))
+        number = None if isinstance(tol, bool | str) or is_truth_value(tol) else float(_plain(tol))
     except (TypeError, ValueError):
         number = None
     if number is None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Sequence
 from math import prod
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
-from htf._checks import check_dims, positive
+from htf._checks import check_dims, check_shape, listed, positive
 from htf.linalg.backend import Array, backend_of, eye
 from htf.linalg.dense import joint_values
 from htf.tensors.arithmetic import renumbered
@@ -49,9 +48,10 @@ def ht_permute(ht_tensor: HTTensor | RawHT, modes: Sequence[int]) -> HTTensor:
     ((6, 4, 5), True)
     """
     x = as_ht(ht_tensor)
+    modes = listed("modes", modes, f"a permutation of 0 to {x.order - 1}")
     numbers = [check_mode(mode, x.order) for mode in modes]
     if sorted(numbers) != list(range(x.order)):
-        raise ValueError(f"modes is {list(modes)}; expected a permutation of 0 to {x.order - 1}")
+        raise ValueError(f"modes is {modes}; expected a permutation of 0 to {x.order - 1}")
     place = {mode: k for k, mode in enumerate(numbers)}
     children = [tuple(place.get(c, c) for c in x.tree.children(node)) for node in x.tree.inner_nodes]
     return renumbered(x.order, children, [x.factors[mode] for mode in numbers] + x.factors[x.order :])
@@ -106,7 +106,7 @@ def ht_reshape(ht_tensor: HTTensor | RawHT, shape: int | Sequence[int], arity: i
     x = as_ht(ht_tensor)
     if arity is not None and positive("arity", arity) < 2:
         raise ValueError(f"arity is {arity}; expected at least 2")
-    wanted = _filled(x.dims, [operator.index(shape)] if isinstance(shape, SupportsIndex) else list(shape))
+    wanted = _filled(x.dims, _as_list(shape))
     if prod(wanted) != prod(x.dims):
         raise ValueError(f"shape {wanted} has {prod(wanted)} entries; the tensor has {prod(x.dims)}")
     network = Network.of(x)
@@ -150,6 +150,23 @@ def _joined_in_levels(
         identity = B.reshape(eye(B, size, like), (*(dim for _, dim in below), size))
         found.append((network.add(identity, [leg for leg, _ in below]), size))
     return found
+
+
+def _as_list(shape: int | Sequence[int]) -> list[int]:
+    """A shape as a list, that of a vector from a number; -1 stays."""
+    # Arrays with axes have an index method too, which is for those of one entry.
+    if isinstance(shape, SupportsIndex) and not getattr(shape, "shape", ()):
+        shape = [shape]
+    return [_dimension(mode, dim) for mode, dim in enumerate(check_shape("shape", shape))]
+
+
+def _dimension(mode: int, dim: Any) -> int:
+    try:
+        return positive(f"dims[{mode}]", dim)
+    except ValueError:
+        if int(dim) == -1:
+            return -1
+        raise
 
 
 def _filled(dims: tuple[int, ...], shape: list[int]) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from htf._checks import check_index
 from htf.linalg.backend import Array, backend_of
 from htf.linalg.dense import mode_product
 from htf.tensors.arithmetic import renumbered
@@ -123,6 +124,8 @@ def ht_move_root(ht_tensor: HTTensor | RawHT, node: int) -> HTTensor:
     ------
     IndexError
         If `node` is the root, or no node of the tree.
+    TypeError
+        If it is no integer.
 
     See Also
     --------
@@ -137,6 +140,7 @@ def ht_move_root(ht_tensor: HTTensor | RawHT, node: int) -> HTTensor:
     ([(0,), (1, 2, 3)], 2)
     """
     x = as_ht(ht_tensor)
+    node = check_index("node", node)
     if not 0 <= node < x.tree.root:
         raise IndexError(f"node is {node}; expected one of the nodes 0 to {x.tree.root - 1} below the root")
     network = Network.of(x)

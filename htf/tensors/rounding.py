@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tensorly as tl
-
+from htf._checks import listed, natural, positive
+from htf._random import check_random_state
 from htf.linalg.backend import Array, Backend, adjoint, backend_of, conj, constant
 from htf.linalg.dense import kept, kept_each, mode_product, mode_products, orthonormal, swapped, tall
 from htf.linalg.scaling import frobenius, in_range, with_scale
@@ -154,8 +154,8 @@ def ht_round_sum(
     (2, 2, 2, 2, 2, 2, 1)
     """
     summands = _weighted(ht_tensors, weights)
-    if oversampling < 0:
-        raise ValueError(f"oversampling is {oversampling}; expected at least 0")
+    oversampling = natural("oversampling", oversampling)
+    check_random_state(random_state)
     tree = summands[0].tree
     bound = limits(tree, summands[0].dims, rank, summands[0].outputs)
     tol = check_tolerance(tol)
@@ -190,12 +190,13 @@ def _suits_numpy(factors: Sequence[Array], order: int, rank: int) -> bool:
 def _weighted(ht_tensors: Sequence[HTTensor | RawHT], weights: Sequence[float] | None) -> list[HTTensor]:
     if isinstance(ht_tensors, HTTensor):
         raise TypeError("ht_tensors is one HTTensor; expected a sequence of them, or ht_round")
-    ht_tensors = list(ht_tensors)
+    ht_tensors = listed("ht_tensors", ht_tensors, "a sequence of HTTensors")
     if not ht_tensors:
         raise ValueError("ht_tensors is empty; expected at least one tensor")
     summands = addable(ht_tensors)
     if weights is None:
         return summands
+    weights = listed("weights", weights, "a sequence of numbers, one a tensor")
     if len(weights) != len(summands):
         raise ValueError(f"weights has {len(weights)} values; there are {len(summands)} tensors")
     return alike(*(ht_scale(x, weight) for x, weight in zip(summands, weights, strict=True)))
@@ -330,7 +331,7 @@ def _sketched(summands: list[HTTensor], bound: Sequence[int | None], oversamplin
     tree = first.tree
     B = backend_of(first.factors[0])
     width = [min(b + oversampling, r) for b, r in zip(bound, _sum_of_ranks(summands), strict=True) if b is not None]
-    rng = tl.check_random_state(random_state)
+    rng = check_random_state(random_state)
     drawn = random_ht(
         first.dims,
         [*width[:-1], first.outputs],
@@ -423,4 +424,6 @@ def quasi_optimality(tree: DimensionTree, outputs: int = 1) -> float:
     >>> round(htf.tensors.quasi_optimality(htf.DimensionTree.balanced(4)), 3)  # √5
     2.236
     """
-    return math.sqrt(spectra_count(tree, outputs))
+    if not isinstance(tree, DimensionTree):
+        raise TypeError(f"tree is a {type(tree).__name__}; expected a DimensionTree")
+    return math.sqrt(spectra_count(tree, positive("outputs", outputs)))

@@ -7,14 +7,15 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import tensorly as tl
 
 from htf._checks import natural
+from htf._random import check_random_state
 from htf.linalg.backend import backend_of, host_indices, is_complex, square, to_numpy
 from htf.linalg.dense import joint_values, mode_product
 from htf.tensors.arithmetic import renumbered
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht, check_mode
 from htf.tensors.orthogonal import check_finite, orthogonalized
+from htf.tensors.rank import check_tolerance
 from htf.tree import DimensionTree
 
 # Entries of the largest array that is held: 32 MB.
@@ -109,8 +110,9 @@ def ht_sample(
     check_finite(x.factors)
     double = np.complex128 if is_complex(x.factors[0]) else np.float64
     x = HTTensor._of(x.tree, [to_numpy(factor).astype(double) for factor in x.factors])
-    rng = tl.check_random_state(random_state)
-    fixed = _checked_given(given or {}, x, count)
+    rng = check_random_state(random_state)
+    check_tolerance(tol)
+    fixed = _checked_given({} if given is None else given, x, count)
     drawn = np.zeros((count, x.order), dtype=np.int64)
     for mode, column in fixed.items():
         drawn[:, mode] = column
@@ -128,6 +130,8 @@ def ht_sample(
 
 
 def _checked_given(given: Mapping[int, Any], x: HTTensor, count: int) -> dict[int, np.ndarray]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"given is {given!r}; expected a mapping of modes to indices")
     fixed: dict[int, np.ndarray] = {}
     for mode, index in given.items():
         number = check_mode(mode, x.order)
@@ -190,7 +194,7 @@ def _in_chunks(x: HTTensor, count: int) -> list[int]:
 def drawn_by_square(x: HTTensor, count: int, rng: Any) -> np.ndarray:
     """Index rows (count, order), each drawn with the probability |x|² / ‖x‖²; none for a zero tensor."""
     y = orthogonalized(x)[0]
-    if not np.any(y.factors[-1]):
+    if not count or not np.any(y.factors[-1]):
         return np.zeros((0, x.order), dtype=np.int64)
     return np.concatenate([_by_square(y, size, rng) for size in _in_chunks(y, count)])
 

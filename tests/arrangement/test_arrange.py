@@ -194,6 +194,13 @@ def test_a_seed_gives_the_same_again():
     assert first.settings["seed"] == 3
 
 
+def test_seeds_of_any_library_are_one_seed():
+    features = np.random.default_rng(0).random((20, 6))
+    expected = htf.arrange(features, seed=2, cut="spectral").order
+    for seed in (np.int64(2), torch.tensor(2), np.array(2)):
+        assert list(htf.arrange(features, seed=seed, cut="spectral").order) == list(expected)
+
+
 def test_nearest_edges():
     weights = np.array([[0, 3, 2, 1], [3, 0, 5, 4], [2, 5, 0, 6], [1, 4, 6, 0.0]])
     expected = np.array([[0, 3, 0, 0], [3, 0, 5, 0], [0, 5, 0, 6], [0, 0, 6, 0.0]])
@@ -205,7 +212,7 @@ def test_metis_cuts_as_spectral_ones_do_or_is_missed_by_name(monkeypatch):
     x, at = fields()
     monkeypatch.setitem(sys.modules, "pymetis", None)
     with pytest.raises(
-        ModuleNotFoundError, match=r"cut is 'metis' and pymetis is not installed; install htf\[arrange\]"
+        ModuleNotFoundError, match=r"cut is 'metis' and pymetis is not installed; install htf-tensors\[arrange\]"
     ):
         htf.arrange(x, cut="metis")
     assert htf.arrange(x, method="correlation").cut == "spectral"
@@ -254,6 +261,9 @@ def test_figures():
         ({"samples": 1}, ValueError, "samples is 1"),
         ({"trials": -1}, ValueError, "trials is -1"),
         ({"seed": -1}, ValueError, "seed is -1"),
+        ({"seed": True}, TypeError, "seed is True; expected an integer"),
+        ({"features": torch.ones(9, 6, device="meta")}, TypeError, "features is on the meta device"),
+        ({"features": torch.ones(9, 6).to_sparse()}, TypeError, "features is a tensor of layout torch.sparse_coo"),
         ({"encoder": lambda x: torch.ones(9, 5, 2)}, ValueError, "encoder gives vectors for 5 features; expected 6"),
         (
             {"features": np.random.default_rng(0).random((9, 6, 2)), "similarity": "mutual_information"},

@@ -75,6 +75,17 @@ def test_results_are_beside_the_first_tensor():
         (lambda x: htf.apply(np.exp, random_ht((3, 3), 1, outputs=2)), ValueError, "a tensor has 2 outputs"),
         (lambda x: htf.apply(np.exp, x * float("inf")), ValueError, "NaN or infinite"),
         (lambda x: htf.apply(np.exp, x, tol=0), ValueError, "tol is 0"),
+        (lambda x: htf.apply(np.exp, x, start=[0, 0]), ValueError, r"start has shape \(2,\); expected \(count, 4\)"),
+        (lambda x: htf.apply(np.exp, x, shape=SHAPE), TypeError, "shape is no option of apply"),
+        (lambda x: htf.apply(np.exp, x, like=np.zeros(1, np.float32)), TypeError, "like is no option of apply"),
+        (lambda x: htf.apply(np.exp, x, random_state=1.5), TypeError, "random_state is 1.5; expected an integer"),
+        (lambda x: htf.apply(lambda v: np.ma.masked_less(v, 0), x), TypeError, "returned is a MaskedArray"),
+        (lambda x: htf.apply(lambda v: v * 1e200, x.to(np.float32)), ValueError, "returned inf"),
+        (
+            lambda x: htf.apply(lambda v: v.astype(float) * 1e200, x.to(np.float32)),
+            ValueError,
+            "beyond the range of float32, the dtype of the first tensor",
+        ),
     ],
 )
 def test_what_cannot_be_applied(call, error, message):

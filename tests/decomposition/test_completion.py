@@ -126,6 +126,20 @@ def test_entries_in_groups_give_the_same_normal_equations(monkeypatch, nested, d
     torch.testing.assert_close(found[np.inf], found[0.0], rtol=1e-8, atol=1e-8 * float(found[0.0].abs().max()))
 
 
+def test_a_number_has_no_entries_to_mask():
+    with pytest.raises(ValueError, match="tensor has no axes"):
+        ht_completion_masked(np.array(3.0), np.array(True), rank=1)
+
+
+def test_masks_that_pytorch_holds_as_flags():
+    """An imaginary part of a conjugate is a negated view, of which NumPy takes no notice."""
+    z, rows, _ = planted((6, 5, 4), 1, 0.7)
+    mask = torch.zeros(z.shape, dtype=torch.complex128)
+    mask[tuple(rows.T)] = 1j
+    x = ht_completion_masked(z.to_tensor(), mask.conj().imag, rank=1, random_state=0)
+    assert relative_error(x, z) < 1e-8
+
+
 def test_masked_form_and_estimator_agree():
     z, rows, _ = planted((6, 5, 4, 7), 2, 0.5)
     mask = np.zeros(z.shape)
@@ -165,6 +179,20 @@ def test_scale_of_the_values(scale):
     z, rows, values = planted((6, 5, 4), 2, 0.6)
     x = ht_completion(rows, values * scale, z.shape, rank=2, random_state=0)
     assert relative_error(x / scale, z) < 1e-6
+
+
+def test_a_norm_beyond_all_numbers_is_no_obstacle():
+    z, rows, values = planted((8,) * 4, 1, 0.3)
+    scale = 1.5e308 / abs(values).max()
+    x = ht_completion(rows, values * scale, z.shape, rank=1, random_state=0)
+    np.testing.assert_allclose(x.entries(rows) / scale, values, atol=1e-8 * abs(values).max())
+
+
+def test_a_penalty_that_leaves_nothing_is_not_converged():
+    z, rows, values = planted((6, 5, 4, 7), 2, 0.6)
+    with pytest.warns(UserWarning, match="hardly better than zero"):
+        _, info = ht_completion(rows, values, z.shape, rank=2, ridge=1e9, random_state=0, return_info=True)
+    assert not info.converged
 
 
 def test_slices_that_are_not_observed_stay_finite():
@@ -216,6 +244,9 @@ ROWS, VALUES = np.stack(np.unravel_index(np.arange(60), (3, 4, 5)), 1), np.arang
         ({"validation": "all"}, TypeError, "validation is 'all'"),
         ({"n_iter_max": 0}, ValueError, "n_iter_max is 0"),
         ({"shape": (3, 4)}, ValueError, r"expected \(n, 2\)"),
+        ({"shape": 3}, TypeError, "shape is 3; expected a sequence of dimensions"),
+        ({"random_state": -1}, ValueError, r"random_state is -1; expected an integer from 0 to 2\*\*32 - 1"),
+        ({"random_state": np.random.default_rng(0)}, TypeError, "random_state is Generator"),
         ({"tree": htf.DimensionTree.balanced(4)}, ValueError, "tree has 4 modes"),
     ],
 )

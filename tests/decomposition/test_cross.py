@@ -223,6 +223,8 @@ def test_function_may_write_to_its_argument():
         (lambda i: 1.0, ValueError, r"shape \(\); expected"),
         (lambda i: np.where(i[:, 0] == 2, np.nan, 1.0), ValueError, r"returned nan at index row \[2, "),
         (lambda i: np.where(i[:, 1] == 1, np.inf, 1.0), ValueError, r"returned inf at index row \[\d, 1, "),
+        (lambda i: np.ma.masked_equal(1.0 + i[:, 0], 2), TypeError, "what function returned is a MaskedArray"),
+        (lambda i: torch.ones(len(i), device="meta"), TypeError, "what function returned is on the meta device"),
     ],
 )
 def test_bad_functions(function, error, message):
@@ -243,6 +245,12 @@ def test_bad_functions(function, error, message):
         ({"shape": (3, 0)}, ValueError, r"dims\[1\] is 0"),
         ({"shape": (3, 2.5)}, TypeError, r"dims\[1\] is 2.5"),
         ({"shape": ()}, ValueError, "order is 0"),
+        ({"shape": 3}, TypeError, "shape is 3; expected a sequence of dimensions"),
+        ({"tol": np.True_}, TypeError, "tol is np.True_; expected a number"),
+        ({"max_rank": np.True_}, TypeError, "max_rank is np.True_; expected an integer"),
+        ({"like": torch.ones(1, device="meta")}, TypeError, "like is on the meta device"),
+        ({"start": torch.zeros((1, 3), dtype=int, device="meta")}, TypeError, "start is on the meta device"),
+        ({"start": np.ma.masked_equal([[0, 1, 2]], 1)}, TypeError, "start is a MaskedArray"),
         ({"shape": (3, 3, 3), "tree": htf.DimensionTree.balanced(4)}, ValueError, "tree has 4 modes"),
     ],
 )
@@ -263,3 +271,33 @@ def test_no_warnings_where_the_tolerance_is_reached():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cross_approximation(FUNCTIONS["reciprocal"], (2,) * 60, random_state=0)
+
+
+def test_values_of_the_smallest_floats_of_pytorch_are_read():
+    x = cross_approximation(lambda i: torch.as_tensor(1.0 + i.sum(1)).bfloat16(), (3, 4, 5), random_state=0)
+    np.testing.assert_allclose(x.to_tensor(), 1.0 + np.indices((3, 4, 5)).sum(0), rtol=1e-12)
+
+
+def test_one_test_entry_is_enough_for_a_sweep():
+    x = cross_approximation(lambda i: 1.0 + i.sum(1), (3, 4, 5), n_test=1, random_state=0)
+    np.testing.assert_allclose(x.to_tensor(), 1.0 + np.indices((3, 4, 5)).sum(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 1e307), (np.float32, 1e37), (np.complex64, 1e37)])
+def test_a_norm_beyond_all_numbers_is_no_obstacle(dtype, scale):
+    """Entries are in range, and their norm, which would be that of the root, is not."""
+    shape = (6, 5, 7, 6)
+    unscaled = 1 + np.indices(shape).sum(0)
+    x = cross_approximation(
+        lambda i: (1.0 + i.sum(1)) / 2 * scale, shape, like=np.zeros(1, dtype), tol=1e-6, random_state=0
+    )
+    assert x.dtype == dtype
+    np.testing.assert_allclose(x.to_tensor() / dtype(scale), unscaled / 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-60])
+def test_values_beyond_the_range_of_single_precision_are_refused(scale):
+    with pytest.raises(ValueError, match=r"values of size up to \S+, which is beyond the range of \S*float32"):
+        cross_approximation(
+            lambda i: (1.0 + i.sum(1)) * scale, (3, 4, 5), like=torch.zeros(1, dtype=torch.float32), random_state=0
+        )

@@ -149,6 +149,11 @@ def test_the_estimator_mirrors_the_function():
         ({"svd": "randomized_svd"}, ValueError, "a sketch needs a rank"),
         ({"tol": -1}, ValueError, "tol is -1"),
         ({"rank": "most"}, ValueError, "rank is 'most'"),
+        ({"oversampling": -1}, ValueError, "oversampling is -1"),
+        ({"oversampling": np.nan}, TypeError, "oversampling is nan; expected an integer"),
+        ({"power_iterations": None}, TypeError, "power_iterations is None; expected an integer"),
+        ({"power_iterations": True}, TypeError, "power_iterations is True; expected an integer"),
+        ({"random_state": "1"}, TypeError, "random_state is '1'; expected an integer"),
     ],
 )
 def test_bad_input(arguments, error, message):

@@ -188,6 +188,8 @@ def test_arguments():
         htf.HTStream(tol=-1)
     with pytest.raises(TypeError, match=r"axis is 0\.5; expected an integer"):
         htf.HTStream(tol=0.1, axis=0.5)
+    with pytest.raises(TypeError, match="axis is True; expected an integer"):
+        htf.HTStream(tol=0.1, axis=True)
     with pytest.raises(TypeError, match="tree is a tuple"):
         htf.HTStream(tol=0.1, tree=(0, 1))
     with pytest.raises(ValueError, match="the stream has no blocks yet"):

@@ -8,6 +8,7 @@ import tensorly as tl
 import torch
 from tensorly.backend import BackendManager
 
+import htf
 from htf import ranks
 
 
@@ -57,6 +58,15 @@ def test_pytorch(dtype):
 
 def test_zero():
     assert ranks.cp_rank(np.zeros((2, 3, 2))) == (0, {}, 0)
+
+
+@pytest.mark.parametrize("made", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_equations_that_rounding_leaves_singular_end_no_search(made):
+    """With a tolerance of 0, ranks above that of the tensor are tried, whose normal equations are singular."""
+    x = made(htf.random_ht((3, 3, 3), 1, random_state=0).to_tensor())
+    found = ranks.cp_rank(x, tol=0, max_rank=4, n_init=1, n_iter_max=100, random_state=0)
+    assert found.rank is None
+    assert max(found.errors.values()) < 1e-9
 
 
 def test_backend_stays():

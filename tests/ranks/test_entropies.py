@@ -173,6 +173,11 @@ def test_bad_input(function):
             function(x, edges=[node])
     with pytest.raises(TypeError, match=r"edges holds 1\.5"):
         function(x, edges=[1.5])
+    for edges in (0, np.array(0)):
+        with pytest.raises(TypeError, match=r"edges is .*; expected nodes"):
+            function(x, edges=edges)
+    with pytest.raises(TypeError, match=r"edges holds np\.True_"):
+        function(x, edges=[np.True_])
     with pytest.raises(IndexError, match="run is 5"):
         function(network(TREES["binary"]), run=5)
     x.factors[0][0, 0] = np.nan

@@ -152,6 +152,12 @@ def test_what_has_no_extremes():
         random_ht((3, 3), 2, outputs=2, random_state=0).argmax()
     with pytest.raises(ValueError, match="width is 0"):
         random_ht((3,) * 20, 2, random_state=0).argmax(width=0)
+    # Small tensors are written out, and what the search would read is checked nevertheless.
+    for call in (x.argmax, x.argmin, abs(x).argmin):
+        with pytest.raises(TypeError, match="width is '1'; expected an integer"):
+            call(width="1")
+        with pytest.raises(TypeError, match="random_state is '1'; expected an integer"):
+            call(random_state="1")
 
 
 def test_results_are_numbers_and_tuples_that_know_more():

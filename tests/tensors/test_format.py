@@ -160,6 +160,63 @@ def test_arguments_of_contractions_and_reshapings():
         x.entries([[0, 0, 7]])
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: x.permute(None), TypeError, "modes is None; expected a permutation of 0 to 2"),
+        (lambda x: x.reshape(None), TypeError, "shape is None; expected a sequence of dimensions"),
+        (lambda x: x.reshape(np.array([[60, 1]])), TypeError, r"expected an integer"),
+        (lambda x: x.tensordot(x, 2), TypeError, "modes is 2; expected two sequences of modes"),
+        (lambda x: x.tensordot(x, (1, 1)), TypeError, "modes is 1; expected two sequences of modes"),
+        (lambda x: x.tensordot(x, [[1]]), ValueError, r"modes is \[\[1\]\]; expected two sequences"),
+        (lambda x: tensors.ht_multi_mode_dot(x, [np.ones(3)], 0), TypeError, "modes is 0; expected a sequence"),
+        (lambda x: tensors.ht_multi_mode_dot(x, None), TypeError, "matrices_or_vectors is None; expected a sequence"),
+        (lambda x: x.contract(3), TypeError, "vectors is 3; expected a vector or None for each mode"),
+        (lambda x: x.move_root("1"), TypeError, "node is '1'; expected an integer"),
+        (lambda x: tensors.ht_round_sum(3), TypeError, "ht_tensors is 3; expected a sequence of HTTensors"),
+        (lambda x: tensors.ht_round_sum([x], 2.0), TypeError, "weights is 2.0; expected a sequence of numbers"),
+        (lambda x: tensors.quasi_optimality(None), TypeError, "tree is a NoneType; expected a DimensionTree"),
+        (lambda x: rank_bounds(x.tree, 4), TypeError, "dims is 4; expected a sequence of dimensions"),
+        (lambda x: rank_bounds(x.tree, (3, 4, 0)), ValueError, r"dims\[2\] is 0; expected at least 1"),
+        (lambda x: validate_ht_rank(7, 2), TypeError, "tensor_shape is 7; expected a sequence"),
+        (lambda x: random_ht(7, 2), TypeError, "shape is 7; expected a sequence of dimensions"),
+    ],
+)
+def test_arguments_that_are_no_sequences_and_others_that_are_none(call, error, message):
+    with pytest.raises(error, match=message):
+        call(random_ht((3, 4, 5), 2, random_state=0))
+
+
+@pytest.mark.parametrize("yes", [True, np.True_, torch.tensor(True)], ids=["python", "numpy", "torch"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, yes: x.sum(yes),
+        lambda x, yes: x.sum([yes, 0]),
+        lambda x, yes: x.mode_dot(np.ones(4), yes),
+        lambda x, yes: x.move_root(yes),
+        lambda x, yes: x.round(rank=yes),
+        lambda x, yes: x.round(tol=yes),
+        lambda x, yes: x.sample(yes),
+        lambda x, yes: x.sample(2, random_state=yes),
+        lambda x, yes: random_ht((3, 4), 2, random_state=yes),
+        lambda x, yes: random_ht((3, 4), 2, outputs=yes),
+    ],
+)
+def test_truth_values_are_no_numbers(call, yes):
+    with pytest.raises(TypeError, match=r"(mode|node|rank|tol|count|random_state|outputs) is .*; expected a"):
+        call(random_ht((3, 4, 5), 2, random_state=0), yes)
+
+
+def test_seeds_of_any_library_are_one_seed():
+    expected = random_ht((3, 4), 2, random_state=3).to_tensor()
+    for seed in (np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), np.random.RandomState(3)):
+        np.testing.assert_array_equal(random_ht((3, 4), 2, random_state=seed).to_tensor(), expected)
+    for seed, error in ((-1, ValueError), (2**32, ValueError), (1.5, TypeError), (np.random.default_rng(0), TypeError)):
+        with pytest.raises(error, match=r"random_state is .*; expected an integer"):
+            random_ht((3, 4), 2, random_state=seed)
+
+
 def test_too_large_to_write_out():
     with pytest.raises(ValueError, match=r"1\.2e\+18 entries, too many"):
         random_ht((2,) * 60, 2, random_state=0).to_tensor()

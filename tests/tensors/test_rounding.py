@@ -177,6 +177,12 @@ def test_sketches_of_summands_keep_their_proportions(backend):
     assert sketched <= 2 * best
     with pytest.raises(ValueError, match="oversampling is -1"):
         summands[0].round(rank=1, method="randomized", oversampling=-1)
+    # Options that only the other method reads are checked too.
+    for oversampling in (np.nan, True, None, 1.5):
+        with pytest.raises(TypeError, match=f"oversampling is {oversampling}; expected an integer"):
+            summands[0].round(rank=1, oversampling=oversampling)
+    with pytest.raises(TypeError, match="random_state is '1'; expected an integer"):
+        summands[0].round(rank=1, random_state="1")
 
 
 def test_norms_whose_squares_leave_the_range_of_their_dtype():

@@ -110,6 +110,8 @@ def test_batches_and_high_orders(monkeypatch):
         (lambda x: x.sample(10, given={0: [0, 1]}), ValueError, r"have shape \(2,\); expected \(\) or \(10,\)"),
         (lambda x: x.sample(10, given={0: 0.5}), TypeError, "expected integers"),
         (lambda x: x.sample(10, given={0: 0, -4: 1}), ValueError, "given names mode 0 twice"),
+        (lambda x: x.sample(10, given=[0]), TypeError, r"given is \[0\]; expected a mapping of modes to indices"),
+        (lambda x: x.sample(10, tol="small"), TypeError, "tol is 'small'; expected a number"),
         (lambda x: (x * float("nan")).sample(10), ValueError, "NaN"),
         (lambda x: random_ht((3, 3), 2, outputs=2).sample(10), ValueError, "has 2 outputs"),
     ],
