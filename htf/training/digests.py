@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -18,8 +18,8 @@ def digest(*values: Any) -> str:
 
     Parameters
     ----------
-    values : Tensor, Plan, dataclass, sequence, number or str
-        Dataclasses and sequences are read part by part, plans by their steps, which the inputs determine.
+    values : Tensor, Plan, dataclass, sequence, mapping, number or str
+        Dataclasses, mappings and sequences are read part by part, plans by their steps, which the inputs determine.
     """
     found = hashlib.sha256()
     for value in values:
@@ -37,6 +37,8 @@ def _add(found: Any, value: Any) -> None:
     if is_dataclass(value):
         found.update(type(value).__name__.encode())
         value = [getattr(value, field.name) for field in fields(value)]
+    if isinstance(value, Mapping):
+        value = list(value.items())
     if isinstance(value, Iterable) and not isinstance(value, str):
         parts = list(value)
         found.update(f"{len(parts)} parts".encode())

@@ -15,7 +15,7 @@ from htf.training._class_outputs import check_outputs, class_loss, count_hits, h
 from htf.training._memory import largest_fitting
 from htf.training._samples import Samples, as_samples
 from htf.training.digests import digest
-from htf.training.objectives.base import Found, Objective, Order, Place, first_outputs
+from htf.training.objectives.base import Found, Objective, Order, Place, first_outputs, input_dtype
 from htf.training.sample_weights import factors
 
 
@@ -73,7 +73,7 @@ class Classes(Objective):
         # Where gradients at most images are differentiated in turn, channels last gain nothing.
         channels_last = not place.differentiate_inputs and use_channels_last(model)
         for part in self.parts.values():
-            part.place(place.device, place.dtype, channels_last)
+            part.place(place.device, input_dtype(model, place), channels_last)
         train, world = self.parts["train"], place.processes.world
         # The smallest batches count, and some may be larger by one.
         size, larger = divmod(len(train), self.batches)
