@@ -73,8 +73,8 @@ def map_jobs(
     Raises
     ------
     ValueError
-        If scheduler is neither an address nor a scheduler file, or comes with workers; for a cost that is negative or
-        not finite.
+        If scheduler is neither an address nor a scheduler file, or comes with workers; for a cost that is not
+        finite.
     ImportError
         If scheduler is given and dask.distributed is not installed.
     ConnectionError
@@ -127,7 +127,7 @@ def map_jobs(
             raise ValueError(f"workers is {workers}, scheduler {str(scheduler)!r}; expected one of them")
         distributed()
         address = address_of(scheduler)
-    costs = [1.0 if cost is None else _cost(name(job), cost(job)) for job in jobs]
+    costs = [1.0 if cost is None else finite(f"cost of job {name(job)}", cost(job)) for job in jobs]
     if address is not None or workers > 1:
         # No long job is left to run alone at the end.
         order = sorted(range(len(jobs)), key=lambda k: -costs[k])
@@ -174,13 +174,6 @@ def _outcomes(work: Work, workers: int, address: str | None) -> Any:
     if address is not None:
         return on_cluster(work, address)
     return in_processes(work, workers) if workers > 1 and len(work.jobs) > 1 else one_by_one(work)
-
-
-def _cost(name: str, given: Any) -> float:
-    found = finite(f"cost of job {name}", given)
-    if found < 0:
-        raise ValueError(f"cost of job {name} is {found}; expected at least 0")
-    return found
 
 
 def _meets_all(error: Exception) -> bool:

@@ -161,9 +161,12 @@ def arranged_tree(encoder: Encoder, samples: Tensor, seed: int) -> DimensionTree
 
 
 def encoder_from(about: dict[str, Any]) -> Encoder:
-    """The inverse of `describe`."""
+    """The inverse of `describe`; a ValueError for what none has written."""
     own = {key: value for key, value in about.items() if key != "kind"}
     if about["kind"] == "patches":
         return Patches(**own)
+    if about["kind"] != "columns" or len(own["mean"]) != len(own["scale"]):
+        counts = f"{len(own['mean'])} means and {len(own['scale'])} scales"
+        raise ValueError(f"no encoder has kind {about['kind']!r}, {counts}")
     scale = [float("inf") if value is None else value for value in own["scale"]]
     return Columns(*(torch.tensor(each, dtype=torch.float64, device="cpu") for each in (own["mean"], scale)))

@@ -30,7 +30,9 @@ def digest(*values: Any) -> str:
 def _add(found: Any, value: Any) -> None:
     if isinstance(value, Tensor):
         # Flat, as a tensor without axes has no last one to be seen as bytes; contiguous, as a column is not.
-        found.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
+        found.update(
+            value.detach().cpu().resolve_conj().resolve_neg().flatten().contiguous().view(torch.uint8).numpy().data
+        )
         return
     if isinstance(value, Plan):
         value = (value.batch, value.layout.dims, value.steps)

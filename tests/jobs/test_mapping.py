@@ -360,9 +360,9 @@ def test_shares_that_are_none_move_no_bar():
 
 
 class TestBadInput:
-    @pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0])
+    @pytest.mark.parametrize("cost", [float("nan"), float("inf")])
     def test_costs(self, cost):
-        with pytest.raises(ValueError, match=f"cost of job 3 is {cost}; expected (a finite number|at least 0)"):
+        with pytest.raises(ValueError, match=f"cost of job 3 is {cost}; expected a finite number"):
             map_jobs(square, [3], cost=lambda job: cost)
 
     def test_what_is_run(self):

@@ -1,6 +1,7 @@
 """An estimator answers from one fit: whatever is refused, set, or given in other units afterwards is told."""
 
 import copy
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import htf
+from htf._files import write_tensors
 from htf.models import GenerativeClassifier, TensorClassifier, TensorDensity, TensorRegressor
 
 SMALL = {"width": 2, "epochs": 1, "device": "cpu"}
@@ -205,3 +207,27 @@ def test_images_in_other_units_are_told():
     with pytest.warns(UserWarning, match="x holds values from 0 to 1; this model was fitted on values from 0 to 255"):
         model.log_prob(black_and_white / 255.0)
     model.log_prob(black_and_white * 1.0)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda about, tensors: about.pop("settings"),
+        lambda about, tensors: about.update(tree="x"),
+        lambda about, tensors: about["settings"].update(width=5),
+        lambda about, tensors: about["settings"].update(depth=5),
+        lambda about, tensors: about.update(model="TensorRegressor"),
+        lambda about, tensors: about.update(model=["TensorClassifier"]),
+        lambda about, tensors: about["fitted"].update(dtype="<zz"),
+        lambda about, tensors: about["encoder"].update(kind="columns of another kind"),
+        lambda about, tensors: about["encoder"].update(mean=[0.0]),
+        lambda about, tensors: tensors.clear(),
+    ],
+)
+def test_files_that_describe_no_model_are_refused_by_name(edit, tmp_path):
+    model = KINDS["classifier"][0]().fit(TABLE, Y)
+    tensors, about = model.state()
+    edit(about, tensors)
+    write_tensors(tmp_path / "model", tensors or {"kept": torch.zeros(1)}, about, "a model")
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'model'} ") + "(does not describe|holds) a"):
+        htf.models.load(tmp_path / "model")

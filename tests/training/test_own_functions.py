@@ -1,7 +1,8 @@
-"""Functions of a user's own in checkpoints: regularizers, schedules, and objectives of other values are refused."""
+"""Functions and data of a user's own: checkpoints refuse those of other values, and what trains nothing is told."""
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -79,3 +80,50 @@ def test_functions_are_known_by_what_they_do():
     before = describe_callable(counting)
     counting()
     assert describe_callable(counting) == before
+
+
+def unrelated(parameters, lr):
+    return torch.optim.SGD([torch.zeros(3, requires_grad=True)], lr=lr)
+
+
+X = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+PAIR = X, X[:, :3].argmax(1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "error", "words"),
+    [
+        (
+            lambda: objectives.classification(PAIR),
+            {"optimizer": unrelated},
+            ValueError,
+            r"\(3,\) that is no param",
+        ),
+        (lambda: objectives.classification(PAIR, (X[:, :3], PAIR[1])), {}, ValueError, r"\(2, 3\).* as validation has"),
+        (
+            lambda: objectives.classification(PAIR, sample_weight=np.ones(40)),
+            {},
+            TypeError,
+            "weight is a ndarray",
+        ),
+        (lambda: objectives.regression((X, X[:, :3] * torch.nan)), {}, ValueError, "train has targets that are NaN"),
+        (lambda: objectives.regression((X / 0, X[:, :3])), {}, ValueError, "train has inputs that are NaN"),
+        (lambda: lambda model, generator: model.weight.sum() * 1j, {}, TypeError, "losses of dtype torch.complex64"),
+    ],
+)
+def test_what_would_train_nothing_or_fail_elsewhere_is_told(objective, settings, error, words):
+    with pytest.raises(error, match=words):
+        Training(nn.Linear(5, 3), objective(), **settings).run(epochs=1)
+
+
+def test_inputs_that_require_gradients_are_read_without_them():
+    for of in (objectives.classification, objectives.regression):
+        targets = PAIR[1] if of is objectives.classification else X[:, :3]
+        weights = []
+        for x in (X, X.clone().requires_grad_()):
+            torch.manual_seed(0)
+            model = nn.Linear(5, 3)
+            Training(model, of((x, targets), batch_size=10), lr=0.1).run(epochs=1)
+            weights.append(model.weight)
+            assert x.grad is None
+        assert torch.equal(*weights)

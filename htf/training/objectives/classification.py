@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from htf._checks import positive
 from htf.training._class_outputs import check_outputs, class_loss, count_hits, hits, use_channels_last
 from htf.training._memory import largest_fitting
-from htf.training._samples import Samples, as_samples
+from htf.training._samples import Samples, Stored, as_samples
 from htf.training.digests import digest
 from htf.training.objectives.base import Found, Objective, Order, Place, first_outputs, input_dtype
 from htf.training.sample_weights import factors
@@ -82,7 +82,13 @@ class Classes(Objective):
                 f"{'some ' * (larger > 0)}batches have {size} images for {world} process{'es' * (world > 1)}; "
                 "expected at least 2 for each: a larger batch_size, or more training images"
             )
-        out = first_outputs(model, train.batch(slice(0, 2))[0], "train")
+        first = train.batch(slice(0, 2))[0]
+        out = first_outputs(model, first, "train")
+        for name, part in self.parts.items():
+            # Items of a data set are not read twice: they may be drawn.
+            others = part.batch(slice(0, 2))[0] if isinstance(part, Stored) and len(part) else first
+            if others.shape[1:] != first.shape[1:]:
+                first_outputs(model, others, name)
         check_outputs(out, 2, max(part.labels_below for part in self.parts.values()))
         if self._weights is not None:
             self._weights = self._weights.to(place.device, place.dtype)

@@ -161,4 +161,7 @@ def _checked(name: str, pair: Any) -> Pair:
         )
     if not y.dtype.is_floating_point:
         raise TypeError(f"{name} has targets of dtype {y.dtype}; expected floats")
-    return x, y
+    for what, part in (("inputs", x), ("targets", y)):
+        if part.is_floating_point() and not bool(part.isfinite().all()):
+            raise ValueError(f"{name} has {what} that are NaN or infinite")
+    return x.detach(), y.detach()
