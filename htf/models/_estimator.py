@@ -129,7 +129,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         for name in self._optional_counts:
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
-        for name in self._flags:
+        for name in (*self._flags, "progress"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise TypeError(f"{name} is {getattr(self, name)!r}; expected True or False")
         check_seed(self.seed)

@@ -17,6 +17,7 @@ from htf.models._estimator import all_or_nothing, default_batch, sample_weights,
 from htf.models._levels import read
 from htf.models._probabilistic import Probabilistic
 from htf.models._reading import class_labels, classes_for_files, classes_of, expected_classes, same_kind
+from htf.models._reading import numbers as as_numbers
 from htf.tree import DimensionTree
 
 
@@ -221,7 +222,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         """Probabilities of the classes, by default from how much was seen of each."""
         if self.priors is None:
             return (seen / seen.sum()).numpy()
-        found = np.asarray(self.priors, dtype=np.float64)
+        found = as_numbers("priors", self.priors).double().numpy()
         if found.shape != (len(self.classes_),):
             raise ValueError(f"priors has shape {found.shape}; expected ({len(self.classes_)},), one for each class")
         if not (found >= 0).all() or abs(found.sum() - 1) > 1e-6:
@@ -332,7 +333,8 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         labels = _labels(y, len(predicted))
         same_kind(labels, self.classes_)
         right = predicted == labels
-        return float(np.average(right, weights=sample_weight))
+        weights = sample_weights(sample_weight, len(labels))
+        return float(np.average(right, weights=None if weights is None else weights.numpy()))
 
     def sample(self, labels: Any, seed: int | Generator | None = None) -> Any:
         """Draw a sample of each class that is named.

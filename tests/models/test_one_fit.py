@@ -231,3 +231,25 @@ def test_files_that_describe_no_model_are_refused_by_name(edit, tmp_path):
     write_tensors(tmp_path / "model", tensors or {"kept": torch.zeros(1)}, about, "a model")
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'model'} ") + "(does not describe|holds) a"):
         htf.models.load(tmp_path / "model")
+
+
+def test_other_settings_of_another_type_are_told():
+    for make, x in (KINDS["classifier"], KINDS["density"]):
+        with pytest.raises(TypeError, match="progress is 'no'; expected True or False"):
+            make(progress="no").fit(x, Y)
+    with pytest.raises(TypeError, match="label_smoothing is None; expected a number"):
+        KINDS["classifier"][0](label_smoothing=None).fit(TABLE, Y)
+    make, x = KINDS["generative"]
+    for priors, error, words in (
+        ({0: 0.5}, TypeError, "priors holds objects"),
+        ("even", ValueError, "priors has dtype"),
+    ):
+        with pytest.raises(error, match=words):
+            make(priors=priors).fit(x, Y)
+    model = make().fit(x, Y)
+    for weights, words in ((-np.ones(40), "entries that are negative"), (np.ones(3), r"shape \(3,\)")):
+        with pytest.raises(ValueError, match=f"sample_weight has {words}"):
+            model.score(x, Y, sample_weight=weights)
+    weights = np.arange(40.0)
+    expected = np.average(model.predict(x) == Y, weights=weights)
+    assert model.score(x, Y, sample_weight=weights) == pytest.approx(expected)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from htf._checks import positive
+from htf._checks import finite, positive
 from htf.training._class_outputs import check_outputs, class_loss, count_hits, hits, use_channels_last
 from htf.training._memory import largest_fitting
 from htf.training._samples import Samples, Stored, as_samples
@@ -60,7 +60,7 @@ class Classes(Objective):
         self.batch_size = positive("batch_size", batch_size)
         self.batches = max(1, math.ceil(len(self.parts["train"]) / self.batch_size))
         self.judge = "validation/accuracy" if len(self.parts.get("validation", ())) else ""
-        if not 0 <= label_smoothing < 1:
+        if not 0 <= finite("label_smoothing", label_smoothing) < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; expected from 0 to below 1")
         self._weights = None if sample_weight is None else factors(sample_weight, len(self.parts["train"]))
         self.label_smoothing = float(label_smoothing)
