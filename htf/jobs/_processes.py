@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from htf.jobs._work import Outcome, Progress, Work, lost_too_often, portable_errors
+from htf.jobs._work import Outcome, Progress, Work, lost_too_often, portable_errors, told_errors
 
 POLL = 0.2
 # A job whose process dies is tried once more: a machine short of memory may have room for it later, a crash will not.
@@ -29,7 +29,8 @@ def one_by_one(work: Work) -> Iterator[Outcome]:
     """Run the jobs in this process."""
     for index, job in enumerate(work.jobs):
         try:
-            result = work.run(job, lambda share, i=index: work.on_share(i, share))  # type: ignore[misc]
+            with told_errors():
+                result = work.run(job, lambda share, i=index: work.on_share(i, share))  # type: ignore[misc]
         except Exception as error:  # told to the caller
             yield Outcome(index, error=error)
         else:

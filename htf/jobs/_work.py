@@ -54,10 +54,20 @@ def lost_too_often(times: int) -> ChildProcessError:
 def portable_errors() -> Iterator[None]:
     """Replace an error that cannot travel between processes by one that says the same."""
     try:
-        yield
+        with told_errors():
+            yield
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:
             raise RuntimeError(f"{type(error).__name__}: {error}") from None
         raise
+
+
+@contextmanager
+def told_errors() -> Iterator[None]:
+    """Replace what would end more than its job, such as sys.exit, by an error that says so."""
+    try:
+        yield
+    except (SystemExit, GeneratorExit, StopIteration) as error:
+        raise RuntimeError(f"the job raised {error!r}, which would have ended other jobs too") from error

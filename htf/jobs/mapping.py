@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from htf._checks import positive
+from htf._checks import finite, positive
 from htf._progress import bar_file
 from htf.jobs._dask import address_of, distributed, on_cluster
 from htf.jobs._processes import in_processes, one_by_one
@@ -73,7 +73,8 @@ def map_jobs(
     Raises
     ------
     ValueError
-        If scheduler is neither an address nor a scheduler file, or comes with workers.
+        If scheduler is neither an address nor a scheduler file, or comes with workers; for a cost that is not
+        finite.
     ImportError
         If scheduler is given and dask.distributed is not installed.
     ConnectionError
@@ -115,6 +116,10 @@ def map_jobs(
     function of a module.
     """
     workers, threads = positive("workers", workers), positive("threads", threads)
+    if not callable(run):
+        raise TypeError(f"run is a {type(run).__name__}; expected a function of (job, report)")
+    if not isinstance(jobs, Iterable):
+        raise TypeError(f"jobs is a {type(jobs).__name__}; expected an iterable of jobs")
     jobs = list(jobs)
     address = None
     if scheduler is not None:
@@ -122,7 +127,7 @@ def map_jobs(
             raise ValueError(f"workers is {workers}, scheduler {str(scheduler)!r}; expected one of them")
         distributed()
         address = address_of(scheduler)
-    costs = [1.0] * len(jobs) if cost is None else [float(cost(job)) for job in jobs]
+    costs = [1.0 if cost is None else finite(f"cost of job {name(job)}", cost(job)) for job in jobs]
     if address is not None or workers > 1:
         # No long job is left to run alone at the end.
         order = sorted(range(len(jobs)), key=lambda k: -costs[k])
@@ -268,8 +273,9 @@ class _Progress:
 
     def show(self, index: int, share: float) -> None:
         """A job is done to a share, which is less than before if it began again."""
-        if not self._finished[index]:
-            self._shares[index] = share
+        # A share that is no number tells nothing.
+        if not self._finished[index] and share == share:
+            self._shares[index] = min(max(share, 0.0), 1.0)
             # A sum anew each time ends at the total exactly.
             self._bar.update(sum(map(operator.mul, self._shares, self._costs)) - self._bar.n)
 

@@ -15,6 +15,7 @@ from htf._modes import evaluated
 from htf.models._encoders import Columns, Encoder, Patches, arranged_tree, encoder_from
 from htf.models._estimator import TensorEstimator, default_batch
 from htf.models._network import EncodedNetwork
+from htf.models._reading import class_labels, numbers, plain
 from htf.nn import HTNetwork
 from htf.nn.init import scale_preserving
 from htf.training.objectives import Objective
@@ -38,6 +39,7 @@ class EncodedEstimator(TensorEstimator):
     _optional_counts: ClassVar[tuple[str, ...]] = ("patience", "patch", "stride", "batch_size")
     _flags: ClassVar[tuple[str, ...]] = ("flips",)
     _named_trees: ClassVar[tuple[str, ...]] = ("arrange",)
+    _structure: ClassVar[tuple[str, ...]] = (*TensorEstimator._structure, "stride", "dropout", "shifts", "flips")
     _normalized = False
     _in_bytes = False  # whether images were fitted as bytes
     module_: EncodedNetwork
@@ -89,8 +91,8 @@ class EncodedEstimator(TensorEstimator):
         ndim = getattr(X, "ndim", 2)
         if ndim in (3, 4):
             return self._checked_images(X, y, reset=reset)
-        if isinstance(X, Tensor):
-            X = X.detach().cpu().numpy()
+        X, y = plain("X", X), plain("y", y)
+        X, y = (each.numpy() if isinstance(each, Tensor) else each for each in (X, y))
         if y is None:
             X = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
         else:
@@ -102,15 +104,10 @@ class EncodedEstimator(TensorEstimator):
         return table if y is None else (table, y)
 
     def _checked_images(self, X: Any, y: Any, *, reset: bool) -> Any:
-        if isinstance(X, Tensor):
-            images = X.detach().cpu()
-        else:
-            array = np.asarray(X)
-            if array.dtype.kind not in "uif":
-                raise TypeError(f"X has dtype {array.dtype}; expected real numbers")
-            images = torch.from_numpy(np.ascontiguousarray(array))
-        if images.is_complex():
-            raise TypeError(f"X has dtype {images.dtype}; expected real numbers")
+        dtype = X.dtype if isinstance(X, Tensor) else np.asarray(X).dtype
+        if dtype.is_complex if isinstance(dtype, torch.dtype) else dtype.kind not in "uif":
+            raise TypeError(f"X has dtype {dtype}; expected real numbers")
+        images = numbers("X", X)
         in_bytes = images.dtype == torch.uint8
         if reset:
             self._in_bytes = in_bytes
@@ -120,18 +117,24 @@ class EncodedEstimator(TensorEstimator):
             raise TypeError(
                 f"X has dtype {images.dtype}; the estimator was fitted to {kind}, whose pixels have another scale"
             )
-        images = images if in_bytes else images.float()
-        images = images.unsqueeze(1) if images.ndim == 3 else images
+        given = images.unsqueeze(1) if images.ndim == 3 else images
+        images = given if in_bytes else given.float()
         if not images.numel():
             raise ValueError(f"X has shape {tuple(np.shape(X))}; expected at least one image of at least one pixel")
-        if not bool(images.isfinite().all()):
+        if not bool(given.isfinite().all()):
             raise ValueError("X has pixels that are NaN or infinite")
+        if given.dtype == torch.float64:
+            largest = float(given.abs().max())
+            if not torch.finfo(torch.float32).tiny <= (largest or 1.0) <= torch.finfo(torch.float32).max:
+                raise ValueError(f"X has pixels of sizes up to {largest:g}; expected sizes that float32 can hold")
         self._check_shape(tuple(images.shape[1:]), reset)
+        if not reset and hasattr(self, "module_") and isinstance(self.module_.encoder, Patches):
+            self.module_.encoder.check_units(images)
         if reset:
             self.n_features_in_ = int(np.prod(images.shape[1:]))
         if y is None:
             return images
-        labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+        labels = np.asarray(class_labels(y))
         if len(labels) != len(images):
             raise ValueError(f"X has {len(images)} images and y {len(labels)} entries; expected equally many")
         return images, labels
@@ -179,6 +182,7 @@ class EncodedEstimator(TensorEstimator):
     def _begin(self, samples: Tensor, validation: Any = None) -> None:
         """Encoder and network at their start; of a share for validation, no tree is found."""
         self._check_parameters()
+        self._note_structure()
         encoder = self._encoder(samples)
         if self.tree == "arrange":
             split = self._split(validation, len(samples))

@@ -13,9 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, unfold
 
+from htf._checks import warn
 from htf.arrangement import arrange
+from htf.models._reading import mean_and_spread
 from htf.tree import DimensionTree
 
+# How many times more or less than those that were fitted pixels may vary before it is worth a warning.
+UNITS = 30.0, 100.0
 # Standard deviations at which features of tables are cut: products of many large ones would be beyond all bounds.
 FARTHEST = 5.0
 
@@ -53,6 +57,15 @@ class Patches:
         mean = float(sum(float(part.sum()) for part in parts) / total)
         variance = sum(float((part - mean).square().sum()) for part in parts) / total
         return cls(channels, height, width, patch, stride, mean, variance**0.5 or 1.0)
+
+    def check_units(self, images: Tensor) -> None:
+        """Warn of images whose pixels vary so much more or less than those that were fitted that units are others."""
+        spread = float(images.double().std(correction=0)) / (255.0 if images.dtype == torch.uint8 else 1.0)
+        if spread > UNITS[0] * self.scale or 0 < spread < self.scale / UNITS[1]:
+            warn(
+                f"X has pixels of standard deviation {spread:.2g}; the estimator was fitted to pixels of "
+                f"{self.scale:.2g}: are they in the same units?"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -108,9 +121,8 @@ class Columns:
     @classmethod
     def fitted(cls, table: Tensor) -> Columns:
         """Means and standard deviations of a table (n, features)."""
-        table = table.double()
-        spread = table.std(0, correction=0)
-        return cls(table.mean(0), torch.where(spread > 1e-12 * table.abs().amax(0), spread, torch.inf))
+        mean, spread = mean_and_spread(table)
+        return cls(mean, torch.where(spread > 1e-12 * table.double().abs().amax(0), spread, torch.inf))
 
     @property
     def order(self) -> int:
@@ -149,9 +161,12 @@ def arranged_tree(encoder: Encoder, samples: Tensor, seed: int) -> DimensionTree
 
 
 def encoder_from(about: dict[str, Any]) -> Encoder:
-    """The inverse of `describe`."""
+    """The inverse of `describe`; a ValueError for what none has written."""
     own = {key: value for key, value in about.items() if key != "kind"}
     if about["kind"] == "patches":
         return Patches(**own)
+    if about["kind"] != "columns" or len(own["mean"]) != len(own["scale"]):
+        counts = f"{len(own['mean'])} means and {len(own['scale'])} scales"
+        raise ValueError(f"no encoder has kind {about['kind']!r}, {counts}")
     scale = [float("inf") if value is None else value for value in own["scale"]]
     return Columns(*(torch.tensor(each, dtype=torch.float64, device="cpu") for each in (own["mean"], scale)))

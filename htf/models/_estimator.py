@@ -5,9 +5,10 @@ from __future__ import annotations
 import numbers
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Generator, Tensor, nn
 from htf._checks import check_seed, positive
 from htf._files import write_tensors
 from htf._machine import usable_device
-from htf.models._levels import numbers as as_numbers
+from htf.models._reading import numbers as as_numbers
 from htf.nn import HTNetwork
 from htf.tensors import HTTensor
 from htf.training import History, Training, early_stopping
@@ -31,6 +32,29 @@ FORMATS = ("ht", "cp", "tt")
 # Batches by default: as many samples as leave an epoch of a small table this many steps, within bounds.
 LEAST_STEPS, LEAST_BATCH, LARGEST_BATCH = 16, 8, 128
 FILE_KIND = "a model"
+
+Arguments = ParamSpec("Arguments")
+Fitted = TypeVar("Fitted", bound="TensorEstimator")
+Fitting = Callable[Concatenate[Fitted, Arguments], Fitted]
+
+
+def all_or_nothing(fit: Fitting[Fitted, Arguments]) -> Fitting[Fitted, Arguments]:
+    """Let a fit that is refused leave the estimator as it was: its answers are those of one fit, not parts of two.
+
+    After an interrupt, a network that was trained is kept.
+    """
+
+    def whole(self: Fitted, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Fitted:
+        before = dict(self.__dict__)
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException as error:
+            if isinstance(error, Exception) or self.__dict__.get(self._model) is before.get(self._model):
+                self.__dict__.clear()
+                self.__dict__.update(before)
+            raise
+
+    return wraps(fit)(whole)  # type: ignore[return-value] # of the same arguments
 
 
 class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no annotations
@@ -51,6 +75,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
     _optional_counts: ClassVar[tuple[str, ...]] = ("patience",)
     _flags: ClassVar[tuple[str, ...]] = ()
     _named_trees: ClassVar[tuple[str, ...]] = ()  # that are found from the samples
+    _structure: ClassVar[tuple[str, ...]] = ("format", "patch", "width", "tree")  # settings of which a network is made
 
     # Arguments of all of them; scikit-learn reads those of the constructor of each class.
     format: str
@@ -104,7 +129,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         for name in self._optional_counts:
             if getattr(self, name) is not None:
                 positive(name, getattr(self, name))
-        for name in self._flags:
+        for name in (*self._flags, "progress"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise TypeError(f"{name} is {getattr(self, name)!r}; expected True or False")
         check_seed(self.seed)
@@ -120,6 +145,24 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
                 raise ValueError(f"tree is {self.tree!r}; expected {known}")
         elif self.tree is not None and not isinstance(self.tree, DimensionTree):
             raise TypeError(f"tree is a {type(self.tree).__name__}; expected a DimensionTree")
+
+    def _note_structure(self) -> None:
+        """Remember the settings of which the network is made: those of the estimator may be set anew."""
+        self._made_with = {name: getattr(self, name) for name in self._structure}
+
+    def _made(self, name: str) -> Any:
+        """A setting as it was when the network was made."""
+        return self.__dict__.get("_made_with", {}).get(name, getattr(self, name))
+
+    def _check_structure(self) -> None:
+        """Refuse to go on with settings of another network than the fitted one."""
+        for name in self._structure:
+            now, then = getattr(self, name), self._made(name)
+            if now is not then and now != then:
+                raise ValueError(
+                    f"{name} is {now!r}; this {type(self).__name__} was fitted with {name}={then!r}: partial_fit "
+                    "goes on with the network that is there, and fit begins anew"
+                )
 
     def _tree_of(self, order: int, default: DimensionTree | None = None) -> DimensionTree:
         """The tree that was given, or the one of the format: for "ht" a default, or the balanced one."""
@@ -203,13 +246,14 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         """
         tree = self.network.tree
         settings = {name: value for name, value in self.get_params(deep=False).items() if name != "tree"}
-        settings["out"] = None
+        settings |= {name: self._made(name) for name in self._structure if name in settings}
+        settings["out"], given = None, self._made("tree")
         settings["device"] = None if self.device is None else str(self.device)
         about = {
             "model": type(self).__name__,
             "settings": settings,
-            "own_tree": isinstance(self.tree, DimensionTree),
-            "named_tree": self.tree if isinstance(self.tree, str) else None,
+            "own_tree": isinstance(given, DimensionTree),
+            "named_tree": given if isinstance(given, str) else None,
             "tree": [tree.order, [list(tree.children(node)) for node in tree.inner_nodes]],
         }
         return {}, about
@@ -241,6 +285,7 @@ class TensorEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has n
         else:
             place = usable_device(device)
         made._restore(tensors, about, tree, place)
+        made._note_structure()
         return made
 
     @classmethod

@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from htf._checks import warn
+from htf.models._reading import mean_and_spread, numbers
 
 # Values of a byte.
 BYTES = 256
@@ -47,7 +49,7 @@ class Levels:
             found._check_whole(values)
             return found
         lowest, highest = min(low, 0.0), 1.0 if low >= 0 and high <= 1 else high
-        return cls(levels, "real", lowest, max(highest, lowest + 1e-12))
+        return cls(levels, "real", lowest, highest if highest > lowest else lowest + max(1e-12, 1e-12 * abs(lowest)))
 
     def encode(self, values: Tensor) -> Tensor:
         """Levels of values, int16 or int32 as they need."""
@@ -57,10 +59,14 @@ class Levels:
         elif self.kind == "bytes":
             if not _whole(values) or float(values.min()) < 0 or float(values.max()) >= BYTES:
                 raise ValueError("x holds values that are not integers from 0 to 255, of which this model was fitted")
+            self._warn_of_units(values, 1.0 if values.is_floating_point() else 0.0)
             found = (values.to(torch.int32) * self.levels).div(int(self.highest) + 1, rounding_mode="floor")
             found = found.clamp(max=self.levels - 1)
         else:
-            share = (values.double() - self.lowest) / (self.highest - self.lowest)
+            self._warn_of_units(values, 0.0)
+            # Halves, as differences may be beyond all floats.
+            low = self.lowest / 2
+            share = (values.double() / 2 - low) / (self.highest / 2 - low)
             found = (share * self.levels).floor().clamp(0, self.levels - 1)
         return found.to(torch.int16 if self.levels < 2**15 - 1 else torch.int32)
 
@@ -72,7 +78,23 @@ class Levels:
         share = levels.double() / max(self.levels - 1, 1)
         if self.kind == "bytes":
             return (share * self.highest).round().to(torch.uint8)
-        return self.lowest + share * (self.highest - self.lowest)
+        return 2 * (self.lowest / 2 + share * (self.highest / 2 - self.lowest / 2))
+
+    def _warn_of_units(self, values: Tensor, one: float) -> None:
+        """Warn of values that are far beyond the range that was fitted, or from 0 to `one` where bytes were."""
+        if not len(values):
+            return
+        low, high = float(values.min()), float(values.max())
+        if self.kind == "bytes":
+            suspect = low >= 0 and high == one > 0 and self.highest > one
+        else:
+            reach = self.highest / 2 - self.lowest / 2
+            suspect = max(self.lowest / 2 - low / 2, high / 2 - self.highest / 2) > reach
+        if suspect:
+            warn(
+                f"x holds values from {low:g} to {high:g}; this model was fitted on values from {self.lowest:g} to "
+                f"{self.highest:g}, and takes others for the nearest of them: are they in the same units?"
+            )
 
     def _check_whole(self, values: Tensor) -> None:
         if not len(values):
@@ -106,9 +128,8 @@ class Reals:
     @classmethod
     def of(cls, values: Tensor) -> Reals:
         """Find out from the values to be fitted; the scale of a feature that never changes is 1."""
-        values = values.double()
-        scale = values.std(0, correction=0)
-        return cls(values.mean(0), torch.where(scale > 1e-12 * values.abs().amax(0), scale, 1.0))
+        mean, scale = mean_and_spread(values)
+        return cls(mean, torch.where(scale > 1e-12 * values.double().abs().amax(0), scale, 1.0))
 
     def encode(self, values: Tensor) -> Tensor:
         """Standardized values, float64."""
@@ -195,28 +216,3 @@ def read(x: Any, missing: Any = None, shape: tuple[int, ...] | None = None, mode
     elif marks is not None:
         values = values.masked_fill(marks, 0)
     return Given(values, marks, as_tensor, found)
-
-
-def numbers(name: str, given: Any) -> Tensor:
-    """Real numbers on the CPU, of whatever container."""
-    if isinstance(given, Tensor):
-        found = given.detach().cpu()
-    else:
-        if hasattr(given, "toarray"):
-            raise TypeError(f"{name} is a sparse matrix; expected a dense array, such as that of its toarray()")
-        try:
-            array = np.asarray(given)
-        except ValueError as error:
-            raise ValueError(f"{name} cannot be read as an array: {error}") from error
-        if array.dtype.kind == "O":
-            array = array.astype(np.float64)
-        if array.dtype.kind == "c":
-            raise ValueError(f"Complex data not supported: {name} has dtype {array.dtype}")
-        if array.dtype.kind not in "biuf":
-            raise ValueError(f"{name} has dtype {array.dtype}; expected numbers")
-        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-            array = array.astype(np.int64)
-        found = torch.from_numpy(np.ascontiguousarray(array))
-    if found.is_complex():
-        raise ValueError(f"Complex data not supported: {name} has dtype {found.dtype}")
-    return found

@@ -53,7 +53,10 @@ def load(path: str | os.PathLike[str]) -> Any:
     True
     """
     tensors, about = read_tensors(Path(path), FILE_KIND)
-    kind = _BY_NAME.get(about.get("model", ""))
+    kind = _BY_NAME.get(str(about.get("model", "")))
     if kind is None:
         raise ValueError(f"{path} holds a model of kind {about.get('model')!r}; known are {', '.join(_BY_NAME)}")
-    return kind.from_state(tensors, about)
+    try:
+        return kind.from_state(tensors, about)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} does not describe a {kind.__name__} ({error!r})") from error

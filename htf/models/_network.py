@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from htf.models._encoders import Encoder
+from htf.models._encoders import Columns, Encoder
 from htf.nn import HTNetwork
 
 
@@ -40,6 +40,11 @@ class EncodedNetwork(nn.Module):
         super().__init__()
         self.encoder, self.network, self.is_normalized = encoder, network, normalized
         self.dropout, self.shifts, self.flips = dropout, shifts, flips
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Dtype of floats as it takes them: tables are rounded once they are standardized, not before."""
+        return torch.float64 if isinstance(self.encoder, Columns) else self.network.dtype
 
     def forward(self, samples: Tensor) -> Tensor:
         """(batch, outputs) of samples as the encoder takes them."""

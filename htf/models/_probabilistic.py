@@ -50,6 +50,14 @@ class Probabilistic(TensorEstimator):
     smoothing: Any
     dtype: Any
     squared: Any = False
+    _structure: ClassVar[tuple[str, ...]] = (
+        *TensorEstimator._structure,
+        "levels",
+        "leaf",
+        "components",
+        "squared",
+        "dtype",
+    )
 
     network_: HTNetwork
     leaves_: NormalLeaves | None = None
@@ -75,6 +83,7 @@ class Probabilistic(TensorEstimator):
 
     def _begin(self, given: Given, indices: Tensor, outputs: int) -> HTNetwork | NormalNetwork:
         """Leaves and network at their start."""
+        self._note_structure()
         tree = self._make_tree(given.shape)
         self.shape_, self.n_features_in_ = given.shape, tree.order
         self._tensors = given.as_tensor
@@ -117,17 +126,18 @@ class Probabilistic(TensorEstimator):
             weights=weights,
             validation=None if held is None else held if labels is not None else held[0],  # type: ignore[arg-type]
             batch_size=self._batch(len(indices)),
-            squared=self.squared,
+            squared=self._made("squared"),
             seed=self.seed,
             priors=self._class_priors(),
         )
         if optimizer is None:
-            optimizer = "adam" if self.squared else self._maximization(self._samples_seen)
+            optimizer = "adam" if self._made("squared") else self._maximization(self._samples_seen)
         self._train(model, objective, optimizer=optimizer, lr=self._rate(), schedule=schedule, epochs=epochs)
 
     def _more(self, x: Any) -> Given:
         """Samples for `partial_fit`; the first ones decide what values become."""
         if hasattr(self, self._model):
+            self._check_structure()
             return read(x, None, self.shape_, type(self).__name__)
         given = read(x)
         self.levels_ = self._codes_of(given.values)
@@ -144,11 +154,13 @@ class Probabilistic(TensorEstimator):
             model = self._begin(given, indices, outputs)
         self._samples_seen += len(indices)
         goes_on: Any = None
-        if self.squared:
+        if self._made("squared"):
             # Adam goes on with the moments of its last steps.
             if not hasattr(self, "_optimizer"):
                 self._optimizer = torch.optim.Adam(model.parameters(), lr=self._rate())
             kept = self._optimizer
+            for group in kept.param_groups:
+                group["lr"] = self._rate()
             goes_on = lambda parameters, lr: kept  # noqa: E731
         self._learn(model, indices, labels, weights, None, "constant", 1, goes_on)
 
@@ -169,7 +181,7 @@ class Probabilistic(TensorEstimator):
         return None
 
     def _rate(self) -> float:
-        return float(self.lr) if self.lr is not None else (0.01 if self.squared else 0.3)
+        return float(self.lr) if self.lr is not None else (0.01 if self._made("squared") else 0.3)
 
     def _maximization(self, samples: int) -> Any:
         leaf = "categorical" if self.leaf == "gaussian" else self.leaf
@@ -200,7 +212,7 @@ class Probabilistic(TensorEstimator):
         return given, self.levels_.encode(values), given.missing
 
     def _portions(self, samples: int, entries: int = ENTRIES) -> Iterator[slice]:
-        size = min(max(entries // (self.n_features_in_ * self.width), 16), 2**16)
+        size = min(max(entries // (self.n_features_in_ * self._made("width")), 16), 2**16)
         return (slice(start, start + size) for start in range(0, samples, size))
 
     @torch.no_grad()
@@ -214,12 +226,13 @@ class Probabilistic(TensorEstimator):
         marked = missing is not None and bool(missing.any())
         if marked:
             # One more level, of which all leaves have the probability 1.
-            layout = Layout.build(network.tree, self.levels + 1, self.width, network.outputs)
+            levels = self._made("levels")
+            layout = Layout.build(network.tree, levels + 1, self._made("width"), network.outputs)
             leaves = [torch.cat([leaf, torch.ones_like(leaf[:, :1])], 1) for leaf in leaves]
         for part in self._portions(len(indices)):
             x = indices[part].to(network.device).long()
             if marked and missing is not None:
-                x = torch.where(missing[part].to(x.device), self.levels, x)
+                x = torch.where(missing[part].to(x.device), levels, x)
             plan = Plan(layout, x, runs=1, dtype=network.dtype)
             _, log = sign_and_logarithm(network, plan, leaves, inner)
             found.append(log.reshape(len(x), -1).double().cpu())
@@ -232,7 +245,7 @@ class Probabilistic(TensorEstimator):
         model, found = NormalNetwork(self.leaves_, self.network_), []
         if missing is not None:
             values = values.masked_fill(missing, math.nan)
-        for part in self._portions(len(values), ENTRIES // self.components):
+        for part in self._portions(len(values), ENTRIES // self._made("components")):
             log = model.log_abs(values[part].to(self.network_.device))[1]
             found.append(log.reshape(log.shape[0], -1).double().cpu())
         volume = self.levels_.log_volume(missing)
@@ -305,7 +318,7 @@ class Probabilistic(TensorEstimator):
             With `squared`, where components are no mixtures.
         """
         network, tree = self.network, self.network.tree
-        if self.squared:
+        if self._made("squared"):
             raise ValueError("squared is True; a square has no mixtures whose means could be told")
         if not 0 <= node <= tree.root:
             raise IndexError(f"node is {node}; the tree has nodes 0 to {tree.root}")
@@ -347,8 +360,9 @@ class Probabilistic(TensorEstimator):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         _, about = super().state()
+        dtype = self._made("dtype")
         about["settings"] |= {
-            "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
+            "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
             "schedule": self.schedule if isinstance(self.schedule, str) else "constant",
         }
         about |= {

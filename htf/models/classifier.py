@@ -14,7 +14,8 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from htf.models._encoded import EncodedEstimator
-from htf.models._estimator import sample_weights, samples_and_targets
+from htf.models._estimator import all_or_nothing, sample_weights, samples_and_targets
+from htf.models._reading import class_labels, classes_for_files, classes_of, expected_classes
 from htf.training.objectives import classification
 from htf.tree import DimensionTree
 
@@ -127,6 +128,7 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         self.lr, self.weight_decay, self.noise, self.patience = lr, weight_decay, noise, patience
         self.seed, self.device, self.out, self.progress = seed, device, out, progress
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
         """Fit to labelled samples.
 
@@ -159,13 +161,10 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         samples, labels = self._checked(X, y, reset=True, supervised=True)
         self.__dict__.pop("_optimizer", None)
         labels = _labels(labels)
-        self.classes_, codes = np.unique(labels, return_inverse=True)
+        self.classes_, codes = classes_of(labels)
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class, {self.classes_.tolist()[0]!r}; expected at least 2")
-        weights = sample_weights(sample_weight, len(samples))
-        if self.class_weight is not None:
-            balance = torch.from_numpy(compute_sample_weight(self.class_weight, labels))
-            weights = balance if weights is None else weights * balance
+        weights = self._weights(sample_weight, labels)
         self._begin(samples, validation)
         train, aside, weights = self._parts(samples, torch.from_numpy(codes).long(), weights, validation)
         objective = classification(
@@ -178,6 +177,7 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         self._fit(objective, self.epochs)
         return self
 
+    @all_or_nothing
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch at a constant rate, going on from where the last call ended.
 
@@ -186,7 +186,7 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         X, y, sample_weight
             As for `fit`.
         classes : array, optional
-            All classes that will come; needed at the first call.
+            All classes that will come; needed at the first call, and at later ones the same.
 
         Returns
         -------
@@ -205,20 +205,29 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         (5, 10)
         """
         first = not hasattr(self, "module_")
+        self._check_parameters()
+        if not first:
+            self._check_structure()
+        known = expected_classes(classes, None if first else self.classes_)
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight is {self.class_weight!r}, which needs all samples at once; partial_fit takes a dict or "
+                "None"
+            )
         samples, labels = self._checked(X, y, reset=first, supervised=True)
         labels = _labels(labels)
         if first:
-            if classes is None:
-                raise ValueError("classes is None at the first call of partial_fit; expected all that will come")
-            self.classes_ = np.unique(classes)
+            self.classes_ = known
             self._begin(samples)
         if first or not hasattr(self, "_optimizer"):
             self._optimizer = torch.optim.AdamW(self.module_.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        for group in self._optimizer.param_groups:
+            group |= {"lr": self.lr, "weight_decay": self.weight_decay}
         unknown = np.setdiff1d(labels, self.classes_)
         if len(unknown):
             raise ValueError(f"y has the label {unknown.tolist()[0]!r}; expected one of {self.classes_.tolist()}")
         codes = torch.from_numpy(np.searchsorted(self.classes_, labels)).long()
-        weights = sample_weights(sample_weight, len(samples))
+        weights = self._weights(sample_weight, labels)
         objective = classification(
             (samples, codes),
             batch_size=self._batch(len(samples)),
@@ -250,6 +259,14 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         self._check_fitted()
         return self.classes_[self._predicted(X).argmax(1).numpy()]
 
+    def _weights(self, sample_weight: Any, labels: np.ndarray) -> Tensor | None:
+        """Weights of samples times those of their classes."""
+        weights = sample_weights(sample_weight, len(labels))
+        if self.class_weight is None:
+            return weights
+        balance = torch.from_numpy(compute_sample_weight(self.class_weight, labels))
+        return balance if weights is None else weights * balance
+
     def _parts(
         self, samples: Tensor, codes: Tensor, weights: Tensor | None, validation: Any
     ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None, Tensor | None]:
@@ -272,7 +289,7 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
         return len(self.classes_)
 
     def _fitted(self) -> dict[str, Any]:
-        return {**super()._fitted(), "classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str}
+        return {**super()._fitted(), "classes": classes_for_files(self.classes_), "dtype": self.classes_.dtype.str}
 
     def _restore(
         self, tensors: dict[str, Tensor], about: dict[str, Any], tree: DimensionTree, device: torch.device
@@ -282,6 +299,8 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
 
 
 def _labels(y: Any) -> np.ndarray:
-    labels = column_or_1d(y, warn=True)
+    labels = column_or_1d(class_labels(y), warn=True)
+    if labels.dtype.kind == "O":
+        classes_of(labels)
     check_classification_targets(labels)
     return labels

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from htf._checks import natural, positive
 from htf.models._born import ObservedGramians, draw_squared, samples_at_once
-from htf.models._estimator import sample_weights
+from htf.models._estimator import all_or_nothing, sample_weights
 from htf.models._levels import Levels, read
 from htf.models._probabilistic import Probabilistic
 from htf.nn.networks.gramians import log_norm
@@ -186,6 +186,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         self.progress = progress
         self.components = components
 
+    @all_or_nothing
     def fit(self, x: Any, y: Any = None, *, validation: Any = None, sample_weight: Any = None) -> Self:
         """Fit to samples.
 
@@ -227,6 +228,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         self._fit(given, None, 1, weights, kept)
         return self
 
+    @all_or_nothing
     def partial_fit(self, x: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch at a constant rate, going on from where the last call, or `fit`, ended.
 
@@ -252,7 +254,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
 
     def _settle(self, model: nn.Module) -> None:
         super()._settle(model)
-        if self.squared:
+        if self._made("squared"):
             with torch.no_grad():
                 # Spread over all matrices, as the factor is beyond all floats.
                 share = (-log_norm(self.network_).double() / (2 * self.network_.tree.n_nodes)).exp()
@@ -314,7 +316,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
 
     @torch.no_grad()
     def _log_prob(self, indices: Tensor, missing: Tensor | None) -> Tensor:
-        if not self.squared:
+        if not self._made("squared"):
             return self._log_outputs(indices, missing)[:, 0]
         norm = float(log_norm(self.network_))
         if missing is None or not bool(missing.any()):
@@ -393,7 +395,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
 
     @torch.no_grad()
     def _sampled(self, indices: Tensor, missing: Tensor, generator: Generator | None, free: bool = False) -> Tensor:
-        if not self.squared:
+        if not self._made("squared"):
             outputs = torch.zeros(len(indices), dtype=torch.long, device="cpu")
             return self._draw(outputs, generator, *(() if free else (indices, missing)))
         size, device, found = samples_at_once(self.network_), self.network_.device, []
@@ -431,7 +433,7 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
         to find those is NP-hard.  O(nodes · width²) per sample.
         """
         given, indices, gone = self._read(x, missing)
-        if self.squared:
+        if self._made("squared"):
             raise ValueError(
                 "squared is True; expected a density of mixtures: a square has no most probable choice of them"
             )
@@ -499,8 +501,8 @@ class TensorDensity(DensityMixin, Probabilistic):  # type: ignore[misc]
     def _expectation(self, of: Callable[[Tensor], Tensor], samples: int, seed: Any) -> Estimate:
         self._check_fitted()
         order = self.n_features_in_
-        if isinstance(self.levels_, Levels) and order * math.log(self.levels) <= math.log(SUMMED) + 1e-9:
-            axes = [torch.arange(self.levels, dtype=torch.int16, device="cpu")] * order
+        if isinstance(self.levels_, Levels) and order * math.log(self.levels_.levels) <= math.log(SUMMED) + 1e-9:
+            axes = [torch.arange(self.levels_.levels, dtype=torch.int16, device="cpu")] * order
             x = torch.cartesian_prod(*axes)
             log = self._log_prob(x, None)
             possible = log > -math.inf

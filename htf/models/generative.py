@@ -13,9 +13,11 @@ from sklearn.exceptions import DataConversionWarning
 from torch import Generator, Tensor
 
 from htf._checks import natural
-from htf.models._estimator import default_batch, sample_weights, samples_and_targets
+from htf.models._estimator import all_or_nothing, default_batch, sample_weights, samples_and_targets
 from htf.models._levels import read
 from htf.models._probabilistic import Probabilistic
+from htf.models._reading import class_labels, classes_for_files, classes_of, expected_classes, same_kind
+from htf.models._reading import numbers as as_numbers
 from htf.tree import DimensionTree
 
 
@@ -122,6 +124,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         self.progress = progress
         self.components = components
 
+    @all_or_nothing
     def fit(self, x: Any, y: Any = None, *, validation: Any = None, sample_weight: Any = None) -> Self:
         """Fit to labelled samples, by expectation maximization of the likelihood of samples and classes together.
 
@@ -152,10 +155,10 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         given = read(x)
         labels = _labels(y, len(given.values))
         weights = sample_weights(sample_weight, len(given.values))
-        self.classes_, codes = np.unique(labels, return_inverse=True)
+        self.classes_, codes = classes_of(labels)
         if len(self.classes_) < 2:
             raise ValueError(f"y holds one class, {self.classes_[0]!r}; a classifier needs at least 2 classes")
-        numbers = torch.from_numpy(codes.reshape(-1)).long()
+        numbers = torch.from_numpy(codes).long()
         self.levels_ = self._codes_of(given.values)
         self._seen = torch.bincount(numbers, weights, minlength=len(self.classes_)).double()
         self.priors_ = self._priors(self._seen)
@@ -173,6 +176,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         self._fit(given, numbers, len(self.classes_), weights, kept)
         return self
 
+    @all_or_nothing
     def partial_fit(self, x: Any, y: Any = None, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch at a constant rate, going on from where the last call, or `fit`, ended.
 
@@ -181,7 +185,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         x, y, sample_weight
             As for `fit`.  The first samples decide the levels of values, or their scale, and the start.
         classes : array, optional
-            All classes that will come; needed at the first call.
+            All classes that will come; needed at the first call, and at later ones the same.
 
         Returns
         -------
@@ -195,13 +199,12 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         """
         self._check_parameters()
         first = not hasattr(self, self._model)
-        if first and classes is None:
-            raise ValueError("classes is None at the first call of partial_fit; expected all that will come")
+        known = expected_classes(classes, None if first else self.classes_)
         given = self._more(x)
         labels = _labels(y, len(given.values))
         weights = sample_weights(sample_weight, len(given.values))
         if first:
-            self.classes_ = np.unique(classes)
+            self.classes_ = known
             self._seen = torch.zeros(len(self.classes_), dtype=torch.float64, device="cpu")
         numbers = self._numbers(labels)
         self._seen = self._seen + torch.bincount(numbers, weights, minlength=len(self.classes_))
@@ -219,7 +222,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
         """Probabilities of the classes, by default from how much was seen of each."""
         if self.priors is None:
             return (seen / seen.sum()).numpy()
-        found = np.asarray(self.priors, dtype=np.float64)
+        found = as_numbers("priors", self.priors).double().numpy()
         if found.shape != (len(self.classes_),):
             raise ValueError(f"priors has shape {found.shape}; expected ({len(self.classes_)},), one for each class")
         if not (found >= 0).all() or abs(found.sum() - 1) > 1e-6:
@@ -327,8 +330,11 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
     def score(self, x: Any, y: Any, sample_weight: Any = None, *, missing: Any = None) -> float:
         """Share of right labels."""
         predicted = self.predict(x, missing)
-        right = predicted == _labels(y, len(predicted))
-        return float(np.average(right, weights=sample_weight))
+        labels = _labels(y, len(predicted))
+        same_kind(labels, self.classes_)
+        right = predicted == labels
+        weights = sample_weights(sample_weight, len(labels))
+        return float(np.average(right, weights=None if weights is None else weights.numpy()))
 
     def sample(self, labels: Any, seed: int | Generator | None = None) -> Any:
         """Draw a sample of each class that is named.
@@ -354,7 +360,7 @@ class GenerativeClassifier(ClassifierMixin, Probabilistic):  # type: ignore[misc
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, about = super().state()
         about["settings"]["priors"] = None if self.priors is None else np.asarray(self.priors).tolist()
-        classes = self.classes_.tolist()
+        classes = classes_for_files(self.classes_)
         about |= {"classes": [classes, self.classes_.dtype.str], "priors": self.priors_.tolist()}
         return tensors, about | {"seen": self._seen.tolist()}
 
@@ -371,7 +377,7 @@ def _labels(given: Any, samples: int) -> np.ndarray[Any, Any]:
     """Labels (samples,) as an array; a ValueError where there are none, others than samples, or real numbers."""
     if given is None:
         raise ValueError("This GenerativeClassifier requires y to be passed, but the target y is None")
-    found = np.asarray(given.detach().cpu() if isinstance(given, Tensor) else given)
+    found = np.asarray(class_labels(given))
     if found.ndim == 2 and found.shape[1] == 1:
         message = (
             "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (samples,)"
@@ -382,6 +388,6 @@ def _labels(given: Any, samples: int) -> np.ndarray[Any, Any]:
         raise ValueError(f"y has shape {found.shape}; expected ({samples},), a label for each sample")
     if found.dtype.kind == "f" and not (np.isfinite(found).all() and (found == np.round(found)).all()):
         raise ValueError("Unknown label type: y holds real numbers; expected classes")
-    if found.dtype.kind not in "biufOUS":
+    if found.dtype.kind not in "biufOU":
         raise ValueError(f"Unknown label type: y has dtype {found.dtype}")
     return found

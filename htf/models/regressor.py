@@ -12,7 +12,9 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from htf.models._encoded import EncodedEstimator
-from htf.models._estimator import sample_weights, samples_and_targets
+from htf.models._estimator import all_or_nothing, sample_weights, samples_and_targets
+from htf.models._reading import mean_and_spread
+from htf.models._reading import numbers as as_numbers
 from htf.training.objectives import regression
 from htf.tree import DimensionTree
 
@@ -81,6 +83,7 @@ class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
         self.lr, self.weight_decay, self.noise, self.patience = lr, weight_decay, noise, patience
         self.seed, self.device, self.out, self.progress = seed, device, out, progress
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation: Any = None) -> Self:
         """Fit to samples with numbers.
 
@@ -142,7 +145,7 @@ class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
         return (found.squeeze(1) if self._single else found).numpy()
 
     def _numbers(self, y: Any, *, reset: bool) -> Tensor:
-        numbers = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y, dtype=np.float64)
+        numbers = as_numbers("y", y).double().numpy()
         if numbers.ndim == 2 and numbers.shape[1] == 1:
             numbers = column_or_1d(numbers, warn=True)
         targets = torch.from_numpy(numbers)
@@ -154,7 +157,7 @@ class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
         targets = targets.reshape(len(targets), -1)
         if reset:
             self._single = single
-            self._mean, spread = targets.mean(0), targets.std(0, correction=0)
+            self._mean, spread = mean_and_spread(targets)
             self._scale = torch.where(spread > 0, spread, 1)
         elif targets.shape[1] != len(self._mean):
             raise ValueError(f"y has {targets.shape[1]} targets; expected {len(self._mean)}")

@@ -117,6 +117,8 @@ class Gradients:
                 f"objective gave losses of shape {tuple(shape)}; expected ({training.runs},), a loss for each run"
                 + " or a scalar" * (training.runs == 1)
             )
+        if losses.is_complex():
+            raise TypeError(f"objective gave losses of dtype {losses.dtype}; expected real numbers")
         if not losses.requires_grad:
             raise ValueError("objective gave losses that do not depend on the model's parameters")
 

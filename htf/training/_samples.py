@@ -52,7 +52,7 @@ class Samples(ABC):
             yield self.batch(slice(start, start + size))
 
 
-class _Stored(Samples):
+class Stored(Samples):
     """Tensors, kept on the device.
 
     Parameters
@@ -149,10 +149,10 @@ def as_samples(name: str, given: Any) -> Samples:
         For something else, for inputs and labels of different lengths, or for labels that are not integers from 0.
     """
     if isinstance(given, Split):
-        made: Samples = _Stored(given.images, _labels(name, given.images, given.labels), given.maximum)
+        made: Samples = Stored(given.images.detach(), _labels(name, given.images, given.labels), given.maximum)
     elif isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(part, Tensor) for part in given):
         x, y = given
-        made = _Stored(x, _labels(name, x, y), 255 if x.dtype == torch.uint8 and x.ndim == 4 else None)
+        made = Stored(x.detach(), _labels(name, x, y), 255 if x.dtype == torch.uint8 and x.ndim == 4 else None)
     elif isinstance(given, Dataset) and hasattr(given, "__len__") and hasattr(type(given), "__getitem__"):
         made = _Items(name, given)
     else:

@@ -60,7 +60,7 @@ def classify(
         Folder of the run: checkpoint.safetensors and, at the end, result.json.  A run that was stopped goes on, to bit
         for bit the same parameters on the same CPU; a finished one is loaded, or continued if more epochs are asked
         for.  One of another architecture, as far as modules tell by ``extra_repr``, or of another start is refused; a
-        regularizer that is a function is known by its name alone.
+        regularizer that is a function is known by its name and the values that it holds.
     device : str or torch.device, optional
         Where to train; by default where the model is.
     fabric : lightning_fabric.Fabric, optional

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from htf._checks import check_seed, finite, positive
+from htf.training._callables import describe_callable
 
 
 class Regularizer(Protocol):
@@ -101,9 +102,5 @@ class ClassifySettings:
 
 
 def describe_regularizer(regularizer: Regularizer | None) -> str | None:
-    """Description of a regularizer, by its repr."""
-    if regularizer is None:
-        return None
-    text = repr(regularizer)
-    # An address in memory would differ in the next process.
-    return getattr(regularizer, "__qualname__", type(regularizer).__qualname__) if " at 0x" in text else text
+    """Description of a regularizer, by its repr, or the name and the values of a function."""
+    return None if regularizer is None else describe_callable(regularizer)

@@ -51,6 +51,13 @@ def make_optimizer(optimizer: OptimizerLike, model: nn.Module, lr: float) -> Opt
     made = optimizer(_trained(model), lr=lr)
     if not isinstance(made, Optimizer):
         raise TypeError(f"optimizer returned a {type(made).__name__}; expected a torch.optim.Optimizer")
+    own = {id(parameter) for parameter in model.parameters()}
+    for held in (tensor for group in made.param_groups for tensor in group["params"]):
+        if id(held) not in own:
+            raise ValueError(
+                f"optimizer holds a tensor of shape {tuple(held.shape)} that is no parameter of the model; expected "
+                "those that it is given"
+            )
     closure = inspect.signature(type(made).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise ValueError(

@@ -6,7 +6,9 @@ from torch import Tensor
 
 
 def check_weights(weights: Tensor, samples: int, name: str = "sample_weight") -> Tensor:
-    """Weights (samples,), finite, none below zero and some above, or a ValueError that names the argument."""
+    """Weights (samples,), finite, none below zero and some above, or an error that names the argument."""
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"{name} is a {type(weights).__name__}; expected a tensor (samples,)")
     if tuple(weights.shape) != (samples,):
         raise ValueError(f"{name} has shape {tuple(weights.shape)}; expected ({samples},), one for each sample")
     if not bool(weights.isfinite().all()) or bool((weights < 0).any()):

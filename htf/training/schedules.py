@@ -7,10 +7,13 @@ import math
 import warnings
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from htf.training._callables import describe_callable
 
 ScheduleLike = str | Callable[..., Any]
 # Share of the steps in which the rate of "one_cycle" rises.
@@ -103,7 +106,7 @@ class _OfTorch(Schedule):
                 f"schedule made a {type(made).__name__}; expected a torch scheduler that is stepped without a metric"
             )
         self._scheduler = made
-        self._about = {"name": type(made).__name__, **_plain(made.state_dict())}
+        self._about = {"name": type(made).__name__, **_plain(made.state_dict()), **_functions(made)}
         try:
             json.dumps(self._about)
         except TypeError as error:
@@ -146,8 +149,22 @@ def make_schedule(schedule: ScheduleLike, optimizer: Optimizer) -> Schedule:
         raise TypeError(
             f"schedule is {what}; expected a name, a function of (step, steps), or a scheduler class of torch"
         )
-    name = getattr(schedule, "__qualname__", type(schedule).__qualname__)
-    return _Shares(optimizer, name, schedule)
+    return _Shares(optimizer, describe_callable(schedule), schedule)
+
+
+def _functions(scheduler: LRScheduler) -> dict[str, str]:
+    """Functions that a scheduler, or one of those it is made of, was given: its state has nothing of them."""
+    found = {}
+    for name, value in vars(scheduler).items():
+        for k, each in enumerate(value if isinstance(value, list | tuple) else [value]):
+            if (
+                isinstance(each, FunctionType | partial)
+                and getattr(each, "__module__", "") != "torch.optim.lr_scheduler"
+            ):
+                found[f"{name} {k}"] = describe_callable(each)
+            elif isinstance(each, LRScheduler):
+                found |= {f"{name} {k} {inner}": text for inner, text in _functions(each).items()}
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -32,6 +32,7 @@ from job_cases import (
 )
 
 from htf.jobs import _dask, _processes, claimed, map_jobs
+from htf.jobs._work import portable_errors
 from htf.jobs.mapping import _Progress
 
 JOBS = [3, 1, 4, 1, 5, 9, 2, 6]
@@ -332,7 +333,44 @@ def test_progress_weighs_shares_by_cost():
         assert bar.left == 0
 
 
+@pytest.mark.parametrize("ending", [SystemExit(0), GeneratorExit(), StopIteration("mine")])
+def test_a_job_that_would_end_the_program_fails_alone(ending):
+    def run(job, report):
+        if job == 1:
+            raise ending
+        return square(job, report)
+
+    found = []
+    with (
+        pytest.warns(RuntimeWarning, match="number 1 failed"),
+        pytest.raises(RuntimeError, match=re.escape(f"the job raised {ending!r}, which would have ended other jobs")),
+    ):
+        collect(found, run, [2, 1, 3])
+    assert found == [(2, 4), (3, 9)]
+    # In processes and on clusters too, where errors travel.
+    with pytest.raises(RuntimeError, match="which would have ended other jobs"), portable_errors():
+        raise ending
+
+
+def test_shares_that_are_none_move_no_bar():
+    with _Progress([1.0, 1.0], True) as bar:
+        for share, shown in ((0.5, 0.5), (float("nan"), 0.5), (7.0, 1.0), (-1.0, 0.0)):
+            bar.show(0, share)
+            assert bar._bar.n == pytest.approx(shown)
+
+
 class TestBadInput:
+    @pytest.mark.parametrize("cost", [float("nan"), float("inf")])
+    def test_costs(self, cost):
+        with pytest.raises(ValueError, match=f"cost of job 3 is {cost}; expected a finite number"):
+            map_jobs(square, [3], cost=lambda job: cost)
+
+    def test_what_is_run(self):
+        with pytest.raises(TypeError, match="run is a int; expected a function"):
+            map_jobs(3, [1])
+        with pytest.raises(TypeError, match="jobs is a int; expected an iterable"):
+            map_jobs(square, 3)
+
     def test_counts(self):
         with pytest.raises(ValueError, match="workers is 0; expected at least 1"):
             map_jobs(square, [1], workers=0)

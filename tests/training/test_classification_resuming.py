@@ -160,7 +160,7 @@ class Both(nn.Module):
         ({"model": other_frozen()}, "began at other parameters"),
         ({"data": brighter()}, "was written with data_sha256"),
         ({"regularizer": igc()}, "was written with regularizer = None; here it is 'InputGradientChange"),
-        ({"regularizer": lambda model, x, y, out: out.sum()}, "here it is '<lambda>'|here it is '.*<lambda>'"),
+        ({"regularizer": lambda model, x, y, out: out.sum()}, "here it is '<lambda>'|here it is '.*<lambda> "),
         ({"settings": replace(SHORT, lr=0.5)}, "was written with lr = 0.05; here it is 0.5"),
         ({"settings": replace(SHORT, seed=3)}, "was written with seed = 0; here it is 3"),
     ],

@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 
 from htf._checks import positive
 from htf._modes import evaluated
+from htf.training._callables import describe_callable
 from htf.training._processes import Alone
 from htf.training._seeds import order_of_epoch, seed_of_step
 from htf.training.digests import digest
@@ -220,8 +221,7 @@ class FunctionObjective(Objective):
         return Found(losses)
 
     def describe(self) -> dict[str, Any]:
-        name = getattr(self.function, "__qualname__", type(self.function).__qualname__)
-        return {"objective": name, "batches": self.batches, "data_sha256": self._data}
+        return {"objective": describe_callable(self.function), "batches": self.batches, "data_sha256": self._data}
 
 
 def function(of: Function, *, data: object = (), batches: int = 1) -> Objective:
@@ -235,7 +235,7 @@ def function(of: Function, *, data: object = (), batches: int = 1) -> Objective:
         when a training goes on.
     data : Tensor, sequence or dataclass of them, optional
         What the function reads, for the digest by which a checkpoint of other data is refused.  Of the function itself
-        only its name is known.
+        its name is known, with the numbers, strings and arrays of its closure, defaults or partial arguments.
     batches : int
         Steps of an epoch.
 
@@ -276,6 +276,12 @@ def function(of: Function, *, data: object = (), batches: int = 1) -> Objective:
 def as_objective(given: Objective | Function) -> Objective:
     """An objective as it is, or one made of a function."""
     return given if isinstance(given, Objective) else FunctionObjective(given)
+
+
+def input_dtype(model: nn.Module, place: Place) -> torch.dtype:
+    """Dtype to which inputs that are floats are brought: the model's, unless it says which it takes."""
+    given: torch.dtype = getattr(model, "input_dtype", place.dtype)
+    return given
 
 
 @torch.no_grad()

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from htf._checks import positive
+from htf._checks import finite, positive
 from htf.training._class_outputs import check_outputs, class_loss, count_hits, hits, use_channels_last
 from htf.training._memory import largest_fitting
-from htf.training._samples import Samples, as_samples
+from htf.training._samples import Samples, Stored, as_samples
 from htf.training.digests import digest
-from htf.training.objectives.base import Found, Objective, Order, Place, first_outputs
+from htf.training.objectives.base import Found, Objective, Order, Place, first_outputs, input_dtype
 from htf.training.sample_weights import factors
 
 
@@ -60,7 +60,7 @@ class Classes(Objective):
         self.batch_size = positive("batch_size", batch_size)
         self.batches = max(1, math.ceil(len(self.parts["train"]) / self.batch_size))
         self.judge = "validation/accuracy" if len(self.parts.get("validation", ())) else ""
-        if not 0 <= label_smoothing < 1:
+        if not 0 <= finite("label_smoothing", label_smoothing) < 1:
             raise ValueError(f"label_smoothing is {label_smoothing}; expected from 0 to below 1")
         self._weights = None if sample_weight is None else factors(sample_weight, len(self.parts["train"]))
         self.label_smoothing = float(label_smoothing)
@@ -73,7 +73,7 @@ class Classes(Objective):
         # Where gradients at most images are differentiated in turn, channels last gain nothing.
         channels_last = not place.differentiate_inputs and use_channels_last(model)
         for part in self.parts.values():
-            part.place(place.device, place.dtype, channels_last)
+            part.place(place.device, input_dtype(model, place), channels_last)
         train, world = self.parts["train"], place.processes.world
         # The smallest batches count, and some may be larger by one.
         size, larger = divmod(len(train), self.batches)
@@ -82,7 +82,13 @@ class Classes(Objective):
                 f"{'some ' * (larger > 0)}batches have {size} images for {world} process{'es' * (world > 1)}; "
                 "expected at least 2 for each: a larger batch_size, or more training images"
             )
-        out = first_outputs(model, train.batch(slice(0, 2))[0], "train")
+        first = train.batch(slice(0, 2))[0]
+        out = first_outputs(model, first, "train")
+        for name, part in self.parts.items():
+            # Items of a data set are not read twice: they may be drawn.
+            others = part.batch(slice(0, 2))[0] if isinstance(part, Stored) and len(part) else first
+            if others.shape[1:] != first.shape[1:]:
+                first_outputs(model, others, name)
         check_outputs(out, 2, max(part.labels_below for part in self.parts.values()))
         if self._weights is not None:
             self._weights = self._weights.to(place.device, place.dtype)

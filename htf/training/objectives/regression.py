@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from htf._checks import positive
 from htf._modes import evaluated
 from htf.training.digests import digest
-from htf.training.objectives.base import Found, Objective, Order, Place, first_outputs
+from htf.training.objectives.base import Found, Objective, Order, Place, first_outputs, input_dtype
 from htf.training.sample_weights import factors
 
 Pair = tuple[Tensor, Tensor]
@@ -57,9 +57,10 @@ class Regression(Objective):
 
     def prepare(self, model: nn.Module, place: Place) -> None:
         super().prepare(model, place)
-        self.train = _placed(self.train, place)
+        dtype = input_dtype(model, place)
+        self.train = _placed(self.train, place, dtype)
         if self.validation is not None:
-            self.validation = _placed(self.validation, place)
+            self.validation = _placed(self.validation, place, dtype)
         if self._weights is not None:
             self._weights = self._weights.to(place.device, place.dtype)
         for name, (x, y) in (("train", self.train), ("validation", self.validation or self.train)):
@@ -144,9 +145,9 @@ def regression(
     return Regression(train, validation, batch_size=batch_size, sample_weight=sample_weight)
 
 
-def _placed(pair: Pair, place: Place) -> Pair:
+def _placed(pair: Pair, place: Place, dtype: torch.dtype) -> Pair:
     x, y = pair
-    return x.to(place.device, place.dtype if x.is_floating_point() else x.dtype), y.to(place.device, place.dtype)
+    return x.to(place.device, dtype if x.is_floating_point() else x.dtype), y.to(place.device, place.dtype)
 
 
 def _checked(name: str, pair: Any) -> Pair:
@@ -160,4 +161,7 @@ def _checked(name: str, pair: Any) -> Pair:
         )
     if not y.dtype.is_floating_point:
         raise TypeError(f"{name} has targets of dtype {y.dtype}; expected floats")
-    return x, y
+    for what, part in (("inputs", x), ("targets", y)):
+        if part.is_floating_point() and not bool(part.isfinite().all()):
+            raise ValueError(f"{name} has {what} that are NaN or infinite")
+    return x.detach(), y.detach()
