@@ -37,11 +37,19 @@ def square(job, report):
     return job * job
 
 
-def when(job, report):
-    """When the job began; others begin later."""
-    began = time.time()
-    time.sleep(0.3)
-    return began
+@dataclass(frozen=True)
+class When:
+    """When a job began; the first ones end together, so that none of the others begins before all of these have."""
+
+    folder: Path
+    first: tuple[int, ...]
+
+    def __call__(self, job, report):
+        began = time.time()
+        (self.folder / str(job)).touch()
+        if job in self.first:
+            until(lambda: all((self.folder / str(other)).exists() for other in self.first))
+        return began
 
 
 @dataclass(frozen=True)
@@ -115,11 +123,14 @@ class FullDisk:
 class EndsOnArrival:
     """Ends the process that it is sent to."""
 
+    def __call__(self, job, report):
+        raise AssertionError("it never arrives")
+
     def __reduce__(self):
         return os._exit, (1,)
 
 
-class KilledOnArrival:
+class KilledOnArrival(EndsOnArrival):
     """Kills the process that it is sent to."""
 
     def __reduce__(self):

@@ -70,4 +70,6 @@ def told_errors() -> Iterator[None]:
     try:
         yield
     except (SystemExit, GeneratorExit, StopIteration) as error:
-        raise RuntimeError(f"the job raised {error!r}, which would have ended other jobs too") from error
+        # contextlib takes an error whose cause is a StopIteration for that itself.
+        cause = None if isinstance(error, StopIteration) else error
+        raise RuntimeError(f"the job raised {error!r}, which would have ended other jobs too") from cause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Container, Sequence
@@ -27,6 +28,9 @@ from htf.linalg.underflow import certificate, ordinary, size_of
 from htf.tensors._blocks import Schedule, schedule_of, stacked, unstacked
 from htf.tensors.ht_tensor import HTTensor, RawHT, as_ht
 from htf.tree import DimensionTree
+
+# Below the binary logarithm of any product of factors.
+_NO_SIZE = 1e30
 
 
 def ht_orthogonalize(ht_tensor: HTTensor | RawHT) -> HTTensor:
@@ -150,16 +154,25 @@ def _orthogonal_blocks(schedule: Schedule, summands: Sequence[HTTensor]) -> tupl
     stacks: list[Array] = []
     triangles: list[list[Array]] = [[] for _ in summands]  # per summand and block, its columns of R
     powers: list[Array] = []
+    sizes: list[list[Array]] = [[] for _ in summands]  # divided out of the factors of one summand
     for block in schedule:
         ends = [0, *itertools.accumulate(x.rank[block.nodes[0]] for x in summands)]
-        parts, power = each_ordinary(B, [stacked(B, x.factors, block) for x in summands])
-        powers += [] if power is None else [power]
+        parts = [stacked(B, x.factors, block) for x in summands]
+        if len(parts) == 1:
+            parts, power = each_ordinary(B, parts)
+            powers += [] if power is None else [power]
+        else:
+            pairs = [each_divided(B, part) for part in parts]
+            parts = [part for part, _ in pairs]
+            for own, (_, power) in zip(sizes, pairs, strict=True):
+                own.append(power)
         for axis, below in enumerate(block.below):
             parts = [
                 mode_products(B, part, below.take(B, own), axis) for part, own in zip(parts, triangles, strict=True)
             ]
         if block.above is None:
-            root, power = each_divided(B, sum(parts[1:], parts[0]))
+            joint, exponent = _joined(B, parts, [B.concatenate(own, 0) for own in sizes] if len(parts) > 1 else None)
+            root, power = each_divided(B, joint)
             stacks.append(root)
             powers.append(power)
             break
@@ -170,7 +183,26 @@ def _orthogonal_blocks(schedule: Schedule, summands: Sequence[HTTensor]) -> tupl
         stacks.append(B.reshape(Q, (*whole.shape[:-1], Q.shape[-1])))
         for own, (a, b) in zip(triangles, itertools.pairwise(ends), strict=True):
             own.append(R[..., a:b])
-    return stacks, B.sum(exponents(B, B.concatenate(powers, 0)))
+    return stacks, B.sum(exponents(B, B.concatenate(powers, 0))) + exponent
+
+
+def _joined(B: Backend, parts: Sequence[Array], sizes: Sequence[Array] | None) -> tuple[Array, Array | float]:
+    """The sum of the summands' roots, over a power of two whose exponent comes second.
+
+    Each is over powers of two of its own, `sizes`, divided out of the factors of its nodes: over one power for all, the
+    factors of one summand would be lost at some nodes where the others' are much larger, and these at others.
+    """
+    if sizes is None:
+        return parts[0], 0.0
+    scaled = [divided(B, part) for part in parts]
+    totals = [B.sum(exponents(B, own)) + exponents(B, power) for own, (_, power) in zip(sizes, scaled, strict=True)]
+    # What is zero has no size, whatever was divided out on the way.
+    empty = [B.max(B.abs(constant(part))) == 0 for part in parts]
+    none = totals[0] * 0 - _NO_SIZE
+    totals = [B.where(zero, none, total) for zero, total in zip(empty, totals, strict=True)]
+    largest = functools.reduce(lambda a, b: B.where(a > b, a, b), totals)
+    terms = [with_scale(B, part, total - largest) for (part, _), total in zip(scaled, totals, strict=True)]
+    return sum(terms[1:], terms[0]), B.where(largest > none, largest, none * 0)
 
 
 def _plain_orthogonal_sum(summands: Sequence[HTTensor]) -> Orthogonal | None:
@@ -208,8 +240,9 @@ def _orthogonal_sum(summands: Sequence[HTTensor], scaled: bool = True) -> Orthog
     factors: list[Array] = []
     corrections: list[Array | None] = []
     powers: list[Array] = []  # divided out
+    sizes: list[list[Array]] = [[] for _ in summands]  # divided out of the factors of one summand
     for node in range(tree.root):
-        parts = _times_triangles(B, tree, node, summands, triangles, powers if scaled else None)
+        parts = _times_triangles(B, tree, node, summands, triangles, sizes if scaled else None)
         whole = parts[0] if len(parts) == 1 else B.concatenate(parts, len(parts[0].shape) - 1)
         Q, P, R = orthonormal_parts(B, tall(B, whole))
         if scaled:
@@ -225,12 +258,14 @@ def _orthogonal_sum(summands: Sequence[HTTensor], scaled: bool = True) -> Orthog
         for p in parts:
             ends.append(ends[-1] + p.shape[-1])
         triangles.append([R[:, a:b] for a, b in itertools.pairwise(ends)])
-    parts = _times_triangles(B, tree, tree.root, summands, triangles, powers if scaled else None)
-    root = sum(parts[1:], parts[0])
+    parts = _times_triangles(B, tree, tree.root, summands, triangles, sizes if scaled else None)
     if not scaled:
-        return [*factors, root], [*corrections, None], 0.0
+        return [*factors, sum(parts[1:], parts[0])], [*corrections, None], 0.0
+    if len(parts) == 1:
+        powers += sizes[0]
+    root, exponent = _joined(B, parts, [B.stack(own) for own in sizes] if len(parts) > 1 else None)
     powers.append(safe_scale(B, root))
-    return [*factors, root / powers[-1]], [*corrections, None], B.sum(exponents(B, B.stack(powers)))
+    return [*factors, root / powers[-1]], [*corrections, None], B.sum(exponents(B, B.stack(powers))) + exponent
 
 
 def _times_triangles(
@@ -239,20 +274,15 @@ def _times_triangles(
     node: int,
     summands: Sequence[HTTensor],
     triangles: Sequence[Sequence[Array | None]],
-    powers: list[Array] | None,
+    sizes: Sequence[list[Array]] | None,
 ) -> list[Array]:
-    """The summands' factors of a node, over one power of two (added to `powers`, if any), times their children's R."""
+    """The summands' factors of a node, over powers of two (added to `sizes`, if any), times their children's R."""
     parts = [x.factors[node] for x in summands]
-    if powers is None:
-        pass
-    elif len(parts) == 1:
-        part, power = divided(B, parts[0])
-        parts = [part]
-        powers.append(power)
-    else:
-        power = safe_scale(B, B.stack([B.max(B.abs(constant(p))) for p in parts]))
-        parts = [p / power for p in parts]
-        powers.append(power)
+    if sizes is not None:
+        pairs = [divided(B, part) for part in parts]
+        parts = [part for part, _ in pairs]
+        for own, (_, power) in zip(sizes, pairs, strict=True):
+            own.append(power)
     for axis, child in enumerate(tree.children(node)):
         parts = [p if R is None else mode_product(B, p, R, axis) for p, R in zip(parts, triangles[child], strict=True)]
     return parts

@@ -80,7 +80,7 @@ def test_results_are_beside_the_first_tensor():
         (lambda x: htf.apply(np.exp, x, like=np.zeros(1, np.float32)), TypeError, "like is no option of apply"),
         (lambda x: htf.apply(np.exp, x, random_state=1.5), TypeError, "random_state is 1.5; expected an integer"),
         (lambda x: htf.apply(lambda v: np.ma.masked_less(v, 0), x), TypeError, "returned is a MaskedArray"),
-        (lambda x: htf.apply(lambda v: v * 1e200, x.to(np.float32)), ValueError, "returned inf"),
+        (lambda x: htf.apply(lambda v: v * 1e200, x.to(np.float32)), ValueError, r"returned -?inf"),
         (
             lambda x: htf.apply(lambda v: v.astype(float) * 1e200, x.to(np.float32)),
             ValueError,

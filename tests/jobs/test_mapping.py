@@ -21,6 +21,7 @@ from job_cases import (
     KilledOnArrival,
     Outlast,
     Squares,
+    When,
     alive,
     fail_below_zero,
     killing,
@@ -28,7 +29,6 @@ from job_cases import (
     newest,
     square,
     until,
-    when,
 )
 
 from htf.jobs import _dask, _processes, claimed, map_jobs
@@ -77,8 +77,9 @@ def test_here_the_order_is_kept():
     assert [job for job, _ in map_jobs(square, JOBS, cost=float, progress=False)] == JOBS
 
 
-def test_elsewhere_the_dearest_start_first(address):  # noqa: F811
-    began = dict(map_jobs(when, [3, 9, 1, 2], cost=float, scheduler=address, progress=False))
+def test_elsewhere_the_dearest_start_first(address, tmp_path):  # noqa: F811
+    run = When(tmp_path, first=(3, 9))
+    began = dict(map_jobs(run, [3, 9, 1, 2], cost=float, scheduler=address, progress=False))
     assert max(began[9], began[3]) < min(began[1], began[2])
 
 
@@ -412,5 +413,5 @@ class TestBadInput:
 
     def test_the_missing_extra_is_named(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "distributed", None)
-        with pytest.raises(ImportError, match=r"install htf\[cluster\]"):
+        with pytest.raises(ImportError, match=r"install htf-tensors\[cluster\]"):
             map_jobs(square, [1], scheduler="tcp://here:8786")

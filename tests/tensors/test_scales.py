@@ -168,3 +168,31 @@ def test_forward_derivatives_of_norms_and_inner_products(order):
     ]
     inner = float(sum(x.inner(each) for each in changed))
     assert found == pytest.approx([inner / float(x.norm()), inner], rel=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "pytorch"])
+@pytest.mark.parametrize(("dtype", "power"), [("float32", 60), ("float64", 500)])
+@pytest.mark.parametrize(
+    "tree", [htf.DimensionTree.balanced(4), htf.DimensionTree.linear(5), htf.DimensionTree.balanced(64)]
+)
+def test_summands_whose_factors_have_sizes_of_their_own(backend, dtype, power, tree):
+    """At every node one is larger by far than the other, and their sizes as a whole are alike."""
+    rng = np.random.RandomState(0)
+
+    def spread(x):
+        # As many nodes are larger as are smaller; one of an odd number is neither.
+        pairs = tree.n_nodes // 2
+        powers = rng.permutation([-power] * pairs + [power] * pairs + [0] * (tree.n_nodes % 2))
+        return htf.HTTensor((x.tree, [f * 2.0 ** int(p) for f, p in zip(x.factors, powers, strict=True)]))
+
+    plain = [htf.random_ht((3,) * tree.order, r, tree=tree, random_state=r) for r in (2, 3)]
+    plain = [x / x.norm() for x in plain]
+    x, y = (spread(each.to(np.dtype(dtype))).to_backend(backend) for each in plain)
+    digits = {"rel": 1e-4 if dtype == "float32" else 1e-10}
+    assert float(ht_distance(x, y)) == pytest.approx(float(ht_distance(*plain)), **digits)
+    total = htf.tensors.ht_round_sum([x, y], rank=5)
+    assert float(total.norm()) == pytest.approx(float((plain[0] + plain[1]).norm()), **digits)
+    # A zero is none, whatever its factors are.
+    zero = htf.HTTensor((x.tree, [*[f * 0 for f in x.factors[:1]], *x.factors[1:]]))
+    assert float(ht_distance(y, zero)) == pytest.approx(1, **digits)
+    assert float(ht_distance(zero, zero)) == 0
