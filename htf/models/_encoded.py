@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import torch
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
-from htf._checks import finite, natural
+from htf._checks import finite, natural, warn
 from htf._modes import evaluated
 from htf.models._encoders import Columns, Encoder, Patches, arranged_tree, encoder_from
 from htf.models._estimator import TensorEstimator, default_batch
@@ -24,6 +25,9 @@ from htf.tree import DimensionTree
 
 # Samples from which a start knows its inputs, and samples of a batch in which predictions are made.
 START_SAMPLES, BATCH = 1024, 1024
+# Samples whose answers tell whether anything was learned, by so many steps at least: probabilities, or standardized
+# targets, that spread less than this tell that it was not.
+TOLD, _STEPS, _SPREAD = 1000, 100, 1e-2
 
 
 class EncodedEstimator(TensorEstimator):
@@ -215,6 +219,22 @@ class EncodedEstimator(TensorEstimator):
             schedule=schedule,
             epochs=epochs,
         )
+
+    @torch.no_grad()
+    def _tell_if_constant(self, samples: Tensor, answers: Callable[[Tensor], Tensor]) -> None:
+        """Warn where answers to other samples are the same, as after a training that has not begun to learn."""
+        some = samples[:: max(1, len(samples) // TOLD)]
+        steps = self.epochs * -(-len(samples) // self._batch(len(samples)))
+        if steps < _STEPS or not bool((some != some[:1]).any()):
+            return
+        with evaluated(self.module_):
+            found = answers(self.module_(some.to(self.network.device)).cpu())
+        if float(found.std(0, correction=0).amax()) < _SPREAD:
+            warn(
+                f"the answers to {len(some)} of the samples are the same: nothing was learned at lr {self.lr:g} in "
+                f"{self.epochs} epochs. Trees of many inner nodes ({len(self.network.tree.inner_nodes)} here) need a "
+                "smaller lr; images (samples, height, width) are read by patches, on a tree of fewer nodes"
+            )
 
     def _settle(self, model: nn.Module) -> None:
         model.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -157,6 +158,11 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
             parameter out of its range; the message names it.
         KeyboardInterrupt
             After the step in which it came; the best network so far is kept.
+
+        Warns
+        -----
+        UserWarning
+            If answers do not depend on the samples in the end: nothing was learned.
         """
         samples, labels = self._checked(X, y, reset=True, supervised=True)
         self.__dict__.pop("_optimizer", None)
@@ -175,6 +181,8 @@ class TensorClassifier(ClassifierMixin, EncodedEstimator):  # type: ignore[misc]
             label_smoothing=self.label_smoothing,
         )
         self._fit(objective, self.epochs)
+        if weights is None:  # which could leave a single class that counts
+            self._tell_if_constant(train[0], partial(torch.softmax, dim=1))
         return self
 
     @all_or_nothing

@@ -111,6 +111,11 @@ class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
             range; the message names it.
         KeyboardInterrupt
             After the step in which it came; the best network so far is kept.
+
+        Warns
+        -----
+        UserWarning
+            If answers do not depend on the samples in the end, though the targets vary: nothing was learned.
         """
         samples, targets = self._checked(X, y, reset=True, supervised=True)
         targets = self._numbers(targets, reset=True)
@@ -131,6 +136,8 @@ class TensorRegressor(RegressorMixin, EncodedEstimator):  # type: ignore[misc]
             (samples, scaled.float()), aside, batch_size=self._batch(len(samples)), sample_weight=weights
         )
         self._fit(objective, self.epochs)
+        if weights is None and float(scaled.std(0, correction=0).amax()) > 0:
+            self._tell_if_constant(samples, lambda found: found)
         return self
 
     def predict(self, X: Any) -> np.ndarray:

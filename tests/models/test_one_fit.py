@@ -253,3 +253,17 @@ def test_other_settings_of_another_type_are_told():
     weights = np.arange(40.0)
     expected = np.average(model.predict(x) == Y, weights=weights)
     assert model.score(x, Y, sample_weight=weights) == pytest.approx(expected)
+
+
+def test_a_training_that_learned_nothing_is_told():
+    # On a tree of hundreds of nodes, large steps end where all samples get one answer.
+    X = np.random.RandomState(0).rand(64, 400)
+    y = np.arange(64) % 2
+    with pytest.warns(UserWarning, match=r"answers to 64 of the samples are the same: nothing .*nodes .399 here"):
+        TensorClassifier(width=2, epochs=13).fit(X, y)
+    with pytest.warns(UserWarning, match="nothing was learned at lr 0.01 in 13 epochs"):
+        TensorRegressor(width=2, epochs=13).fit(X, X[:, 0])
+    # Few steps leave nearly what there was; samples, or targets, that are all alike have one answer.
+    TensorClassifier(width=2, epochs=1).fit(X, y)
+    TensorClassifier(width=2, epochs=100).fit(np.ones((8, 3)), y[:8])
+    TensorRegressor(width=2, epochs=13).fit(X[:, :3], np.ones(64))
