@@ -338,12 +338,14 @@ def test_arrangements():
         agree(accuracy, own["test"], own["spread"])
         agree(entropy, own["entanglement"])
     means = {(row["data"], row["network"], row["arrangement"]): row for row in read("arrangement_tables.json")["means"]}
+    networks = {"1-D CNN": "line", "residual CNN on a grid": "grid", "local attention": "attention"}
     data = ""
     for given, what, *cells in of_tables[1:]:
         data = {"LetterRecognition": "letters"}.get(given, given.lower()) or data
-        network = "line" if what.startswith("1-D CNN") else "ht"
+        network = networks.get(what.partition(",")[0], "ht")
         for name, cell in zip(of_tables[0][2:], cells, strict=True):
-            agree(cell, means[data, network, name.lower()]["accuracy" if "accuracy" in what else "entanglement"])
+            own = means[data, network, name.lower()]
+            agree(cell, *((own["accuracy"], own["spread"]) if "accuracy" in what else (own["entanglement"],)))
 
 
 def test_over_parameterized_and_factorized_steps():
