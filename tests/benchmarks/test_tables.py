@@ -326,6 +326,19 @@ def test_networks_that_are_written_down():
             agree(cell.replace(",", " "), *rows.loc[names.get(name, name.lower()), points])
 
 
+def test_classifiers():
+    (table,) = tables(section("Classifying MNIST and Fashion-MNIST"))
+    rows = [row for name in ("mnist", "fashion") for row in read(f"classifiers_{name}.json")["rows"]]
+    for (data, parameters, width, _, *settings, minutes), row in zip(table[1:], rows, strict=True):
+        assert row["source"] == {"MNIST": "mnist", "Fashion-MNIST": "fashion_mnist"}[data]
+        agree(parameters, row["parameters"])
+        agree(width, row["options"]["width"])
+        agree(minutes, row["seconds"] / 60)
+        values = [row["options"]["dropout"], row["options"]["epochs"], row["validation"], row["test"]]
+        for cell, value in zip(settings, values, strict=True):
+            agree(cell, value)
+
+
 def test_arrangements():
     found = read("arrangement.json")
     distances, accuracies, of_tables = tables(section("Which tree for which data"))
@@ -435,6 +448,13 @@ def test_figures_in_the_text_of_the_readme():
     agree(peer, found["ht"]["peer_ms"])
     for ratio, name in zip(re.findall(r"\(([\d.]+) times\)", text), ("ht", "mf", "cp"), strict=True):
         agree(ratio, found[name]["ratio"])
+    ((parameters, mnist, fashion),) = re.findall(
+        r"tree of ([\d,]+) parameters.*?tells ([\d.]+) %.*?flips, ([\d.]+) %", text
+    )
+    for name, share in ("mnist", mnist), ("fashion", fashion):
+        (best,) = [row for row in read(f"classifiers_{name}.json")["rows"] if row.get("chosen")]
+        agree(parameters, best["parameters"])
+        agree(share, 100 * best["test"])
     agree(re.findall(r"Peak memory .*?: ([\d.]+) GiB", text)[0], read("probe_speed.json")["own_peak_GiB"])
     times = {(row["what"].split()[0], row["kind"]): row for row in read("gpu/dynamics.json")["iterations"]}
     graph = next(row for (name, kind), row in times.items() if name == "HT" and kind != "eager")
