@@ -339,6 +339,19 @@ def test_classifiers():
             agree(cell, value)
 
 
+def test_steps_of_densities():
+    text, found = section("A training step of a density"), read("densities_speed.json")
+    for (batch, own, *others, plan, memory), row in zip(tables(text)[0][1:], found["steps"], strict=True):
+        agree(batch, row["batch"])
+        agree(own, row["sides"]["htf"]["ms"])
+        for cell, name in zip(others, ("cp-t", "cp"), strict=True):
+            agree(cell, row["sides"][name]["ms"], row["sides"][name]["ratio"])
+        agree(plan, row["plan_ms"])
+        agree(memory, row["peak_GiB"])
+    agree(*re.findall(r"A sample takes ([\d.]+) ms", text), 1e3 * found["samples"]["htf"])
+    agree(*re.findall(r"of cirkit's (\d+) ms", text), 1e3 * found["samples"]["cp-t"])
+
+
 def test_arrangements():
     found = read("arrangement.json")
     distances, accuracies, of_tables = tables(section("Which tree for which data"))
