@@ -78,7 +78,7 @@ class Agreement:
 
 
 def _joined(numbers: Sequence[np.ndarray]) -> np.ndarray:
-    """Of entries that agree in all of several numberings."""
+    """One number for entries that agree in all of several numberings, gapless as those are."""
     for each in numbers:
         if int(each.max(initial=-1)) == len(each) - 1:  # all differ already
             return each

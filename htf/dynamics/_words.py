@@ -1,4 +1,4 @@
-"""What a study found, in sentences."""
+"""Sentences on the result of a study."""
 
 from __future__ import annotations
 

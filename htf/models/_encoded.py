@@ -223,7 +223,7 @@ class EncodedEstimator(TensorEstimator):
     @torch.no_grad()
     def _tell_if_constant(self, samples: Tensor, answers: Callable[[Tensor], Tensor]) -> None:
         """Warn where answers to other samples are the same, as after a training that has not begun to learn."""
-        some = samples[:: max(1, len(samples) // TOLD)]
+        some = samples[:: -(-len(samples) // TOLD)]
         steps = self.epochs * -(-len(samples) // self._batch(len(samples)))
         if steps < _STEPS or not bool((some != some[:1]).any()):
             return

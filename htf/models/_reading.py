@@ -15,7 +15,7 @@ _HARDLY = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def plain(name: str, given: Any) -> Any:
-    """What was given, as a tensor on the CPU of numbers that all functions take, or whatever it is but a tensor.
+    """Bring a tensor to the CPU and to a dtype that all functions take; return whatever else was given as it is.
 
     Raises
     ------

@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from models.cases import answers
 from sklearn.exceptions import NotFittedError
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -27,14 +28,6 @@ KINDS = {
 }
 X = np.random.default_rng(0).integers(0, 3, (40, 9))
 Y = np.arange(40) % 2
-
-
-def answers(model, x):
-    """What the estimator says of samples."""
-    for name in ("predict_proba", "log_prob", "predict"):
-        if hasattr(model, name):
-            return np.asarray(getattr(model, name)(x))
-    raise AssertionError
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,6 +7,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import torch
+from models.cases import answers
 
 import htf
 from htf._files import write_tensors
@@ -24,13 +25,6 @@ KINDS = {
     "gaussian": (lambda **settings: TensorDensity(**({"leaf": "gaussian", "components": 2} | SMALL | settings)), TABLE),
     "generative": (lambda **settings: GenerativeClassifier(**({"levels": 3} | SMALL | settings)), WHOLE),
 }
-
-
-def answers(model, x):
-    for name in ("predict_proba", "log_prob", "predict"):
-        if hasattr(model, name):
-            return np.asarray(getattr(model, name)(x))
-    raise AssertionError
 
 
 @pytest.mark.parametrize("kind", KINDS)
